@@ -1,0 +1,341 @@
+//! What a table can be told: plain data with defaults, names and validation. Components such as the clock live apart.
+//!
+//! The names are the option names of SQL (`OPTIONS ('lsm.wal.linger' '5ms')`) and of the stored defaults.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Whether a handle may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Reads, and claims its shards at the first write.
+    Write,
+    /// Only reads: choose it for processes beside the writer; nothing this handle does can fence anybody.
+    Read,
+}
+
+/// When a write is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// When it is in the WAL, synced: it survives power loss.
+    Durable,
+    /// When it is in the memtable: faster, and lost if the process dies before the WAL write that follows at once.
+    Memory,
+}
+
+/// What an INSERT does with a key that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConflict {
+    /// The new row replaces the old one.
+    Replace,
+    /// The statement fails.
+    Error,
+    /// The old row stays; the new one is not counted.
+    Ignore,
+}
+
+/// What opening does with a damaged WAL entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recovery {
+    /// The shard refuses with `Corrupt`, naming the entry; other shards stay usable.
+    Strict,
+    /// The entry and all later ones are moved aside and reported, and the shard goes on behind them. Loses rows.
+    Quarantine,
+}
+
+/// What DROP TABLE does with the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDrop {
+    /// Only the name goes.
+    Keep,
+    /// The table's directory is deleted.
+    Delete,
+}
+
+macro_rules! named_enum {
+    ($type:ident { $($name:literal => $variant:ident),* $(,)? }) => {
+        impl std::str::FromStr for $type {
+            type Err = Error;
+            fn from_str(value: &str) -> Result<Self> {
+                match value.to_ascii_lowercase().as_str() {
+                    $($name => Ok(Self::$variant),)*
+                    _ => Err(Error::invalid(format!(
+                        "'{value}' is not one of {}", [$($name),*].join(", ")
+                    ))),
+                }
+            }
+        }
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self { $(Self::$variant => $name),* })
+            }
+        }
+    };
+}
+
+named_enum!(Access { "write" => Write, "read" => Read });
+named_enum!(Ack { "durable" => Durable, "memory" => Memory });
+named_enum!(OnConflict { "replace" => Replace, "error" => Error, "ignore" => Ignore });
+named_enum!(Recovery { "strict" => Strict, "quarantine" => Quarantine });
+named_enum!(OnDrop { "keep" => Keep, "delete" => Delete });
+
+trait Value: Sized {
+    fn parse(text: &str) -> Result<Self>;
+    fn print(&self) -> String;
+}
+
+macro_rules! value_by_str {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn parse(text: &str) -> Result<Self> {
+                text.parse().map_err(|_| Error::invalid(format!("'{text}' is not a {}", stringify!($type))))
+            }
+            fn print(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+
+value_by_str!(u32, usize, bool, String);
+
+macro_rules! value_by_enum {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn parse(text: &str) -> Result<Self> {
+                text.parse()
+            }
+            fn print(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+
+value_by_enum!(Access, Ack, OnConflict, Recovery, OnDrop);
+
+/// A number of bytes; reads `64MiB` and the like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// `n` mebibytes.
+    pub const fn mib(n: u64) -> Self {
+        Self(n << 20)
+    }
+
+    /// The number as a length in memory.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Value for Bytes {
+    fn parse(text: &str) -> Result<Self> {
+        text.parse::<bytesize::ByteSize>()
+            .map(|b| Self(b.as_u64()))
+            .map_err(|_| Error::invalid(format!("'{text}' is not a size such as 64MiB")))
+    }
+
+    fn print(&self) -> String {
+        bytesize::ByteSize(self.0).to_string()
+    }
+}
+
+impl Value for Duration {
+    fn parse(text: &str) -> Result<Self> {
+        humantime::parse_duration(text)
+            .or_else(|e| if text == "0" { Ok(Duration::ZERO) } else { Err(e) })
+            .map_err(|_| Error::invalid(format!("'{text}' is not a duration such as 10s or 5ms")))
+    }
+
+    fn print(&self) -> String {
+        humantime::format_duration(*self).to_string()
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() || text.eq_ignore_ascii_case("none") { Ok(None) } else { T::parse(text).map(Some) }
+    }
+
+    fn print(&self) -> String {
+        self.as_ref().map_or_else(|| "none".to_string(), T::print)
+    }
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])* $field:ident: $type:ty = $name:literal, $default:expr;)*) => {
+        /// The settings of one table.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Settings {
+            $($(#[doc = $doc])* #[doc = concat!("\n\nOption `", $name, "`.")] #[serde(rename = $name)] pub $field: $type,)*
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl Settings {
+            /// The names of all options.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// Sets one option by its name.
+            ///
+            /// # Errors
+            /// `Invalid` if there is no such option or the value does not fit.
+            pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+                match name {
+                    $($name => {
+                        self.$field = <$type as Value>::parse(value)
+                            .map_err(|e| Error::invalid(format!("option '{name}': {}", e.message())))?;
+                    })*
+                    _ => {
+                        return Err(Error::invalid(format!(
+                            "unknown option '{name}': known are {}", Self::NAMES.join(", ")
+                        )));
+                    }
+                }
+                Ok(())
+            }
+
+            /// Every option with its value and what it says.
+            pub fn entries(&self) -> Vec<(&'static str, String, &'static str)> {
+                vec![$(($name, <$type as Value>::print(&self.$field), concat!($($doc),*).trim())),*]
+            }
+        }
+    };
+}
+
+settings! {
+    /// Whether this handle may write.
+    access: Access = "lsm.access", Access::Write;
+    /// Open a plain Lance dataset as a table, after checking that its key is unique and non-null.
+    adopt: bool = "lsm.adopt", false;
+    /// How many shards a new table has, each with its own writer, WAL and manifest.
+    shards: u32 = "lsm.shards", 1;
+    /// The column whose hash decides the shard; default the first key column.
+    shard_column: Option<String> = "lsm.shard.column", None;
+    /// When a write is acknowledged.
+    ack: Ack = "lsm.ack", Ack::Durable;
+    /// Sync files on local file systems. Off survives a crash of the process but not of the machine.
+    sync: bool = "lsm.sync", true;
+    /// What an INSERT does with a key that exists.
+    on_conflict: OnConflict = "lsm.on_conflict", OnConflict::Replace;
+    /// What opening does with a damaged WAL entry.
+    recovery: Recovery = "lsm.recovery", Recovery::Strict;
+    /// What DROP TABLE does with the data.
+    on_drop: OnDrop = "lsm.drop", OnDrop::Keep;
+    /// Write nothing that Lance's own writer cannot replay.
+    interop: bool = "lsm.interop", true;
+    /// How long a WAL write waits for company; default 0 on local files, 5ms on object stores.
+    wal_linger: Option<Duration> = "lsm.wal.linger", None;
+    /// How many bytes may wait for the WAL before writers wait.
+    wal_queue: Bytes = "lsm.wal.queue", Bytes::mib(64);
+    /// How long a write waits for room or durability before it fails.
+    write_timeout: Duration = "lsm.write.timeout", Duration::from_secs(30);
+    /// A memtable freezes at this many rows.
+    memtable_rows: usize = "lsm.memtable.rows", 100_000;
+    /// A memtable freezes at this many bytes.
+    memtable_bytes: Bytes = "lsm.memtable.bytes", Bytes::mib(128);
+    /// A memtable freezes at this many WAL entries.
+    memtable_entries: usize = "lsm.memtable.entries", 8_000;
+    /// A memtable freezes at the first write after this age.
+    memtable_age: Option<Duration> = "lsm.memtable.age", None;
+    /// How many bytes memtables of one table may hold, frozen ones included, before writers wait for the flush.
+    memtable_limit: Bytes = "lsm.memtable.limit", Bytes::mib(512);
+    /// The rows of one shard in one WAL entry, atomic across crashes.
+    statement_unit: Bytes = "lsm.statement.unit", Bytes::mib(32);
+    /// How many manifest versions ahead are probed at once.
+    manifest_probe: usize = "lsm.manifest.probe", 2;
+    /// How often foreign commits to the base are looked for; none is never.
+    base_refresh: Option<Duration> = "lsm.base.refresh", Some(Duration::from_secs(10));
+    /// How many bytes of the base's keys may be resident.
+    base_keys: Bytes = "lsm.base.keys", Bytes::mib(256);
+}
+
+/// What Lance's writer replays at its defaults.
+const LANCE_MEMTABLE_ROWS: usize = 100_000;
+const LANCE_MEMTABLE_ENTRIES: usize = 8_000;
+
+impl Settings {
+    /// Checks that the settings fit together.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the option.
+    pub fn validate(&self) -> Result<()> {
+        let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why.to_string())) };
+        check((1..=1024).contains(&self.shards), "option 'lsm.shards': give 1 to 1024")?;
+        check(self.memtable_rows > 0, "option 'lsm.memtable.rows': give at least 1")?;
+        check(self.memtable_rows < u32::MAX as usize / 2, "option 'lsm.memtable.rows': give less than 2147483647")?;
+        check(self.memtable_bytes.0 >= 1 << 10, "option 'lsm.memtable.bytes': give at least 1KiB")?;
+        check(self.memtable_entries > 0, "option 'lsm.memtable.entries': give at least 1")?;
+        check(self.manifest_probe > 0, "option 'lsm.manifest.probe': give at least 1")?;
+        check(self.statement_unit.0 >= 1 << 10, "option 'lsm.statement.unit': give at least 1KiB")?;
+        check(
+            self.memtable_limit >= self.memtable_bytes,
+            "option 'lsm.memtable.limit': give at least 'lsm.memtable.bytes'",
+        )?;
+        if self.interop {
+            check(
+                self.memtable_rows <= LANCE_MEMTABLE_ROWS,
+                "option 'lsm.memtable.rows': Lance replays at most 100000 rows a memtable; set 'lsm.interop' to false to exceed it",
+            )?;
+            check(
+                self.memtable_entries <= LANCE_MEMTABLE_ENTRIES,
+                "option 'lsm.memtable.entries': Lance replays at most 8000 entries a memtable; set 'lsm.interop' to false to exceed it",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_set_by_name_and_printed_back() {
+        let mut settings = Settings::default();
+        settings.set("lsm.wal.linger", "5ms").unwrap();
+        settings.set("lsm.memtable.bytes", "1 MiB").unwrap();
+        settings.set("lsm.on_conflict", "IGNORE").unwrap();
+        assert_eq!(settings.wal_linger, Some(Duration::from_millis(5)));
+        let mut again = Settings::default();
+        for (name, value, doc) in settings.entries() {
+            again.set(name, &value).unwrap();
+            assert!(!doc.is_empty());
+        }
+        assert_eq!(again, settings);
+    }
+
+    #[test]
+    fn settings_travel_as_json() {
+        let json = serde_json::to_string(&Settings::default()).unwrap();
+        assert_eq!(serde_json::from_str::<Settings>(&json).unwrap(), Settings::default());
+        assert!(serde_json::from_str::<Settings>(r#"{"lsm.no_such": 1}"#).is_err());
+    }
+
+    #[test]
+    fn bad_options_name_themselves() {
+        let mut settings = Settings::default();
+        for (name, value) in [("lsm.nope", "1"), ("lsm.sync", "maybe"), ("lsm.wal.queue", "x"), ("lsm.ack", "never")] {
+            assert!(settings.set(name, value).unwrap_err().message().contains(name));
+        }
+        settings.memtable_rows = 200_000;
+        assert!(settings.validate().unwrap_err().message().contains("lsm.interop"));
+        settings.interop = false;
+        settings.validate().unwrap();
+    }
+}
