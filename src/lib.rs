@@ -6,5 +6,8 @@ pub mod error;
 pub mod events;
 pub mod ids;
 pub mod key;
+pub mod memtable;
+pub mod physical_plan;
 pub mod schema;
 pub mod settings;
+pub mod source;

@@ -1,0 +1,14 @@
+//! Rows in memory: a memtable is active, then frozen, then flushed, then dropped.
+//!
+//! Owns: the rows of one generation before it is one, their key index, and what a reader may see of them. One writer
+//! at a time appends (the shard's write lock); any number of readers read without locks up to a watermark, the number
+//! of rows visible to them. Does not own: durability (`wal`), the choice of watermarks (`version`), flushing (`flush`).
+
+mod batch_list;
+mod key_index;
+mod table;
+mod view;
+
+pub use key_index::KeyIndex;
+pub use table::{MemTable, row_bytes};
+pub use view::MemTableView;

@@ -1,0 +1,136 @@
+//! One memtable: its rows, its key index and how many of its rows are visible.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+
+use super::batch_list::BatchList;
+use super::key_index::KeyIndex;
+use crate::error::Result;
+use crate::ids::GenerationId;
+use crate::key::{KeyRef, Keys};
+use crate::schema::TableSchema;
+
+/// The rows of one generation while they are in memory.
+#[derive(Debug)]
+pub struct MemTable {
+    generation: GenerationId,
+    schema: Arc<TableSchema>,
+    batches: BatchList,
+    keys: KeyIndex,
+    rows: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Rows below this are visible to readers: durable, if the table waits for that.
+    visible: AtomicUsize,
+    frozen: AtomicBool,
+    created: Duration,
+}
+
+impl MemTable {
+    /// An empty memtable that becomes generation `generation`; `created` is the time on the engine's clock.
+    pub fn new(generation: GenerationId, schema: Arc<TableSchema>, created: Duration) -> Self {
+        Self {
+            generation,
+            batches: BatchList::new(Arc::clone(schema.stored())),
+            keys: KeyIndex::new(schema.key().is_fixed()),
+            schema,
+            rows: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            visible: AtomicUsize::new(0),
+            frozen: AtomicBool::new(false),
+            created,
+        }
+    }
+
+    /// The generation this memtable becomes.
+    pub fn generation(&self) -> GenerationId {
+        self.generation
+    }
+
+    /// The schema its rows were written under.
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    /// When it was made, on the engine's clock.
+    pub fn created(&self) -> Duration {
+        self.created
+    }
+
+    /// Appends rows of the stored schema with their keys and returns how many rows the memtable has then. The rows
+    /// stay invisible until [`Self::publish`]. Only the holder of the shard's write lock may call this.
+    ///
+    /// # Errors
+    /// `Internal` if a kernel fails; nothing is appended then.
+    pub fn append(&self, rows: RecordBatch, keys: &Keys, bytes: usize) -> Result<usize> {
+        let start = self.rows.load(Ordering::Relaxed);
+        let count = rows.num_rows();
+        let tombstones = rows.column(self.schema.tombstone_index()).as_boolean().clone();
+        self.batches.append(start, rows, bytes)?;
+        let flags = tombstones.values();
+        self.keys.append(keys, |i| flags.value(i));
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.rows.store(start + count, Ordering::Release);
+        Ok(start + count)
+    }
+
+    /// Makes the rows below `watermark` visible. Watermarks only rise.
+    pub fn publish(&self, watermark: usize) {
+        self.visible.fetch_max(watermark, Ordering::AcqRel);
+    }
+
+    /// How many rows are visible.
+    pub fn visible(&self) -> usize {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    /// How many rows were appended, visible or not.
+    pub fn rows(&self) -> usize {
+        self.rows.load(Ordering::Acquire)
+    }
+
+    /// Marks that no row will be appended any more.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Release);
+    }
+
+    /// Whether no row will be appended any more.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the rows.
+    pub fn row_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory held: rows and key index.
+    pub fn memory(&self) -> usize {
+        self.row_bytes() + self.keys.memory()
+    }
+
+    /// The key index.
+    pub fn keys(&self) -> &KeyIndex {
+        &self.keys
+    }
+
+    /// The newest row of `key` below `watermark`, and whether it is a tombstone.
+    pub fn find(&self, key: KeyRef<'_>, hash: u64, watermark: usize) -> Option<(usize, bool)> {
+        self.keys.get(key, hash, watermark)
+    }
+
+    pub(super) fn batches(&self) -> &BatchList {
+        &self.batches
+    }
+}
+
+/// Bytes of the values a batch shows, not of the buffers it shares: what counts against a memtable's size.
+pub fn row_bytes(batch: &RecordBatch) -> usize {
+    batch
+        .columns()
+        .iter()
+        .map(|c| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size()))
+        .sum()
+}

@@ -1,0 +1,263 @@
+//! A memtable as one reader sees it: the rows below a watermark, less those that newer sources supersede.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{FilterBuilder, interleave};
+use arrow::datatypes::SchemaRef;
+use roaring::RoaringBitmap;
+
+use super::table::MemTable;
+use crate::error::Result;
+use crate::ids::GenerationId;
+use crate::key::KeyRef;
+
+/// A memtable at a watermark.
+#[derive(Debug, Clone)]
+pub struct MemTableView {
+    table: Arc<MemTable>,
+    watermark: usize,
+}
+
+impl MemTableView {
+    /// The rows of `table` below `watermark`.
+    pub fn new(table: Arc<MemTable>, watermark: usize) -> Self {
+        Self { table, watermark }
+    }
+
+    /// The memtable.
+    pub fn table(&self) -> &Arc<MemTable> {
+        &self.table
+    }
+
+    /// How many rows are seen, superseded ones and tombstones included.
+    pub fn watermark(&self) -> usize {
+        self.watermark
+    }
+
+    /// The generation the memtable becomes.
+    pub fn generation(&self) -> GenerationId {
+        self.table.generation()
+    }
+
+    /// The newest row of `key`, and whether it is a tombstone.
+    pub fn find(&self, key: KeyRef<'_>, hash: u64) -> Option<(usize, bool)> {
+        self.table.find(key, hash, self.watermark)
+    }
+
+    /// The live rows, batch by batch in row order and projected to logical columns: without superseded rows and
+    /// tombstones of this memtable and without `blocked` rows. `schema` is the projected logical schema; batches have
+    /// at most `batch_size` rows. Untouched runs of rows are not copied.
+    pub fn live_rows(
+        &self,
+        projection: Vec<usize>,
+        schema: SchemaRef,
+        blocked: Option<Arc<RoaringBitmap>>,
+        batch_size: usize,
+    ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
+        let view = self.clone();
+        let blocked = blocked.filter(|b| !b.is_empty());
+        self.table.batches().below(self.watermark).into_iter().flat_map(move |chunk| {
+            let rows = chunk.batch.num_rows().min(view.watermark - chunk.start);
+            let (view, projection, schema, blocked) =
+                (view.clone(), projection.clone(), Arc::clone(&schema), blocked.clone());
+            (0..rows).step_by(batch_size.max(1)).filter_map(move |from| {
+                let count = batch_size.max(1).min(rows - from);
+                let live = view.live(chunk.start + from, count, blocked.as_deref());
+                pick(&chunk.batch, &projection, &schema, from..from + count, live).transpose()
+            })
+        })
+    }
+
+    /// Every row that is the newest of its key, tombstones included, as stored batches: what a flush writes.
+    pub fn newest_rows(&self) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
+        let view = self.clone();
+        self.table.batches().below(self.watermark).into_iter().filter_map(move |chunk| {
+            let rows = chunk.batch.num_rows().min(view.watermark - chunk.start);
+            let newest = view.selection(chunk.start, rows, |row| view.table.keys().is_newest(row, view.watermark));
+            select(chunk.batch.slice(0, rows), newest).transpose()
+        })
+    }
+
+    /// Rows by position, in the order given, projected to logical columns.
+    ///
+    /// # Errors
+    /// `Internal` if a kernel fails.
+    pub fn take(&self, rows: &[usize], projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+        if let [row] = rows {
+            return self.table.batches().with_row(*row, |batch, at| {
+                let columns = projection.iter().map(|&i| batch.column(i).slice(at, 1)).collect();
+                batch_of(schema, columns, 1)
+            });
+        }
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut places = Vec::with_capacity(rows.len());
+        let mut by_address = std::collections::HashMap::new();
+        for &row in rows {
+            self.table.batches().with_row(row, |batch, at| {
+                let which = *by_address.entry(batch.columns().as_ptr() as usize).or_insert_with(|| {
+                    batches.push(batch.clone());
+                    batches.len() - 1
+                });
+                places.push((which, at));
+            });
+        }
+        let columns = projection
+            .iter()
+            .map(|&i| {
+                let arrays: Vec<&dyn Array> = batches.iter().map(|b| b.column(i).as_ref()).collect();
+                if arrays.is_empty() {
+                    return Ok(new_empty_array(self.table.schema().stored().field(i).data_type()));
+                }
+                Ok(interleave(&arrays, &places)?)
+            })
+            .collect::<Result<Vec<ArrayRef>>>()?;
+        batch_of(schema, columns, rows.len())
+    }
+
+    /// Which of `count` rows from position `start` are live; `None` if all are.
+    fn live(&self, start: usize, count: usize, blocked: Option<&RoaringBitmap>) -> Option<BooleanBuffer> {
+        let keys = self.table.keys();
+        match blocked {
+            None => self.selection(start, count, |row| keys.is_live(row, self.watermark)),
+            Some(blocked) => {
+                let touched = blocked.range_cardinality(start as u32..(start + count) as u32) > 0;
+                if !touched {
+                    return self.selection(start, count, |row| keys.is_live(row, self.watermark));
+                }
+                Some(BooleanBuffer::collect_bool(count, |i| {
+                    keys.is_live(start + i, self.watermark) && !blocked.contains((start + i) as u32)
+                }))
+            }
+        }
+    }
+
+    fn selection(&self, start: usize, count: usize, keep: impl Fn(usize) -> bool) -> Option<BooleanBuffer> {
+        if self.table.keys().all_live(start..start + count) {
+            return None;
+        }
+        Some(BooleanBuffer::collect_bool(count, |i| keep(start + i)))
+    }
+
+    /// How many rows are live without `blocked` ones: exact.
+    pub fn count_live(&self, blocked: Option<&RoaringBitmap>) -> usize {
+        (0..self.watermark)
+            .step_by(1024)
+            .map(|from| {
+                let count = 1024.min(self.watermark - from);
+                self.live(from, count, blocked).map_or(count, |b| b.count_set_bits())
+            })
+            .sum()
+    }
+}
+
+/// Rows `from..from + rows` of a stored batch, projected to logical columns and selected.
+///
+/// The columns get their logical names and nullability last: a tombstone has NULL in NOT NULL columns until the
+/// selection drops it.
+fn pick(
+    batch: &RecordBatch,
+    projection: &[usize],
+    schema: &SchemaRef,
+    rows: std::ops::Range<usize>,
+    selection: Option<BooleanBuffer>,
+) -> Result<Option<RecordBatch>> {
+    let picked = batch.project(projection)?.slice(rows.start, rows.len());
+    let Some(picked) = select(picked, selection)? else { return Ok(None) };
+    let count = picked.num_rows();
+    batch_of(schema, picked.columns().to_vec(), count).map(Some)
+}
+
+fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+/// The selected rows of a batch; a single run of them is not copied. `None` if there are none.
+fn select(batch: RecordBatch, selection: Option<BooleanBuffer>) -> Result<Option<RecordBatch>> {
+    let Some(selection) = selection else { return Ok((batch.num_rows() > 0).then_some(batch)) };
+    let mut runs = selection.set_slices();
+    let Some((start, end)) = runs.next() else { return Ok(None) };
+    if runs.next().is_none() {
+        return Ok(Some(batch.slice(start, end - start)));
+    }
+    let filter = BooleanArray::new(selection, None);
+    let filter = FilterBuilder::new(&filter).optimize().build();
+    Ok(Some(filter.filter_record_batch(&batch)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use arrow::array::{AsArray, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    use crate::schema::TableSchema;
+
+    fn table() -> Arc<MemTable> {
+        let schema =
+            Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, false)]);
+        let schema = TableSchema::try_new(&schema, &["id".into()]).unwrap();
+        Arc::new(MemTable::new(GenerationId(1), Arc::new(schema), Duration::ZERO))
+    }
+
+    fn put(table: &MemTable, ids: &[i64]) {
+        let rows = RecordBatch::try_from_iter([
+            ("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef),
+            ("name", Arc::new(StringArray::from_iter_values(ids.iter().map(|i| format!("row {i}"))))),
+        ]);
+        let stored = table.schema().to_stored(&rows.unwrap()).unwrap();
+        let keys = table.schema().key().of_batch(&stored).unwrap();
+        table.append(stored, &keys, 100).unwrap();
+        table.publish(table.rows());
+    }
+
+    fn delete(table: &MemTable, id: i64) {
+        let stored = table.schema().tombstones(&[Arc::new(Int64Array::from(vec![id]))]).unwrap();
+        let keys = table.schema().key().of_batch(&stored).unwrap();
+        table.append(stored, &keys, 10).unwrap();
+        table.publish(table.rows());
+    }
+
+    fn ids(view: &MemTableView, blocked: &[u32]) -> Vec<i64> {
+        let schema = Arc::clone(view.table().schema().logical());
+        let blocked = Some(Arc::new(RoaringBitmap::from_iter(blocked.iter().copied())));
+        let expected = view.count_live(blocked.as_deref());
+        let found: Vec<i64> = view
+            .live_rows(vec![0, 1], schema, blocked, 2)
+            .flat_map(|b| b.unwrap().column(0).as_primitive::<Int64Type>().values().to_vec())
+            .collect();
+        assert_eq!(found.len(), expected);
+        found
+    }
+
+    #[test]
+    fn a_view_keeps_its_watermark_while_the_table_moves_on() {
+        let table = table();
+        put(&table, &[1, 2, 3, 4, 5]);
+        let before = MemTableView::new(Arc::clone(&table), table.visible());
+        put(&table, &[2]);
+        delete(&table, 4);
+        let after = MemTableView::new(Arc::clone(&table), table.visible());
+        assert_eq!(ids(&before, &[]), [1, 2, 3, 4, 5]);
+        assert_eq!(ids(&after, &[]), [1, 3, 5, 2]);
+        assert_eq!(ids(&after, &[0, 5]), [3, 5]);
+        let newest: usize = after.newest_rows().map(|b| b.unwrap().num_rows()).sum();
+        assert_eq!(newest, 5);
+    }
+
+    #[test]
+    fn rows_are_taken_in_the_order_asked() {
+        let table = table();
+        put(&table, &[10, 11]);
+        put(&table, &[12]);
+        let view = MemTableView::new(Arc::clone(&table), 3);
+        let schema = Arc::clone(table.schema().logical());
+        let rows = view.take(&[2, 0, 2], &[0, 1], &schema).unwrap();
+        assert_eq!(rows.column(0).as_primitive::<Int64Type>().values().to_vec(), [12, 10, 12]);
+        assert_eq!(view.take(&[], &[0, 1], &schema).unwrap().num_rows(), 0);
+    }
+}

@@ -1,0 +1,53 @@
+//! What every node of this crate does alike: properties of lazy, bounded streams, and counting what they yield.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::Result as DfResult;
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{PlanProperties, SendableRecordBatchStream};
+use futures::{Stream, StreamExt};
+
+/// Properties of a leaf with `partitions` unordered partitions that yields as it goes.
+pub(super) fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanProperties> {
+    Arc::new(
+        PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(schema)),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        )
+        .with_scheduling_type(SchedulingType::Cooperative),
+    )
+}
+
+/// Counts rows, bytes and time of a stream and lets other tasks run between its batches.
+pub(super) fn counted(
+    schema: SchemaRef,
+    stream: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static,
+    metrics: &ExecutionPlanMetricsSet,
+    partition: usize,
+) -> SendableRecordBatchStream {
+    let baseline = BaselineMetrics::new(metrics, partition);
+    let bytes = bytes_counter(metrics, partition);
+    let stream = stream.inspect(move |batch| {
+        if let Ok(batch) = batch {
+            baseline.record_output(batch.num_rows());
+            bytes.add(batch_bytes(batch));
+        }
+    });
+    Box::pin(datafusion::physical_plan::coop::cooperative(RecordBatchStreamAdapter::new(schema, stream.boxed())))
+}
+
+fn bytes_counter(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Count {
+    MetricBuilder::new(metrics).counter("bytes", partition)
+}
+
+fn batch_bytes(batch: &RecordBatch) -> usize {
+    use arrow::array::Array;
+    batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+}

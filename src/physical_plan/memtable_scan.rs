@@ -1,0 +1,127 @@
+//! A leaf over sources whose rows are live as they are: memtables with their block lists applied.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::{DataFusionError, Result as DfResult, internal_err};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+};
+use futures::{StreamExt, TryStreamExt};
+
+use super::leaf;
+use crate::source::RowSource;
+
+/// Scans one source per partition.
+///
+/// ```text
+///   memtable 7 (active) ── partition 0 ─▶ live rows, slices of what was written
+///   memtable 6 (frozen) ── partition 1 ─▶
+/// ```
+/// Output: the projected logical schema, unordered, batches of at most the session's batch size. Untouched runs of
+/// rows are slices, not copies. Errors of a source end its partition.
+#[derive(Debug)]
+pub struct MemTableScanExec {
+    sources: Vec<Arc<dyn RowSource>>,
+    projection: Vec<usize>,
+    schema: SchemaRef,
+    fetch: Option<usize>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl MemTableScanExec {
+    /// A scan of `sources`; `projection` holds places in the logical schema and `schema` is that projection.
+    pub fn new(sources: Vec<Arc<dyn RowSource>>, projection: Vec<usize>, schema: SchemaRef) -> Self {
+        let properties = leaf::properties(&schema, sources.len());
+        Self { sources, projection, schema, fetch: None, properties, metrics: ExecutionPlanMetricsSet::new() }
+    }
+}
+
+impl DisplayAs for MemTableScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let sources: Vec<_> = self.sources.iter().map(|s| s.label()).collect();
+        write!(f, "MemTableScanExec: sources=[{}], projection=[{}]", sources.join(", "), names.join(", "))?;
+        if let Some(fetch) = self.fetch {
+            write!(f, ", fetch={fetch}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for MemTableScanExec {
+    fn name(&self) -> &str {
+        "MemTableScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        if children.is_empty() { Ok(self) } else { internal_err!("MemTableScanExec is a leaf") }
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let Some(source) = self.sources.get(partition) else {
+            return internal_err!("MemTableScanExec has no partition {partition}");
+        };
+        let batch_size = context.session_config().batch_size();
+        let rows = source.rows(&self.projection, &self.schema, batch_size).map_err(DataFusionError::from);
+        let mut left = self.fetch.unwrap_or(usize::MAX);
+        let rows = rows
+            .map_ok(move |batch| {
+                let batch = if batch.num_rows() > left { batch.slice(0, left) } else { batch };
+                left -= batch.num_rows();
+                batch
+            })
+            .take_while(|batch| std::future::ready(batch.as_ref().is_ok_and(|b| b.num_rows() > 0) || batch.is_err()));
+        Ok(leaf::counted(Arc::clone(&self.schema), rows, &self.metrics, partition))
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        let mut scan = Self::new(self.sources.clone(), self.projection.clone(), Arc::clone(&self.schema));
+        scan.fetch = limit;
+        Some(Arc::new(scan))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.fetch
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        false
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn reset_state(self: Arc<Self>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let mut scan = Self::new(self.sources.clone(), self.projection.clone(), Arc::clone(&self.schema));
+        scan.fetch = self.fetch;
+        Ok(Arc::new(scan))
+    }
+}
+
+/// The sources of a scan node, for those who look into plans.
+impl MemTableScanExec {
+    /// What is scanned, one per partition.
+    pub fn sources(&self) -> &[Arc<dyn RowSource>] {
+        &self.sources
+    }
+
+    /// The scan in a plan node, if it is one.
+    pub fn of(plan: &Arc<dyn ExecutionPlan>) -> Option<&Self> {
+        (plan.as_ref() as &dyn Any).downcast_ref()
+    }
+}

@@ -1,0 +1,71 @@
+//! What a source of rows can be asked, Arrow in and Arrow out: the seam between plan nodes and what is behind them.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use roaring::RoaringTreemap;
+
+use crate::error::Result;
+
+/// The column by which Lance names a row of a dataset.
+pub const ROW_ID: &str = "_rowid";
+
+/// Live rows that need no further filter.
+pub trait RowSource: Debug + Send + Sync {
+    /// What EXPLAIN calls it, such as `memtable 3`.
+    fn label(&self) -> String;
+
+    /// The live rows, projected to logical columns; `schema` is the projected logical schema. Nothing happens before
+    /// the stream is polled.
+    fn rows(
+        &self,
+        projection: &[usize],
+        schema: &SchemaRef,
+        batch_size: usize,
+    ) -> BoxStream<'static, Result<RecordBatch>>;
+}
+
+/// The rows of an immutable source that newer sources supersede, and its tombstones.
+#[async_trait]
+pub trait RowMask: Debug + Send + Sync {
+    /// What EXPLAIN calls it, such as `3 newer sources`.
+    fn label(&self) -> String;
+
+    /// Finds out which rows to drop. Called once per execution, inside the stream.
+    async fn resolve(&self) -> Result<Dropped>;
+}
+
+/// Rows to drop.
+#[derive(Debug, Clone)]
+pub enum Dropped {
+    /// By row id.
+    Rows(Arc<RoaringTreemap>),
+    /// By key: for sources whose key index is not resident.
+    Keys(Arc<dyn KeyProbe>),
+}
+
+/// Tells which rows of a batch are superseded by their keys.
+pub trait KeyProbe: Debug + Send + Sync {
+    /// The places of the key columns in the table's schema, in key order.
+    fn columns(&self) -> &[usize];
+
+    /// For each row, given by its key columns, whether a newer source holds its key.
+    ///
+    /// # Errors
+    /// `Corrupt` if a key is NULL.
+    fn superseded(&self, keys: &[arrow::array::ArrayRef]) -> Result<Vec<bool>>;
+}
+
+/// The newest rows of some keys, as one snapshot sees them.
+#[async_trait]
+pub trait PointSource: Debug + Send + Sync {
+    /// What EXPLAIN prints, such as the keys' number.
+    fn label(&self) -> String;
+
+    /// The rows that hold the keys, projected, in the order of the keys; a key without a live row is left out.
+    async fn lookup(&self, projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch>;
+}
