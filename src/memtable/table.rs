@@ -1,7 +1,7 @@
 //! One memtable: its rows, its key index and how many of its rows are visible.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -16,6 +16,7 @@ use crate::schema::TableSchema;
 /// The rows of one generation while they are in memory.
 #[derive(Debug)]
 pub struct MemTable {
+    instance: u64,
     generation: GenerationId,
     schema: Arc<TableSchema>,
     batches: BatchList,
@@ -31,7 +32,9 @@ pub struct MemTable {
 impl MemTable {
     /// An empty memtable that becomes generation `generation`; `created` is the time on the engine's clock.
     pub fn new(generation: GenerationId, schema: Arc<TableSchema>, created: Duration) -> Self {
+        static INSTANCES: AtomicU64 = AtomicU64::new(0);
         Self {
+            instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
             generation,
             batches: BatchList::new(Arc::clone(schema.stored())),
             keys: KeyIndex::new(schema.key().is_fixed()),
@@ -47,6 +50,11 @@ impl MemTable {
     /// The generation this memtable becomes.
     pub fn generation(&self) -> GenerationId {
         self.generation
+    }
+
+    /// A number no other memtable of this process has.
+    pub fn instance(&self) -> u64 {
+        self.instance
     }
 
     /// The schema its rows were written under.

@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOption
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{FilterBuilder, interleave};
 use arrow::datatypes::SchemaRef;
-use roaring::RoaringBitmap;
+use roaring::RoaringTreemap;
 
 use super::table::MemTable;
 use crate::error::Result;
@@ -53,7 +53,7 @@ impl MemTableView {
         &self,
         projection: Vec<usize>,
         schema: SchemaRef,
-        blocked: Option<Arc<RoaringBitmap>>,
+        blocked: Option<Arc<RoaringTreemap>>,
         batch_size: usize,
     ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
         let view = self.clone();
@@ -117,17 +117,18 @@ impl MemTableView {
     }
 
     /// Which of `count` rows from position `start` are live; `None` if all are.
-    fn live(&self, start: usize, count: usize, blocked: Option<&RoaringBitmap>) -> Option<BooleanBuffer> {
+    fn live(&self, start: usize, count: usize, blocked: Option<&RoaringTreemap>) -> Option<BooleanBuffer> {
         let keys = self.table.keys();
         match blocked {
             None => self.selection(start, count, |row| keys.is_live(row, self.watermark)),
             Some(blocked) => {
-                let touched = blocked.range_cardinality(start as u32..(start + count) as u32) > 0;
-                if !touched {
+                let mut touched = blocked.iter();
+                touched.advance_to(start as u64);
+                if touched.next().is_none_or(|row| row >= (start + count) as u64) {
                     return self.selection(start, count, |row| keys.is_live(row, self.watermark));
                 }
                 Some(BooleanBuffer::collect_bool(count, |i| {
-                    keys.is_live(start + i, self.watermark) && !blocked.contains((start + i) as u32)
+                    keys.is_live(start + i, self.watermark) && !blocked.contains((start + i) as u64)
                 }))
             }
         }
@@ -141,7 +142,7 @@ impl MemTableView {
     }
 
     /// How many rows are live without `blocked` ones: exact.
-    pub fn count_live(&self, blocked: Option<&RoaringBitmap>) -> usize {
+    pub fn count_live(&self, blocked: Option<&RoaringTreemap>) -> usize {
         (0..self.watermark)
             .step_by(1024)
             .map(|from| {
@@ -222,9 +223,9 @@ mod tests {
         table.publish(table.rows());
     }
 
-    fn ids(view: &MemTableView, blocked: &[u32]) -> Vec<i64> {
+    fn ids(view: &MemTableView, blocked: &[u64]) -> Vec<i64> {
         let schema = Arc::clone(view.table().schema().logical());
-        let blocked = Some(Arc::new(RoaringBitmap::from_iter(blocked.iter().copied())));
+        let blocked = Some(Arc::new(RoaringTreemap::from_iter(blocked.iter().copied())));
         let expected = view.count_live(blocked.as_deref());
         let found: Vec<i64> = view
             .live_rows(vec![0, 1], schema, blocked, 2)

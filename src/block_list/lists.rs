@@ -1,0 +1,164 @@
+//! The block lists of a table, memoised by source and shared by all its queries.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use roaring::RoaringTreemap;
+use tokio::sync::OnceCell;
+
+use super::pair::Pair;
+use crate::base::BaseTable;
+use crate::error::Result;
+use crate::generation::Generation;
+use crate::ids::{GenerationId, ShardId};
+use crate::key::{KeyMap, KeyRef};
+use crate::memtable::MemTableView;
+
+/// The identity of a source: two with the same one hold the same rows under the same row ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SourceId {
+    /// A memtable, by its instance.
+    MemTable(u64),
+    /// A generation.
+    Generation(ShardId, GenerationId),
+    /// The base at a version.
+    Base(u64),
+}
+
+/// A source that may supersede rows of older ones.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// A memtable at a watermark.
+    MemTable(MemTableView),
+    /// A generation.
+    Generation(ShardId, Arc<Generation>),
+}
+
+impl KeySource {
+    /// Its identity.
+    pub fn id(&self) -> SourceId {
+        match self {
+            Self::MemTable(view) => SourceId::MemTable(view.table().instance()),
+            Self::Generation(shard, generation) => SourceId::Generation(*shard, generation.id()),
+        }
+    }
+
+    /// How many rows it has, each with a key.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::MemTable(view) => view.watermark(),
+            Self::Generation(_, generation) => generation.keys().keys().len(),
+        }
+    }
+
+    /// Calls `f` with the position and key of each of these rows.
+    pub(super) fn for_each_key(&self, rows: Range<usize>, mut f: impl FnMut(usize, KeyRef<'_>)) {
+        match self {
+            Self::MemTable(view) => view.table().keys().for_each(rows, f),
+            Self::Generation(_, generation) => {
+                for i in rows {
+                    f(i, generation.keys().keys().get(i));
+                }
+            }
+        }
+    }
+
+    /// Whether it holds the key, live or as a tombstone.
+    pub(super) fn holds(&self, key: KeyRef<'_>, hash: u64) -> bool {
+        match self {
+            Self::MemTable(view) => view.find(key, hash).is_some(),
+            Self::Generation(_, generation) => generation.keys().get(key, hash).is_some(),
+        }
+    }
+}
+
+/// Source and how many of its rows count: what a union was made of.
+type Extent = Vec<(SourceId, usize)>;
+
+/// The block lists of one table.
+#[derive(Debug)]
+pub struct BlockLists {
+    pairs: Mutex<HashMap<(SourceId, SourceId), Arc<Mutex<Pair>>>>,
+    unions: Mutex<HashMap<SourceId, (Extent, Arc<RoaringTreemap>)>>,
+    base_keys: Mutex<Option<(u64, Arc<OnceCell<Option<Arc<KeyMap>>>>)>>,
+    base_key_bytes: usize,
+}
+
+/// What a key of the base takes in memory, roughly: its value, row id and slot.
+const BYTES_PER_BASE_KEY: usize = 48;
+
+impl BlockLists {
+    /// No lists yet; the base's keys stay resident while they take at most `base_key_bytes`.
+    pub fn new(base_key_bytes: usize) -> Self {
+        Self {
+            pairs: Mutex::default(),
+            unions: Mutex::default(),
+            base_keys: Mutex::new(None),
+            base_key_bytes,
+        }
+    }
+
+    /// Forgets the lists of sources that are no longer there.
+    pub fn retain(&self, live: &HashSet<SourceId>) {
+        self.pairs.lock().retain(|(older, newer), _| live.contains(older) && live.contains(newer));
+        self.unions.lock().retain(|older, _| live.contains(older));
+    }
+
+    /// The rows of `older` that any of `newer` supersedes, and `always`; `find` tells the older source's row of a key.
+    pub(super) fn resolve(
+        &self,
+        older: SourceId,
+        newer: &[KeySource],
+        always: &RoaringTreemap,
+        find: impl Fn(KeyRef<'_>, u64) -> Option<u64>,
+    ) -> Arc<RoaringTreemap> {
+        let extent: Extent = newer.iter().map(|s| (s.id(), s.rows())).collect();
+        if let Some((known, rows)) = self.unions.lock().get(&older)
+            && *known == extent
+        {
+            return Arc::clone(rows);
+        }
+        let mut union = always.clone();
+        for source in newer {
+            let pair = Arc::clone(self.pairs.lock().entry((older, source.id())).or_default());
+            let rows = pair.lock().resolve(source, &find);
+            union |= rows.as_ref();
+        }
+        let union = Arc::new(union);
+        self.unions.lock().insert(older, (extent, Arc::clone(&union)));
+        union
+    }
+
+    /// The base's keys, if they fit into memory: read once a version.
+    ///
+    /// # Errors
+    /// Whatever reading the base raises; the next call tries again.
+    pub async fn base_keys(&self, base: &BaseTable) -> Result<Option<Arc<KeyMap>>> {
+        if base.rows().saturating_mul(BYTES_PER_BASE_KEY) > self.base_key_bytes {
+            return Ok(None);
+        }
+        let cell = {
+            let mut slot = self.base_keys.lock();
+            match slot.as_ref() {
+                Some((version, cell)) if *version >= base.version() => {
+                    // A snapshot of an older version than the resident one reads its keys for itself.
+                    if *version == base.version() { Arc::clone(cell) } else { Arc::default() }
+                }
+                _ => {
+                    let cell = Arc::new(OnceCell::new());
+                    *slot = Some((base.version(), Arc::clone(&cell)));
+                    cell
+                }
+            }
+        };
+        cell.get_or_try_init(|| async { Ok(Some(Arc::new(base.keys().await?))) }).await.cloned()
+    }
+
+    /// Bytes of memory held by the base's keys.
+    pub fn memory(&self) -> usize {
+        let slot = self.base_keys.lock();
+        slot.as_ref().and_then(|(_, cell)| cell.get()).and_then(Option::as_ref).map_or(0, |keys| keys.memory())
+    }
+}

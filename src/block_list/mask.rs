@@ -1,0 +1,195 @@
+//! Block lists as the plan nodes ask for them: one mask or row source per older source of a snapshot.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use roaring::RoaringTreemap;
+
+use super::lists::{BlockLists, KeySource, SourceId};
+use crate::base::BaseTable;
+use crate::error::Result;
+use crate::generation::Generation;
+use crate::key::PrimaryKey;
+use crate::memtable::MemTableView;
+use crate::source::{Dropped, KeyProbe, RowMask, RowSource};
+use crate::task;
+
+/// Keys to probe from which on resolving leaves the async workers.
+const HEAVY: usize = 4096;
+
+fn label(newer: &[KeySource]) -> String {
+    match newer.len() {
+        1 => "1 newer source".to_string(),
+        n => format!("{n} newer sources"),
+    }
+}
+
+/// Runs `resolve` here if it is little work, elsewhere if it is much.
+async fn resolve_off_worker(
+    newer: &[KeySource],
+    resolve: impl FnOnce() -> Arc<RoaringTreemap> + Send + 'static,
+) -> Result<Arc<RoaringTreemap>> {
+    if newer.iter().map(KeySource::rows).sum::<usize>() < HEAVY {
+        Ok(resolve())
+    } else {
+        task::blocking(move || Ok(resolve())).await
+    }
+}
+
+/// The live rows of a memtable.
+#[derive(Debug)]
+pub struct MemTableRows {
+    lists: Arc<BlockLists>,
+    view: MemTableView,
+    newer: Arc<[KeySource]>,
+}
+
+impl MemTableRows {
+    /// The rows of `view` that none of `newer` supersedes.
+    pub fn new(lists: Arc<BlockLists>, view: MemTableView, newer: Arc<[KeySource]>) -> Self {
+        Self { lists, view, newer }
+    }
+}
+
+impl RowSource for MemTableRows {
+    fn label(&self) -> String {
+        format!("memtable {}", self.view.generation())
+    }
+
+    fn rows(
+        &self,
+        projection: &[usize],
+        schema: &SchemaRef,
+        batch_size: usize,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        let (view, projection, schema) = (self.view.clone(), projection.to_vec(), Arc::clone(schema));
+        if self.newer.is_empty() {
+            return stream::iter(view.live_rows(projection, schema, None, batch_size)).boxed();
+        }
+        let (lists, newer) = (Arc::clone(&self.lists), Arc::clone(&self.newer));
+        stream::once(async move {
+            let (older, all) = (view.clone(), Arc::clone(&newer));
+            let blocked = resolve_off_worker(&newer, move || {
+                let id = SourceId::MemTable(older.table().instance());
+                lists.resolve(id, &all, &RoaringTreemap::new(), |key, hash| {
+                    older.find(key, hash).map(|(row, _)| row as u64)
+                })
+            });
+            let rows = view.live_rows(projection, schema, Some(blocked.await?), batch_size);
+            Ok::<_, crate::error::Error>(stream::iter(rows))
+        })
+        .try_flatten()
+        .boxed()
+    }
+}
+
+/// The superseded rows and tombstones of a generation.
+#[derive(Debug)]
+pub struct GenerationMask {
+    lists: Arc<BlockLists>,
+    generation: Arc<Generation>,
+    id: SourceId,
+    newer: Arc<[KeySource]>,
+}
+
+impl GenerationMask {
+    /// The rows of `generation`, whose identity is `id`, that one of `newer` supersedes, and its tombstones.
+    pub fn new(lists: Arc<BlockLists>, generation: Arc<Generation>, id: SourceId, newer: Arc<[KeySource]>) -> Self {
+        Self { lists, generation, id, newer }
+    }
+
+    /// Whether no row can be dropped.
+    pub fn is_empty(&self) -> bool {
+        self.newer.is_empty() && self.generation.keys().tombstones().is_empty()
+    }
+}
+
+#[async_trait]
+impl RowMask for GenerationMask {
+    fn label(&self) -> String {
+        label(&self.newer)
+    }
+
+    async fn resolve(&self) -> Result<Dropped> {
+        let (lists, generation, id, newer) =
+            (Arc::clone(&self.lists), Arc::clone(&self.generation), self.id, Arc::clone(&self.newer));
+        let rows = resolve_off_worker(&self.newer, move || {
+            let keys = generation.keys();
+            lists.resolve(id, &newer, keys.tombstones(), |key, hash| keys.get(key, hash))
+        });
+        Ok(Dropped::Rows(rows.await?))
+    }
+}
+
+/// The superseded rows of the base.
+pub struct BaseMask {
+    lists: Arc<BlockLists>,
+    base: Arc<BaseTable>,
+    newer: Arc<[KeySource]>,
+    key: PrimaryKey,
+    columns: Vec<usize>,
+}
+
+impl BaseMask {
+    /// The rows of `base` that one of `newer` supersedes.
+    pub fn new(lists: Arc<BlockLists>, base: Arc<BaseTable>, newer: Arc<[KeySource]>) -> Self {
+        let key = base.schema().key().clone();
+        let columns = key.columns().iter().map(|c| c.index).collect();
+        Self { lists, base, newer, key, columns }
+    }
+}
+
+impl fmt::Debug for BaseMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BaseMask").field("version", &self.base.version()).field("newer", &self.newer.len()).finish()
+    }
+}
+
+#[async_trait]
+impl RowMask for BaseMask {
+    fn label(&self) -> String {
+        label(&self.newer)
+    }
+
+    async fn resolve(&self) -> Result<Dropped> {
+        let Some(keys) = self.lists.base_keys(&self.base).await? else {
+            let probe = NewerKeys { key: self.key.clone(), columns: self.columns.clone(), newer: Arc::clone(&self.newer) };
+            return Ok(Dropped::Keys(Arc::new(probe)));
+        };
+        let (lists, version, newer) = (Arc::clone(&self.lists), self.base.version(), Arc::clone(&self.newer));
+        let rows = resolve_off_worker(&self.newer, move || {
+            lists.resolve(SourceId::Base(version), &newer, &RoaringTreemap::new(), |key, hash| keys.get(key, hash))
+        });
+        Ok(Dropped::Rows(rows.await?))
+    }
+}
+
+/// Membership in the newer sources, for a base whose keys are not resident.
+#[derive(Debug)]
+struct NewerKeys {
+    key: PrimaryKey,
+    columns: Vec<usize>,
+    newer: Arc<[KeySource]>,
+}
+
+impl KeyProbe for NewerKeys {
+    fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    fn superseded(&self, keys: &[ArrayRef]) -> Result<Vec<bool>> {
+        let keys = self.key.of_columns(keys)?;
+        Ok(keys
+            .iter()
+            .map(|key| {
+                let hash = key.hash();
+                self.newer.iter().any(|source| source.holds(key, hash))
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,52 @@
+//! One older and one newer source: which rows of the older one the newer one supersedes, at every watermark.
+
+use std::sync::Arc;
+
+use roaring::RoaringTreemap;
+
+use super::lists::KeySource;
+use crate::key::KeyRef;
+
+/// What is known of a pair so far. A newer memtable grows, so each superseded row is kept with the position that
+/// superseded it first: a snapshot at watermark `w` sees those below `w`.
+#[derive(Debug, Default)]
+pub(super) struct Pair {
+    /// Rows of the newer source that were probed.
+    probed: usize,
+    /// Position in the newer source and row of the older one, positions ascending.
+    hits: Vec<(u64, u64)>,
+    seen: RoaringTreemap,
+    /// The rows of the first so many hits.
+    memo: (usize, Arc<RoaringTreemap>),
+}
+
+impl Pair {
+    /// The rows of the older source that `newer` supersedes; `find` tells the older source's row of a key.
+    pub(super) fn resolve(
+        &mut self,
+        newer: &KeySource,
+        find: impl Fn(KeyRef<'_>, u64) -> Option<u64>,
+    ) -> Arc<RoaringTreemap> {
+        let rows = newer.rows();
+        if rows > self.probed {
+            newer.for_each_key(self.probed..rows, |position, key| {
+                if let Some(row) = find(key, key.hash())
+                    && self.seen.insert(row)
+                {
+                    self.hits.push((position as u64, row));
+                }
+            });
+            self.probed = rows;
+        }
+        let count = self.hits.partition_point(|(position, _)| *position < rows as u64);
+        if count > self.memo.0 {
+            let rows = Arc::make_mut(&mut self.memo.1);
+            rows.extend(self.hits[self.memo.0..count].iter().map(|(_, row)| *row));
+            self.memo.0 = count;
+        } else if count < self.memo.0 {
+            // An older snapshot than the last one asked for.
+            return Arc::new(self.hits[..count].iter().map(|(_, row)| *row).collect());
+        }
+        Arc::clone(&self.memo.1)
+    }
+}

@@ -1,0 +1,105 @@
+//! The current version and how it is replaced.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+
+use super::snapshot::Snapshot;
+use crate::base::BaseTable;
+use crate::block_list::{BlockLists, SourceId};
+use crate::generation::Generation;
+use crate::ids::ShardId;
+use crate::memtable::MemTable;
+
+/// The sources of a table at one moment. Memtables in it may still grow; everything else never changes.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// The Lance table.
+    pub base: Arc<BaseTable>,
+    /// The shards, in the order of the table's sharding.
+    pub shards: Vec<ShardVersion>,
+}
+
+/// The sources of one shard.
+#[derive(Debug, Clone)]
+pub struct ShardVersion {
+    /// The shard.
+    pub shard: ShardId,
+    /// The memtable that takes new rows.
+    pub active: Arc<MemTable>,
+    /// Memtables on their way to generations, newest first.
+    pub frozen: Vec<Arc<MemTable>>,
+    /// Generations not yet in the base, newest first.
+    pub generations: Vec<Arc<Generation>>,
+}
+
+impl Version {
+    fn source_ids(&self) -> HashSet<SourceId> {
+        let shards = self.shards.iter().flat_map(|s| {
+            let memtables = std::iter::once(&s.active).chain(&s.frozen).map(|m| SourceId::MemTable(m.instance()));
+            memtables.chain(s.generations.iter().map(|g| SourceId::Generation(s.shard, g.id())))
+        });
+        shards.chain([SourceId::Base(self.base.version())]).collect()
+    }
+}
+
+/// The one place where a table's version changes.
+#[derive(Debug)]
+pub struct VersionControl {
+    current: ArcSwap<Version>,
+    update: Mutex<()>,
+    /// Held shared while rows become visible and exclusively while the watermarks of several shards are read, so that
+    /// a statement over several shards is seen as a whole. A table of one shard needs neither.
+    gate: RwLock<()>,
+    lists: Arc<BlockLists>,
+}
+
+impl VersionControl {
+    /// Starts with `version`.
+    pub fn new(version: Version, lists: Arc<BlockLists>) -> Self {
+        Self { current: ArcSwap::from_pointee(version), update: Mutex::new(()), gate: RwLock::new(()), lists }
+    }
+
+    /// The current version.
+    pub fn current(&self) -> Arc<Version> {
+        self.current.load_full()
+    }
+
+    /// Runs `read` on the current version without taking a reference to it.
+    pub fn with<T>(&self, read: impl FnOnce(&Version) -> T) -> T {
+        read(&self.current.load())
+    }
+
+    /// Replaces the version by what `edit` makes of it.
+    pub fn update(&self, edit: impl FnOnce(&mut Version)) {
+        let _one_at_a_time = self.update.lock();
+        let mut version = Version::clone(&self.current.load());
+        edit(&mut version);
+        let live = version.source_ids();
+        self.current.store(Arc::new(version));
+        self.lists.retain(&live);
+    }
+
+    /// Makes rows visible: `(memtable, watermark)` for each memtable, oldest first within a shard. All together as
+    /// far as snapshots of several shards are concerned.
+    pub fn publish<'a>(&self, rows: impl IntoIterator<Item = (&'a Arc<MemTable>, usize)>) {
+        let _together = self.gate.read();
+        for (memtable, watermark) in rows {
+            memtable.publish(watermark);
+        }
+    }
+
+    /// What a reader sees now.
+    pub fn snapshot(&self) -> Snapshot {
+        let several = self.with(|v| v.shards.len() > 1);
+        let _alone = several.then(|| self.gate.write());
+        Snapshot::new(self.current())
+    }
+
+    /// The block lists of the table.
+    pub fn block_lists(&self) -> &Arc<BlockLists> {
+        &self.lists
+    }
+}

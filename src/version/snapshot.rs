@@ -1,0 +1,62 @@
+//! One query's view of a table.
+
+use std::sync::Arc;
+
+use super::control::{ShardVersion, Version};
+use crate::block_list::KeySource;
+use crate::ids::GenerationId;
+use crate::memtable::MemTableView;
+
+/// A version and the watermarks of its memtables: whatever freezes, flushes or compacts meanwhile, it sees each row
+/// once, in the version it had when the snapshot was taken. Holds its sources until it is dropped.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    version: Arc<Version>,
+    /// For each shard its memtables, newest first.
+    memtables: Vec<Vec<MemTableView>>,
+}
+
+impl Snapshot {
+    /// Reads the watermarks, newest memtable first: a frozen memtable is wholly visible before a newer one shows rows.
+    pub(super) fn new(version: Arc<Version>) -> Self {
+        let view = |m: &Arc<_>| {
+            let memtable: &Arc<crate::memtable::MemTable> = m;
+            MemTableView::new(Arc::clone(memtable), memtable.visible())
+        };
+        let memtables = version
+            .shards
+            .iter()
+            .map(|shard| std::iter::once(&shard.active).chain(&shard.frozen).map(view).collect())
+            .collect();
+        Self { version, memtables }
+    }
+
+    /// The version.
+    pub fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+
+    /// The shards with their memtables, newest first.
+    pub fn shards(&self) -> impl Iterator<Item = (&ShardVersion, &[MemTableView])> {
+        self.version.shards.iter().zip(self.memtables.iter().map(Vec::as_slice))
+    }
+
+    /// The memtables of a shard, newest first.
+    pub fn memtables(&self, shard: usize) -> &[MemTableView] {
+        &self.memtables[shard]
+    }
+
+    /// How far the shard's writes are seen: the newest memtable's generation and how many of its rows.
+    pub fn position(&self, shard: usize) -> (GenerationId, usize) {
+        let newest = &self.memtables[shard][0];
+        (newest.generation(), newest.watermark())
+    }
+
+    /// The sources of a shard that may supersede rows, newest first; memtables without rows are left out.
+    pub fn key_sources(&self, shard: usize) -> Vec<KeySource> {
+        let sources = &self.version.shards[shard];
+        let memtables = self.memtables[shard].iter().filter(|m| m.watermark() > 0).cloned().map(KeySource::MemTable);
+        let generations = sources.generations.iter().map(|g| KeySource::Generation(sources.shard, Arc::clone(g)));
+        memtables.chain(generations).collect()
+    }
+}
