@@ -63,7 +63,6 @@ const FOREIGN: &[(&str, &[&str])] = &[
 const SPAWNING: &[&str] = &[
     "tokio::spawn",
     "tokio::task::spawn",
-    "task::spawn_blocking",
     "spawn_blocking",
     "spawn_local",
     "thread::spawn",
