@@ -8,3 +8,5 @@ pub mod ids;
 pub mod key;
 pub mod schema;
 pub mod settings;
+pub mod store;
+pub mod task;
