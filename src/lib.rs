@@ -1,9 +1,13 @@
 //! An LSM table for Apache DataFusion whose storage is Lance.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod base;
+pub mod block_list;
 pub mod clock;
+pub mod dataset;
 pub mod error;
 pub mod events;
+pub mod generation;
 pub mod ids;
 pub mod key;
 pub mod memtable;
@@ -11,3 +15,6 @@ pub mod physical_plan;
 pub mod schema;
 pub mod settings;
 pub mod source;
+pub mod store;
+pub mod task;
+pub mod version;

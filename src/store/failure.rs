@@ -1,0 +1,171 @@
+//! Which of our kinds a failure of the storage is.
+//!
+//! `Unavailable` means that trying again can help, `Invalid` that it cannot: a wrong class here turns a full disk into
+//! a refused request or a typing error into endless retries.
+
+use std::io::{Error as IoError, ErrorKind as IoErrorKind};
+
+use lance_core::Error as LanceError;
+
+use crate::error::Error;
+
+/// The error of a file operation on `path`.
+pub(super) fn from_io(error: IoError, doing: &'static str, path: &str) -> Error {
+    let class = match error.kind() {
+        IoErrorKind::PermissionDenied | IoErrorKind::ReadOnlyFilesystem => {
+            Error::invalid("the location is not writable or not readable: grant access or choose another")
+        }
+        IoErrorKind::StorageFull | IoErrorKind::QuotaExceeded => Error::unavailable("the disk is full: free some space"),
+        IoErrorKind::NotADirectory | IoErrorKind::IsADirectory | IoErrorKind::InvalidFilename => {
+            Error::invalid("the location is not a table directory: choose another")
+        }
+        _ => Error::unavailable("the file system failed"),
+    };
+    class.with_context("doing", doing).with_context("path", path).with_source(error)
+}
+
+/// The error of a request to an object store.
+pub(super) fn from_object_store(error: object_store::Error, doing: &'static str, path: &str) -> Error {
+    use object_store::Error as Store;
+    let class = match &error {
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
+            Error::invalid("the object store denies access: check the credentials")
+        }
+        Store::NotSupported { .. } | Store::NotImplemented { .. } => {
+            Error::invalid("the object store cannot do this: choose one with conditional writes")
+        }
+        Store::InvalidPath { .. } | Store::UnknownConfigurationKey { .. } => {
+            Error::invalid("the location or the storage options are wrong")
+        }
+        _ => Error::unavailable("the object store failed"),
+    };
+    class.with_context("doing", doing).with_context("path", path).with_source(error)
+}
+
+/// An error of Lance as one of ours, by what the caller can do about it.
+///
+/// A commit conflict becomes `Conflict`, a missing object and a damaged file `Corrupt` (what a manifest names must be
+/// there), storage that does not answer `Unavailable`, a wrong request `Invalid`; what Lance should never run into is
+/// `Internal`.
+pub fn from_lance(error: LanceError) -> Error {
+    let class = match &error {
+        LanceError::Shared { source } => {
+            let inner = class_of(source);
+            return inner.with_source(error);
+        }
+        other => class_of(other),
+    };
+    class.with_source(error)
+}
+
+fn class_of(error: &LanceError) -> Error {
+    match error {
+        LanceError::InvalidInput { .. }
+        | LanceError::SchemaMismatch { .. }
+        | LanceError::DatasetAlreadyExists { .. }
+        | LanceError::NotSupported { .. }
+        | LanceError::Unprocessable { .. }
+        | LanceError::InvalidTableLocation { .. }
+        | LanceError::InvalidRef { .. }
+        | LanceError::FieldNotFound { .. }
+        | LanceError::Schema { .. } => Error::invalid("Lance refuses the request"),
+        LanceError::DatasetNotFound { path, .. } => {
+            Error::invalid("there is no dataset here: create it or correct the location").with_context("path", path)
+        }
+        LanceError::CorruptFile { path, .. } => {
+            Error::corrupt("a file is damaged: restore it from a backup").with_context("path", path)
+        }
+        LanceError::NotFound { uri, .. } => {
+            Error::corrupt("an object that should exist is missing: restore it from a backup").with_context("path", uri)
+        }
+        LanceError::VersionNotFound { .. } | LanceError::RefNotFound { .. } => {
+            Error::invalid("the version does not exist: open a newer one")
+        }
+        LanceError::CommitConflict { .. }
+        | LanceError::RetryableCommitConflict { .. }
+        | LanceError::IncompatibleTransaction { .. }
+        | LanceError::VersionConflict { .. }
+        | LanceError::RefConflict { .. } => Error::conflict("another commit to the base came first: repeat"),
+        LanceError::TooMuchWriteContention { .. } | LanceError::Backpressure { .. } => {
+            Error::backpressure("too many commits at once: repeat later")
+        }
+        LanceError::DiskCapExceeded { .. } => Error::unavailable("the disk space for spilling is used up"),
+        LanceError::Timeout { .. } => Error::unavailable("the storage did not answer in time"),
+        LanceError::IO { source, .. } => class_of_source(source.as_ref()),
+        LanceError::Fenced { .. } => Error::fenced("another process claimed the shard: open the table again"),
+        LanceError::Wrapped { error, .. } => class_of_source(error.as_ref()),
+        LanceError::External { source } => class_of_source(source.as_ref()),
+        LanceError::Shared { source } => class_of(source),
+        LanceError::Cloned { .. } => Error::unavailable("the storage failed"),
+        _ => Error::internal("Lance failed"),
+    }
+}
+
+/// Looks for a cause that we know below a wrapped error.
+fn class_of_source(source: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
+    let mut below: Option<&(dyn std::error::Error + 'static)> = Some(source);
+    while let Some(error) = below {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Error::new(ours.kind(), ours.message().to_string());
+        }
+        if let Some(lance) = error.downcast_ref::<LanceError>() {
+            return class_of(lance);
+        }
+        if let Some(io) = error.downcast_ref::<IoError>() {
+            return match io.kind() {
+                IoErrorKind::PermissionDenied | IoErrorKind::ReadOnlyFilesystem => {
+                    Error::invalid("the location is not writable or not readable")
+                }
+                IoErrorKind::StorageFull | IoErrorKind::QuotaExceeded => Error::unavailable("the disk is full"),
+                IoErrorKind::UnexpectedEof | IoErrorKind::InvalidData => {
+                    Error::corrupt("a file ends early or is damaged: restore it from a backup")
+                }
+                _ => Error::unavailable("the storage failed"),
+            };
+        }
+        if let Some(store) = error.downcast_ref::<object_store::Error>() {
+            return match store {
+                object_store::Error::NotFound { path, .. } => {
+                    Error::corrupt("an object that should exist is missing: restore it from a backup")
+                        .with_context("path", path)
+                }
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                    Error::invalid("the object store denies access: check the credentials")
+                }
+                object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
+                    Error::conflict("another commit to the base came first: repeat")
+                }
+                _ => Error::unavailable("the storage failed"),
+            };
+        }
+        below = error.source();
+    }
+    Error::unavailable("the storage failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn file_errors_tell_whether_trying_again_helps() {
+        let kind = |kind| from_io(IoError::from(kind), "writing", "a/b").kind();
+        assert_eq!(kind(IoErrorKind::StorageFull), ErrorKind::Unavailable);
+        assert_eq!(kind(IoErrorKind::PermissionDenied), ErrorKind::Invalid);
+        assert_eq!(kind(IoErrorKind::NotADirectory), ErrorKind::Invalid);
+        assert!(from_io(IoError::other("x"), "writing", "a/b").to_string().contains("path=a/b"));
+    }
+
+    #[test]
+    fn lance_errors_keep_their_class_through_wrapping() {
+        let kind = |error| from_lance(error).kind();
+        assert_eq!(kind(LanceError::invalid_input("x")), ErrorKind::Invalid);
+        assert_eq!(kind(LanceError::not_found("x")), ErrorKind::Corrupt);
+        assert_eq!(kind(LanceError::io("timeout")), ErrorKind::Unavailable);
+        assert_eq!(kind(LanceError::from(IoError::from(IoErrorKind::PermissionDenied))), ErrorKind::Invalid);
+        assert_eq!(kind(LanceError::Shared { source: LanceError::not_found("x").into() }), ErrorKind::Corrupt);
+        let ours = LanceError::External { source: Error::backpressure("full").into() };
+        assert_eq!(kind(ours), ErrorKind::Backpressure);
+    }
+}

@@ -1,0 +1,21 @@
+//! The objects of one table directory: their paths, reading, creating without replacing, and making them durable.
+//!
+//! Everything this crate itself stores (WAL entries, shard manifests) goes through [`ObjectIo`]; Lance's own files only
+//! become durable through [`ObjectIo::sync_tree`]. Writing past it would be neither synced nor seen by fault tests.
+
+mod failure;
+mod hook;
+mod io;
+mod local;
+mod paths;
+mod remote;
+mod retry;
+mod sync_record;
+
+pub use failure::from_lance;
+pub use hook::{IoCounts, IoHook, IoOp};
+pub use io::{ObjectIo, Put};
+pub use paths::TablePaths;
+pub use remote::{registry, store_params};
+pub use retry::Retry;
+pub use sync_record::SyncRecord;

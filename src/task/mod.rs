@@ -1,0 +1,55 @@
+//! The only place that spawns: background tasks that start, stop in order, and never die unseen.
+//!
+//! A task that panics closes its supervisor: everything that waits for it gets `Closed` instead of waiting for ever.
+//! Spawn nothing elsewhere, or dropping a table leaks it.
+
+mod supervisor;
+
+pub use supervisor::{BackgroundTask, Health, Stop, Supervisor};
+
+use std::any::Any;
+
+use crate::error::{Error, Result};
+
+/// Runs blocking work (file I/O, long computations) off the async workers.
+///
+/// The work goes on if the caller stops waiting: it must leave things whole on its own.
+///
+/// # Errors
+/// What `work` returns; `Internal` if it panics; `Closed` if the runtime is shutting down.
+pub async fn blocking<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => Err(Error::internal(format!("blocking work panicked: {}", panic_message(panic.as_ref())))),
+            Err(error) => Err(Error::closed("the runtime is shutting down").with_source(error)),
+        },
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[tokio::test]
+    async fn blocking_work_returns_its_result_and_survives_a_panic() {
+        assert_eq!(blocking(|| Ok(7)).await.unwrap(), 7);
+        assert_eq!(blocking(|| Err::<(), _>(Error::invalid("no"))).await.unwrap_err().kind(), ErrorKind::Invalid);
+        let error = blocking::<(), _>(|| panic!("boom {}", 1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert!(error.message().contains("boom 1"));
+    }
+}
