@@ -1,10 +1,14 @@
 //! An LSM table for Apache DataFusion whose storage is Lance.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod base;
 pub mod clock;
+pub mod dataset;
 pub mod error;
 pub mod events;
+pub mod generation;
 pub mod ids;
 pub mod key;
 pub mod schema;
 pub mod settings;
+pub mod store;

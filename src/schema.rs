@@ -105,7 +105,8 @@ impl TableSchema {
         let given = rows.schema_ref().fields();
         let want = self.logical.fields();
         if given.len() != want.len() || given.iter().zip(want).any(|(g, w)| g.name() != w.name()) {
-            let names = |f: &arrow::datatypes::Fields| f.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+            let names =
+                |f: &arrow::datatypes::Fields| f.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::invalid(format!(
                 "the rows have columns ({}), the table has ({}): give exactly these, in this order",
                 names(given),

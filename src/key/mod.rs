@@ -112,7 +112,17 @@ impl PrimaryKey {
         self.columns.iter().all(|c| {
             matches!(
                 c.data_type,
-                Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Boolean | Utf8 | LargeUtf8 | Binary
+                Int8 | Int16
+                    | Int32
+                    | Int64
+                    | UInt8
+                    | UInt16
+                    | UInt32
+                    | UInt64
+                    | Boolean
+                    | Utf8
+                    | LargeUtf8
+                    | Binary
                     | LargeBinary
             )
         })
@@ -122,7 +132,17 @@ impl PrimaryKey {
         use DataType::*;
         match self.columns.as_slice() {
             [only] => match only.data_type {
-                Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Boolean | Date32 | Date64
+                Int8
+                | Int16
+                | Int32
+                | Int64
+                | UInt8
+                | UInt16
+                | UInt32
+                | UInt64
+                | Boolean
+                | Date32
+                | Date64
                 | Timestamp(_, _) => Image::Fixed,
                 Utf8 | LargeUtf8 | Binary | LargeBinary | FixedSizeBinary(_) => Image::Raw,
                 _ => Image::Rows,
