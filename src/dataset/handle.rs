@@ -1,0 +1,190 @@
+//! One version of a Lance dataset, read as rows of a table's schema.
+//!
+//! A handle is immutable: everything a scan or a take needs is resolved when it is made, so that building a plan costs
+//! no I/O.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
+use arrow::datatypes::UInt64Type;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::TryStreamExt;
+use lance::Dataset;
+use lance::dataset::ProjectionRequest;
+use lance::dataset::mem_wal::arrow_schema_with_field_ids;
+use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadOptions};
+use lance_core::datatypes::Schema as LanceSchema;
+use roaring::RoaringTreemap;
+
+use super::origin::Origins;
+use super::scan::DatasetScanExec;
+use crate::error::{Error, Result};
+use crate::key::KeyMap;
+use crate::schema::TableSchema;
+use crate::store::from_lance;
+
+/// One version of a dataset under a table's schema.
+pub struct DatasetHandle {
+    dataset: Arc<Dataset>,
+    schema: Arc<TableSchema>,
+    origins: Origins,
+    rows: usize,
+    label: String,
+}
+
+impl DatasetHandle {
+    /// `dataset` as rows of `schema`; `label` names it in plans.
+    ///
+    /// # Errors
+    /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type.
+    pub fn try_new(dataset: Arc<Dataset>, schema: Arc<TableSchema>, label: String) -> Result<Arc<Self>> {
+        let source = arrow_schema_with_field_ids(dataset.schema());
+        let origins = Origins::resolve(source, Arc::clone(&schema))
+            .map_err(|error| error.with_context("dataset", dataset.uri()))?;
+        let rows = dataset.fragments().iter().map(|f| f.num_rows().or(f.physical_rows).unwrap_or(0)).sum();
+        Ok(Arc::new(Self { dataset, schema, origins, rows, label }))
+    }
+
+    /// The dataset.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.dataset
+    }
+
+    /// The table's schema.
+    pub fn schema(&self) -> &Arc<TableSchema> {
+        &self.schema
+    }
+
+    /// How the dataset is called in plans.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// How many rows are not deleted.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// A plan of one partition that reads the rows passing all `filters`: the logical columns `projection`, nullable
+    /// as stored, then `_rowid`. Nothing is read before it is polled.
+    ///
+    /// # Errors
+    /// `Invalid` if a filter cannot be evaluated on the table's columns.
+    pub fn scan(self: &Arc<Self>, projection: &[usize], filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(DatasetScanExec::try_new(Arc::clone(self), projection.to_vec(), filters)?))
+    }
+
+    /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.
+    ///
+    /// # Errors
+    /// `Corrupt` if a row is not there, `Unavailable` if the storage fails.
+    pub async fn take(&self, row_ids: &[u64], projection: &[usize]) -> Result<RecordBatch> {
+        let schema = self.origins.schema_of(projection, false);
+        let wanted = self.lance_schema(projection)?;
+        let read = if row_ids.is_empty() || wanted.fields.is_empty() {
+            let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
+            let empty = LanceSchema { fields: Vec::new(), ..wanted };
+            if row_ids.is_empty() {
+                return Ok(RecordBatch::new_empty(schema));
+            }
+            RecordBatch::try_new_with_options(Arc::new((&empty).into()), Vec::new(), &options)?
+        } else {
+            self.dataset
+                .take_builder(row_ids, ProjectionRequest::from_schema(wanted))
+                .map_err(|error| self.failed(error))?
+                .execute()
+                .await
+                .map_err(|error| self.failed(error))?
+        };
+        if read.num_rows() != row_ids.len() {
+            return Err(Error::corrupt(format!(
+                "{} rows were asked for, {} are there",
+                row_ids.len(),
+                read.num_rows()
+            ))
+            .with_context("dataset", self.dataset.uri()));
+        }
+        self.origins.rows(&read, projection, &schema)
+    }
+
+    /// The keys of all rows, the ids of the rows that hold them and which of these are tombstones, in one pass.
+    ///
+    /// # Errors
+    /// `Corrupt` if a key is NULL, `Unavailable` if the storage fails.
+    pub async fn key_map(&self) -> Result<KeyMap> {
+        let key = self.schema.key();
+        let columns: Vec<usize> =
+            key.columns().iter().map(|c| c.index).chain([self.schema.tombstone_index()]).collect();
+        let schema = self.origins.schema_of(&columns, true);
+        let mut keys = key.no_keys();
+        let mut ids = Vec::with_capacity(self.rows);
+        let mut tombstones = RoaringTreemap::new();
+        let mut read = self.stream(&columns)?;
+        while let Some(batch) = read.try_next().await.map_err(Error::from)? {
+            let batch = self.origins.rows(&batch, &columns, &schema)?;
+            let parts: Vec<ArrayRef> = batch.columns()[..key.columns().len()].to_vec();
+            keys.extend(&key.of_columns(&parts).map_err(|error| {
+                Error::corrupt("a key cannot be read").with_source(error).with_context("dataset", self.dataset.uri())
+            })?);
+            let batch_ids = batch.column(columns.len()).as_primitive::<UInt64Type>().values();
+            let deleted = batch.column(key.columns().len()).as_boolean();
+            for row in deleted.values().set_indices() {
+                tombstones.insert(batch_ids[row]);
+            }
+            ids.extend_from_slice(batch_ids);
+        }
+        Ok(KeyMap::new(keys, ids, tombstones))
+    }
+
+    /// All rows in one batch: the stored columns `columns`.
+    pub(crate) async fn read_all(&self, columns: &[usize]) -> Result<RecordBatch> {
+        let schema = self.origins.schema_of(columns, true);
+        let mut read = self.stream(columns)?;
+        let mut batches = Vec::new();
+        while let Some(batch) = read.try_next().await.map_err(Error::from)? {
+            batches.push(self.origins.rows(&batch, columns, &schema)?);
+        }
+        Ok(concat_batches(&schema, &batches)?)
+    }
+
+    pub(super) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// A read of the stored columns `columns` and the row id, as Lance lays them out.
+    pub(super) fn reader(&self, columns: &[usize]) -> Result<FilteredReadExec> {
+        let projection = self.dataset.empty_projection().union_schema(&self.lance_schema(columns)?).with_row_id();
+        FilteredReadExec::try_new(Arc::clone(&self.dataset), FilteredReadOptions::new(projection), None)
+            .map_err(|error| self.failed(error))
+    }
+
+    pub(super) fn failed(&self, error: lance_core::Error) -> Error {
+        from_lance(error).with_context("dataset", self.dataset.uri())
+    }
+
+    fn stream(&self, columns: &[usize]) -> Result<datafusion::execution::SendableRecordBatchStream> {
+        Ok(self.reader(columns)?.execute(0, Arc::default())?)
+    }
+
+    /// The dataset's own schema of the stored columns `columns` that it has.
+    fn lance_schema(&self, columns: &[usize]) -> Result<LanceSchema> {
+        let names: Vec<&str> = columns.iter().filter_map(|&i| self.origins.name(i)).collect();
+        let all = self.dataset.schema();
+        let fields = all.fields.iter().filter(|f| names.contains(&f.name.as_str())).cloned().collect();
+        Ok(LanceSchema { fields, metadata: all.metadata.clone() })
+    }
+}
+
+impl fmt::Debug for DatasetHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatasetHandle")
+            .field("label", &self.label)
+            .field("uri", &self.dataset.uri())
+            .field("version", &self.dataset.version().version)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}

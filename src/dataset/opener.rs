@@ -1,0 +1,119 @@
+//! Opens Lance datasets, one load for many askers.
+//!
+//! Only an exact version is cached: what a name points to may change, a version may not.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use lance::Dataset;
+use lance::dataset::builder::DatasetBuilder;
+use lance::dataset::{ReadParams, WriteParams};
+use lance::session::Session;
+use lance_core::Error as LanceError;
+use lance_io::object_store::{ObjectStoreParams, StorageOptionsAccessor};
+use moka::future::Cache;
+
+use crate::error::{Error, Result};
+use crate::store::from_lance;
+
+/// How many versions of datasets stay open.
+const OPEN_VERSIONS: u64 = 1024;
+
+/// Opens datasets with one set of storage options and one session. Cheap to clone.
+#[derive(Clone)]
+pub struct DatasetOpener {
+    session: Arc<Session>,
+    storage_options: Arc<HashMap<String, String>>,
+    open: Cache<(String, u64), Arc<Dataset>>,
+}
+
+impl DatasetOpener {
+    /// An opener with a session of its own.
+    pub fn new(storage_options: HashMap<String, String>) -> Self {
+        Self {
+            session: Arc::new(Session::default()),
+            storage_options: Arc::new(storage_options),
+            open: Cache::new(OPEN_VERSIONS),
+        }
+    }
+
+    /// The newest version of the dataset at `uri`; `None` if there is no dataset.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails, `Corrupt` if the dataset is damaged.
+    pub async fn latest(&self, uri: &str) -> Result<Option<Arc<Dataset>>> {
+        match self.builder(uri).load().await {
+            Ok(dataset) => {
+                let dataset = Arc::new(dataset);
+                self.open.insert((uri.to_string(), dataset.version().version), Arc::clone(&dataset)).await;
+                Ok(Some(dataset))
+            }
+            Err(LanceError::DatasetNotFound { .. }) => Ok(None),
+            Err(error) => Err(from_lance(error).with_context("dataset", uri)),
+        }
+    }
+
+    /// The dataset at `uri` as of `version`, opened once for all who ask.
+    ///
+    /// # Errors
+    /// As [`Self::latest`]; `Corrupt` if the version is not there.
+    pub async fn version(&self, uri: &str, version: u64) -> Result<Arc<Dataset>> {
+        let load = async {
+            let dataset = self.builder(uri).with_version(version).load().await;
+            dataset.map(Arc::new).map_err(|error| from_lance(error).with_context("dataset", uri))
+        };
+        self.open.try_get_with((uri.to_string(), version), load).await.map_err(|error: Arc<Error>| Error::clone(&error))
+    }
+
+    /// Forgets every open version of the datasets whose URI begins with `prefix`, which were retired.
+    pub async fn forget(&self, prefix: &str) {
+        let gone: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(key, _)| key.0.starts_with(prefix))
+            .map(|(key, _)| key.as_ref().clone())
+            .collect();
+        for key in gone {
+            self.open.invalidate(&key).await;
+        }
+    }
+
+    /// What Lance needs to write where this opener reads.
+    pub(crate) fn write_params(&self) -> WriteParams {
+        WriteParams {
+            store_params: Some(self.store_params()),
+            session: Some(Arc::clone(&self.session)),
+            ..Default::default()
+        }
+    }
+
+    /// What Lance needs to reach the storage.
+    pub(crate) fn store_params(&self) -> ObjectStoreParams {
+        let options = self.storage_options.as_ref().clone();
+        ObjectStoreParams {
+            storage_options_accessor: (!options.is_empty())
+                .then(|| Arc::new(StorageOptionsAccessor::with_static_options(options))),
+            ..Default::default()
+        }
+    }
+
+    /// The session all datasets of this opener share.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    fn builder(&self, uri: &str) -> DatasetBuilder {
+        DatasetBuilder::from_uri(uri).with_read_params(ReadParams {
+            store_options: Some(self.store_params()),
+            session: Some(Arc::clone(&self.session)),
+            ..Default::default()
+        })
+    }
+}
+
+impl fmt::Debug for DatasetOpener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatasetOpener").field("open", &self.open.entry_count()).finish_non_exhaustive()
+    }
+}

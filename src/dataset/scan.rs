@@ -1,0 +1,206 @@
+//! The plan node that reads a dataset.
+//!
+//! It builds Lance's reader anew at every execution: Lance's node can be executed only once, a plan may be executed
+//! again.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{filter_record_batch, prep_null_mask_filter};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result as DataFusionResult, Statistics, stats::Precision};
+use datafusion::execution::context::ExecutionProps;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, create_physical_expr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricValue, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+
+use super::handle::DatasetHandle;
+use crate::error::{Error, Result};
+
+/// Reads the rows of a dataset that pass a filter: logical columns, then `_rowid`.
+pub struct DatasetScanExec {
+    handle: Arc<DatasetHandle>,
+    /// The stored columns that are read: those that are returned, then those only the filter needs.
+    columns: Vec<usize>,
+    returned: usize,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+    /// The metrics of Lance's readers, one an execution.
+    readers: Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>,
+}
+
+impl DatasetScanExec {
+    pub(super) fn try_new(handle: Arc<DatasetHandle>, projection: Vec<usize>, filters: &[Expr]) -> Result<Self> {
+        let logical = handle.schema().logical();
+        let returned = projection.len();
+        let mut columns = projection;
+        let filter = conjunction(filters.iter().cloned());
+        if let Some(filter) = &filter {
+            for column in filter.column_refs() {
+                let (i, _) = logical.column_with_name(&column.name).ok_or_else(|| {
+                    Error::invalid(format!("a filter names column '{}', which the table does not have", column.name))
+                })?;
+                if !columns.contains(&i) {
+                    columns.push(i);
+                }
+            }
+        }
+        let filter = filter.map(|filter| {
+            let read = DFSchema::try_from(handle.origins().schema_of(&columns, false))?;
+            create_physical_expr(&unqualified(filter)?, &read, &ExecutionProps::new())
+        });
+        let schema = handle.origins().schema_of(&columns[..returned], true);
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Self {
+            handle,
+            columns,
+            returned,
+            filter: filter.transpose()?,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+            readers: Arc::default(),
+        })
+    }
+}
+
+/// What turns a batch as Lance read it into a batch of the plan's schema.
+struct Shape {
+    handle: Arc<DatasetHandle>,
+    columns: Vec<usize>,
+    read: SchemaRef,
+    returned: Vec<usize>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl Shape {
+    fn apply(&self, batch: &RecordBatch) -> DataFusionResult<RecordBatch> {
+        let batch = self.handle.origins().rows(batch, &self.columns, &self.read)?;
+        let Some(filter) = &self.filter else {
+            return Ok(batch);
+        };
+        let passed = filter.evaluate(&batch)?.into_array(batch.num_rows())?;
+        let passed = passed.as_boolean_opt().ok_or_else(|| Error::invalid("a filter is not a condition"))?;
+        let passed: BooleanArray = prep_null_mask_filter(passed);
+        let batch = batch.project(&self.returned)?;
+        Ok(filter_record_batch(&batch, &passed)?)
+    }
+}
+
+impl ExecutionPlan for DatasetScanExec {
+    fn name(&self) -> &str {
+        "DatasetScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
+        if partition != 0 {
+            return Err(Error::internal(format!("a dataset scan has one partition, {partition} was asked for")).into());
+        }
+        let reader: Arc<dyn ExecutionPlan> = Arc::new(self.handle.reader(&self.columns)?);
+        self.readers.lock().push(Arc::clone(&reader));
+        let read = reader.execute(0, context)?;
+        let mut returned: Vec<usize> = (0..self.returned).collect();
+        returned.push(self.columns.len());
+        let shape = Shape {
+            handle: Arc::clone(&self.handle),
+            columns: self.columns.clone(),
+            read: self.handle.origins().schema_of(&self.columns, true),
+            returned,
+            filter: self.filter.clone(),
+        };
+        let baseline = BaselineMetrics::new(&self.metrics, 0);
+        let rows = read.map(move |batch| {
+            let _timer = baseline.elapsed_compute().timer();
+            let batch = shape.apply(&batch?)?;
+            baseline.record_output(batch.num_rows());
+            Ok::<_, DataFusionError>(batch)
+        });
+        let rows = rows.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        let mut all = self.metrics.clone_inner();
+        for metric in self
+            .readers
+            .lock()
+            .iter()
+            .filter_map(|reader| reader.metrics())
+            .flat_map(|m| m.iter().cloned().collect::<Vec<_>>())
+        {
+            if matches!(metric.value(), MetricValue::Count { .. }) {
+                all.push(metric);
+            }
+        }
+        Some(all)
+    }
+
+    fn partition_statistics(&self, _partition: Option<usize>) -> DataFusionResult<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(&self.schema());
+        statistics.num_rows = match self.filter {
+            None => Precision::Exact(self.handle.rows()),
+            Some(_) => Precision::Inexact(self.handle.rows()),
+        };
+        Ok(Arc::new(statistics))
+    }
+}
+
+impl DisplayAs for DatasetScanExec {
+    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let schema = self.schema();
+        let names: Vec<&str> = schema.fields()[..self.returned].iter().map(|f| f.name().as_str()).collect();
+        write!(f, "DatasetScanExec: source={}, projection=[{}]", self.handle.label(), names.join(", "))?;
+        match &self.filter {
+            Some(filter) => write!(f, ", filter={filter}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for DatasetScanExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_as(DisplayFormatType::Verbose, f)
+    }
+}
+
+/// The expression with columns named without their table.
+fn unqualified(filter: Expr) -> DataFusionResult<Expr> {
+    let bare = filter.transform(|e| {
+        Ok(match e {
+            Expr::Column(column) if column.relation.is_some() => {
+                Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))
+            }
+            other => Transformed::no(other),
+        })
+    })?;
+    Ok(bare.data)
+}

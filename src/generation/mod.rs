@@ -1,0 +1,113 @@
+//! Generations: flushed memtables, each an immutable Lance dataset of one data file.
+//!
+//! A generation holds every row of its memtable that is the newest of its key there, tombstones included. Which of
+//! them a newer source supersedes is the business of the block lists above: nothing here hides a row.
+
+mod write;
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::dataset::{DatasetHandle, DatasetOpener};
+use crate::error::{Error, Result};
+use crate::ids::{GenerationId, ShardId};
+use crate::key::KeyMap;
+use crate::schema::TableSchema;
+
+pub use write::write;
+
+/// What a shard manifest says about a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationRecord {
+    /// Its number.
+    pub id: GenerationId,
+    /// The name of its directory within the shard's.
+    pub path: String,
+    /// How many bytes its memtable had.
+    pub bytes: Option<u64>,
+    /// How many rows it has, hidden ones included.
+    pub rows: Option<u64>,
+    /// How many bytes its keys had in memory.
+    pub key_bytes: Option<u64>,
+}
+
+/// One open generation.
+#[derive(Debug)]
+pub struct Generation {
+    record: GenerationRecord,
+    handle: Arc<DatasetHandle>,
+    keys: KeyMap,
+}
+
+impl Generation {
+    /// Opens a generation and loads its keys.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the directory, if the generation is missing, damaged or of another table.
+    pub async fn open(
+        opener: &DatasetOpener,
+        table_uri: &str,
+        shard: ShardId,
+        record: &GenerationRecord,
+        schema: &Arc<TableSchema>,
+    ) -> Result<Arc<Self>> {
+        let uri = uri(table_uri, shard, &record.path);
+        let dataset = opener.latest(&uri).await?.ok_or_else(|| {
+            Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
+                .with_context("generation", &uri)
+        })?;
+        let handle = DatasetHandle::try_new(dataset, Arc::clone(schema), format!("generation {}", record.id))?;
+        let keys = handle.key_map().await.map_err(|error| error.with_context("generation", &uri))?;
+        Ok(Arc::new(Self { record: record.clone(), handle, keys }))
+    }
+
+    /// Its number.
+    pub fn id(&self) -> GenerationId {
+        self.record.id
+    }
+
+    /// What the shard manifest says about it.
+    pub fn record(&self) -> &GenerationRecord {
+        &self.record
+    }
+
+    /// Where its keys are.
+    pub fn keys(&self) -> &KeyMap {
+        &self.keys
+    }
+
+    /// How many rows it has, tombstones included.
+    pub fn rows(&self) -> usize {
+        self.handle.rows()
+    }
+
+    /// Bytes of memory held by its keys.
+    pub fn memory(&self) -> usize {
+        self.keys.memory()
+    }
+
+    /// A plan that reads the rows passing all `filters`: the logical columns `projection`, nullable as stored, then
+    /// `_rowid`. Tombstones and superseded rows are among them.
+    ///
+    /// # Errors
+    /// `Invalid` if a filter cannot be evaluated on the table's columns.
+    pub fn scan(&self, projection: &[usize], filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
+        self.handle.scan(projection, filters)
+    }
+
+    /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.
+    ///
+    /// # Errors
+    /// `Corrupt` if a row is not there, `Unavailable` if the storage fails.
+    pub async fn take(&self, row_ids: &[u64], projection: &[usize]) -> Result<RecordBatch> {
+        self.handle.take(row_ids, projection).await
+    }
+}
+
+/// Where a generation is.
+fn uri(table_uri: &str, shard: ShardId, path: &str) -> String {
+    format!("{}/_mem_wal/{shard}/{path}", table_uri.trim_end_matches('/'))
+}
