@@ -185,6 +185,7 @@ impl ManifestStore {
     /// `Indeterminate` if the storage does not tell: claim again.
     pub async fn claim(&self, spec_id: u32) -> Result<(Epoch, Arc<ShardManifest>)> {
         let _changing = self.changing.lock().await;
+        self.io.check_synced(&TablePaths::manifest_dir(self.shard))?;
         for _ in 0..MAX_RACES {
             let latest = self.latest().await?;
             let next = self.claimed(latest.as_deref(), spec_id)?;
@@ -243,6 +244,7 @@ impl ManifestStore {
         edit: impl Fn(&ShardManifest) -> Result<ShardManifest>,
     ) -> Result<Arc<ShardManifest>> {
         let _changing = self.changing.lock().await;
+        self.io.check_synced(&TablePaths::manifest_dir(self.shard))?;
         let mut latest = self.fresh();
         for _ in 0..MAX_RACES {
             let current = match latest.take() {

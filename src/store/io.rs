@@ -240,6 +240,17 @@ impl ObjectIo {
         self.after(IoOp::Sync, &first).await
     }
 
+    /// Whether what was read in a directory can be relied on: after a failed sync it may vanish, though it is there.
+    ///
+    /// # Errors
+    /// `Indeterminate` if a sync of the directory failed in the life of this handle.
+    pub fn check_synced(&self, dir: &str) -> Result<()> {
+        match &self.backend {
+            Backend::Local(local) => local.check_synced(dir),
+            Backend::Remote(_) => Ok(()),
+        }
+    }
+
     /// The files below a directory that would not survive power loss, if a hook records what would.
     ///
     /// # Errors

@@ -54,6 +54,11 @@ impl Local {
         &self.root
     }
 
+    /// Whether what is in a directory can be relied on.
+    pub(super) fn check_synced(&self, dir: &str) -> Result<()> {
+        if self.dirs.lock().broken.contains(dir) { Err(broken(dir)) } else { Ok(()) }
+    }
+
     pub(super) fn syncs(&self) -> bool {
         self.sync
     }
@@ -354,9 +359,7 @@ impl Local {
         if !self.sync {
             return Ok(());
         }
-        if self.dirs.lock().broken.contains(dir) {
-            return Err(broken(dir));
-        }
+        self.check_synced(dir)?;
         self.sync_path(dir, hook).inspect_err(|_| {
             self.dirs.lock().broken.insert(dir.to_string());
         })
@@ -364,7 +367,7 @@ impl Local {
 }
 
 fn broken(dir: &str) -> Error {
-    Error::unavailable("syncing this directory failed before: check the disk, then open the table again")
+    Error::indeterminate("a sync of this directory failed, what is in it may be lost: check the disk, then open again")
         .with_context("path", dir)
 }
 
