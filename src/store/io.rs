@@ -140,7 +140,7 @@ impl ObjectIo {
     }
 
     /// Creates the object unless there is one, durably: on a local file system the file, its name and every directory
-    /// created on the way are synced when this returns (unless opened without sync).
+    /// created on the way are synced when this returns (unless opened without sync), also if another one was there.
     ///
     /// # Errors
     /// `Unavailable`: it may be there or not, read it back (on a local file system: it is not). `Indeterminate`: it is

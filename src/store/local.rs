@@ -113,19 +113,20 @@ impl Local {
             if let Err(error) = fs::remove_file(&temporary) {
                 tracing::debug!(path, %error, "a temporary file was not removed");
             }
-            match linked? {
-                Put::Exists => Ok(Put::Exists),
-                Put::Created => {
-                    self.record(&hook, |record| record.content(&path));
-                    self.sync_dir(dir, &hook).map_err(|e| {
-                        Error::indeterminate("the file is there but may not survive power loss: check the disk, then open the table again")
-                            .with_context("path", &path)
-                            .with_source(e)
-                    })?;
-                    self.record(&hook, |record| record.name(&path));
-                    Ok(Put::Created)
-                }
+            let put = linked?;
+            if put == Put::Created {
+                self.record(&hook, |record| record.content(&path));
             }
+            // Also if it exists: whoever linked it, perhaps we in a request given up, may not have synced it yet.
+            self.sync_dir(dir, &hook).map_err(|e| {
+                Error::indeterminate(
+                    "the file is there but may not survive power loss: check the disk, then open the table again",
+                )
+                .with_context("path", &path)
+                .with_source(e)
+            })?;
+            self.record(&hook, |record| record.name(&path));
+            Ok(put)
         })
         .await
     }
