@@ -122,7 +122,9 @@ async fn locations_of_all_kinds_open_and_wrong_ones_say_so() {
     let path = dir.path().join("with space").to_str().unwrap().to_string();
     let plain = ObjectIo::open(&path, &HashMap::new(), true).await.unwrap();
     plain.put_if_absent("x", Bytes::from_static(b"1")).await.unwrap();
-    for uri in [format!("file://{}", path.replace(' ', "%20")), format!("file-object-store://{}", path.replace(' ', "%20"))] {
+    for uri in
+        [format!("file://{}", path.replace(' ', "%20")), format!("file-object-store://{}", path.replace(' ', "%20"))]
+    {
         let io = ObjectIo::open(&uri, &HashMap::new(), true).await.unwrap();
         assert!(io.is_local() && io.exists("x").await.unwrap(), "{uri}");
         assert_eq!(io.local_root(), plain.local_root().map(|p| p.to_path_buf()).as_deref());
