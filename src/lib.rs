@@ -19,6 +19,7 @@ pub mod schema;
 pub mod settings;
 pub mod source;
 pub mod store;
+pub mod table;
 pub mod task;
 pub mod version;
 pub mod wal;

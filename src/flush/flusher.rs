@@ -32,7 +32,7 @@ pub struct FlushContext {
 /// Flushes what arrives in `requests` until `stop`; what is underway then is finished unless it fails.
 pub async fn run(
     context: FlushContext,
-    manifest: ManifestStore,
+    manifest: Arc<ManifestStore>,
     mut requests: mpsc::UnboundedReceiver<FlushRequest>,
     mut stop: Stop,
 ) {

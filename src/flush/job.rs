@@ -18,7 +18,11 @@ use crate::task;
 use crate::version::FlushRequest;
 
 /// Writes, commits and opens the generation of a frozen memtable.
-pub(super) async fn flush(context: &FlushContext, manifest: &ManifestStore, request: &FlushRequest) -> Result<Arc<Generation>> {
+pub(super) async fn flush(
+    context: &FlushContext,
+    manifest: &ManifestStore,
+    request: &FlushRequest,
+) -> Result<Arc<Generation>> {
     let id = request.memtable.generation();
     let schema = request.memtable.schema();
     let table = if let Some(table) = committed(manifest, id) {

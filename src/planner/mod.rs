@@ -8,6 +8,6 @@ mod point_lookup;
 mod pushdown;
 mod scan;
 
-pub use point_lookup::{PointLookup, lookup};
+pub use point_lookup::{PointLookup, lookup, present};
 pub use pushdown::{FilterSupport, key_filter, support};
 pub use scan::plan_scan;

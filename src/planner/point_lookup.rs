@@ -59,36 +59,82 @@ pub async fn lookup(
     projection: &[usize],
     schema: &SchemaRef,
 ) -> Result<RecordBatch> {
-    let version = snapshot.version();
-    let images = version.base.schema().key().of_columns(keys)?;
-    let mut places: Vec<Option<Place>> = vec![None; images.len()];
+    let images = snapshot.version().base.schema().key().of_columns(keys)?;
+    let (mut places, missing) = locate_fresh(snapshot, &images)?;
+    let from_base = match base_rows(snapshot, lists, &images, &missing).await? {
+        InBase::At(rows) => {
+            for (i, row) in rows {
+                places[i] = Some(Place::Base { row });
+            }
+            None
+        }
+        InBase::Unknown => {
+            let (rows, which) = snapshot.version().base.find(&picked(keys, &missing)?, projection).await?;
+            Some((rows, which.into_iter().map(|w| missing[w]).collect()))
+        }
+    };
+    gather(snapshot, &places, from_base, projection, schema).await
+}
+
+/// Whether each of `keys` (the key columns in key order, no NULL) has a live row.
+///
+/// # Errors
+/// As [`lookup`].
+pub async fn present(snapshot: &Snapshot, lists: &BlockLists, keys: &[ArrayRef]) -> Result<Vec<bool>> {
+    let images = snapshot.version().base.schema().key().of_columns(keys)?;
+    let (places, missing) = locate_fresh(snapshot, &images)?;
+    let mut present: Vec<bool> = places.iter().map(Option::is_some).collect();
+    match base_rows(snapshot, lists, &images, &missing).await? {
+        InBase::At(rows) => rows.iter().for_each(|(i, _)| present[*i] = true),
+        InBase::Unknown => {
+            let (_, which) = snapshot.version().base.find(&picked(keys, &missing)?, &[]).await?;
+            which.into_iter().for_each(|w| present[missing[w]] = true);
+        }
+    }
+    Ok(present)
+}
+
+/// Where the keys are outside the base, and which of them no source but the base can hold.
+fn locate_fresh(snapshot: &Snapshot, images: &Keys) -> Result<(Vec<Option<Place>>, Vec<usize>)> {
+    let mut places = vec![None; images.len()];
     let mut missing = Vec::new();
     for i in 0..images.len() {
-        match find_fresh(snapshot, &images, i) {
+        match find_fresh(snapshot, images, i) {
             Found::Row(place) => places[i] = Some(place),
             Found::Deleted => {}
             Found::Nowhere => missing.push(i),
         }
     }
-    let mut from_base = None;
-    if !missing.is_empty() && version.base.rows() > 0 {
-        match lists.base_keys(&version.base).await? {
-            Some(map) => {
-                for &i in &missing {
-                    let key = images.get(i);
-                    places[i] = map.get(key, key.hash()).map(|row| Place::Base { row });
-                }
-            }
-            None => {
-                let wanted = UInt32Array::from_iter_values(missing.iter().map(|i| *i as u32));
-                let wanted = keys.iter().map(|c| Ok(take(c, &wanted, None)?)).collect::<Result<Vec<_>>>()?;
-                let (rows, which) = version.base.find(&wanted, projection).await?;
-                let which: Vec<usize> = which.into_iter().map(|w| missing[w]).collect();
-                from_base = Some((rows, which));
-            }
-        }
+    if !missing.is_empty() {
+        snapshot.check()?;
     }
-    gather(snapshot, &places, from_base, projection, schema).await
+    Ok((places, missing))
+}
+
+/// What is known of keys in the base without reading rows.
+enum InBase {
+    /// Which of them are there, and in which rows.
+    At(Vec<(usize, u64)>),
+    /// Nothing: the base's keys are not resident.
+    Unknown,
+}
+
+async fn base_rows(snapshot: &Snapshot, lists: &BlockLists, images: &Keys, missing: &[usize]) -> Result<InBase> {
+    let base = &snapshot.version().base;
+    if missing.is_empty() || base.rows() == 0 {
+        return Ok(InBase::At(Vec::new()));
+    }
+    let Some(map) = lists.base_keys(base).await? else { return Ok(InBase::Unknown) };
+    let row = |i: &usize| {
+        let key = images.get(*i);
+        Some((*i, map.get(key, key.hash())?))
+    };
+    Ok(InBase::At(missing.iter().filter_map(row).collect()))
+}
+
+fn picked(keys: &[ArrayRef], rows: &[usize]) -> Result<Vec<ArrayRef>> {
+    let rows = UInt32Array::from_iter_values(rows.iter().map(|i| *i as u32));
+    keys.iter().map(|c| Ok(take(c, &rows, None)?)).collect()
 }
 
 enum Found {
@@ -139,7 +185,9 @@ async fn gather(
     let mut batches = Vec::new();
     let mut order = Vec::with_capacity(found.len());
     let same_source = |a: &Place, b: &Place| match (a, b) {
-        (Place::MemTable { shard: s, memtable: m, .. }, Place::MemTable { shard: t, memtable: n, .. }) => (s, m) == (t, n),
+        (Place::MemTable { shard: s, memtable: m, .. }, Place::MemTable { shard: t, memtable: n, .. }) => {
+            (s, m) == (t, n)
+        }
         (Place::Generation { shard: s, generation: g, .. }, Place::Generation { shard: t, generation: h, .. }) => {
             (s, g) == (t, h)
         }
@@ -147,10 +195,12 @@ async fn gather(
         _ => false,
     };
     for group in found.chunk_by(|(_, a), (_, b)| same_source(a, b)) {
-        let ids = || group.iter().map(|(_, place)| match place {
-            Place::Generation { row, .. } | Place::Base { row } => *row,
-            Place::MemTable { row, .. } => *row as u64,
-        });
+        let ids = || {
+            group.iter().map(|(_, place)| match place {
+                Place::Generation { row, .. } | Place::Base { row } => *row,
+                Place::MemTable { row, .. } => *row as u64,
+            })
+        };
         let rows = match group[0].1 {
             Place::MemTable { shard, memtable, .. } => {
                 let rows: Vec<usize> = ids().map(|r| r as usize).collect();

@@ -1,8 +1,6 @@
 //! Which filters may go down to the sources, and which pin keys.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
@@ -78,7 +76,8 @@ pub fn key_filter(key: &PrimaryKey, filters: &[Expr]) -> Option<(Vec<ArrayRef>, 
     let mut used = vec![false; filters.len()];
     let mut columns: Vec<Vec<ScalarValue>> = Vec::new();
     for column in key.columns() {
-        let (at, values) = filters.iter().enumerate().find_map(|(i, f)| Some((i, pinned(f, &column.name, &column.data_type)?)))?;
+        let (at, values) =
+            filters.iter().enumerate().find_map(|(i, f)| Some((i, pinned(f, &column.name, &column.data_type)?)))?;
         used[at] = true;
         columns.push(values);
     }
@@ -123,11 +122,4 @@ fn pinned(filter: &Expr, column: &str, data_type: &DataType) -> Option<Vec<Scala
     let mut seen = std::collections::HashSet::new();
     values.retain(|v| seen.insert(v.clone()));
     Some(values)
-}
-
-/// The key columns of a batch in key order.
-///
-/// A batch of keys may name its columns in any order.
-pub(crate) fn key_columns(key: &PrimaryKey, keys: &RecordBatch) -> Option<Vec<ArrayRef>> {
-    key.columns().iter().map(|c| keys.column_by_name(&c.name).map(Arc::clone)).collect()
 }

@@ -46,6 +46,7 @@ pub fn plan_scan(
         let source = PointLookup::new(Arc::clone(snapshot), Arc::clone(lists), keys);
         return Ok(Arc::new(FirstMatchExec::new(Arc::new(source), projection.to_vec(), schema)));
     }
+    snapshot.check()?;
     let pushed: Vec<Expr> =
         filters.iter().filter(|f| support(table, f) != FilterSupport::Unsupported).cloned().collect();
 
