@@ -4,6 +4,8 @@
 //! and flushes happen all the time: what the seed does not decide is when the background work happens.
 
 mod check;
+mod concurrent;
+mod history;
 mod operation;
 mod process;
 mod run;
