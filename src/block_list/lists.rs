@@ -92,12 +92,7 @@ const BYTES_PER_BASE_KEY: usize = 48;
 impl BlockLists {
     /// No lists yet; the base's keys stay resident while they take at most `base_key_bytes`.
     pub fn new(base_key_bytes: usize) -> Self {
-        Self {
-            pairs: Mutex::default(),
-            unions: Mutex::default(),
-            base_keys: Mutex::new(None),
-            base_key_bytes,
-        }
+        Self { pairs: Mutex::default(), unions: Mutex::default(), base_keys: Mutex::new(None), base_key_bytes }
     }
 
     /// Forgets the lists of sources that are no longer there.

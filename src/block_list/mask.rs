@@ -158,7 +158,8 @@ impl RowMask for BaseMask {
 
     async fn resolve(&self) -> Result<Dropped> {
         let Some(keys) = self.lists.base_keys(&self.base).await? else {
-            let probe = NewerKeys { key: self.key.clone(), columns: self.columns.clone(), newer: Arc::clone(&self.newer) };
+            let probe =
+                NewerKeys { key: self.key.clone(), columns: self.columns.clone(), newer: Arc::clone(&self.newer) };
             return Ok(Dropped::Keys(Arc::new(probe)));
         };
         let (lists, version, newer) = (Arc::clone(&self.lists), self.base.version(), Arc::clone(&self.newer));

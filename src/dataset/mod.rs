@@ -2,10 +2,13 @@
 //!
 //! Nobody above this room, `generation` and `base` names a type of Lance's: what comes out is Arrow and DataFusion.
 
+mod failure;
 mod handle;
 mod opener;
 mod origin;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 pub use handle::DatasetHandle;
 pub use opener::DatasetOpener;

@@ -14,7 +14,7 @@ use datafusion::prelude::{col, lit};
 
 use super::{Generation, GenerationRecord, write};
 use crate::base::BaseTable;
-use crate::base::tests::{Place, Recorder, rows, spec, spec_of, strings};
+use crate::base::tests::{Place, Recorder, rows, spec, spec_of, stream, strings};
 use crate::dataset::DatasetOpener;
 use crate::error::ErrorKind;
 use crate::ids::{GenerationId, ShardId};
@@ -142,4 +142,19 @@ async fn a_generation_that_is_not_there_or_damaged_is_corrupt() {
 async fn reopen(place: &Place, table: &BaseTable, record: &GenerationRecord) -> crate::error::Error {
     let opener = DatasetOpener::new(Default::default());
     Generation::open(&opener, place.io.uri(), ShardId::unsharded(), record, table.schema()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_table_in_an_object_store_works_as_one_on_disk() {
+    let opener = DatasetOpener::new(Default::default());
+    let io = crate::store::ObjectIo::open("memory://generations/table", &Default::default(), true).await.unwrap();
+    let table = BaseTable::create(&opener, &io, &spec()).await.unwrap();
+    let shard = ShardId::unsharded();
+    let batch = table.schema().to_stored(&rows(vec![1], vec!["a"])).unwrap();
+    let record = write(&opener, &io, shard, GenerationId(1), vec![batch], table.schema(), &table).await.unwrap();
+    let generation = Generation::open(&opener, io.uri(), shard, &record, table.schema()).await.unwrap();
+    assert_eq!(strings(scan(&generation, &[1], &[]).await.column(0)), ["a"]);
+    let table = table.replace(stream(vec![rows(vec![2], vec!["b"])]), &[(shard, record.id)]).await.unwrap();
+    assert_eq!((table.rows(), table.compacted(shard)), (1, GenerationId(1)));
+    assert!(BaseTable::open(&opener, &io).await.unwrap().is_some());
 }
