@@ -77,7 +77,7 @@ impl BaseTable {
         }
         let rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
         let mut params = self.opener.write_params();
-        params.data_storage_version = Some(self.storage_format().version.to_selector());
+        params.data_storage_version = Some(self.layout().version());
         let fragments = FragmentCreateBuilder::new(self.io.uri())
             .schema(dataset.schema())
             .write_params(&params)

@@ -126,12 +126,17 @@ impl BlockLists {
         union
     }
 
+    /// Whether the base's keys fit into memory.
+    pub fn may_hold_keys_of(&self, base: &BaseTable) -> bool {
+        base.rows().saturating_mul(BYTES_PER_BASE_KEY) <= self.base_key_bytes
+    }
+
     /// The base's keys, if they fit into memory: read once a version.
     ///
     /// # Errors
     /// Whatever reading the base raises; the next call tries again.
     pub async fn base_keys(&self, base: &BaseTable) -> Result<Option<Arc<KeyMap>>> {
-        if base.rows().saturating_mul(BYTES_PER_BASE_KEY) > self.base_key_bytes {
+        if !self.may_hold_keys_of(base) {
             return Ok(None);
         }
         let cell = {

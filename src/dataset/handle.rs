@@ -22,6 +22,7 @@ use lance_core::datatypes::Schema as LanceSchema;
 use roaring::RoaringTreemap;
 
 use super::failure::{diagnose, from_plan};
+use super::layout::FileLayout;
 use super::origin::Origins;
 use super::scan::DatasetScanExec;
 use crate::error::{Error, Result};
@@ -72,6 +73,12 @@ impl DatasetHandle {
     /// How many rows are not deleted.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// How files that go with this dataset are written.
+    pub fn layout(&self) -> FileLayout {
+        let manifest = self.dataset.manifest();
+        FileLayout { version: manifest.data_storage_format.version, max_field_id: manifest.max_field_id() }
     }
 
     /// A plan of one partition that reads the rows passing all `filters`: the logical columns `projection`, nullable

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Int64Array, RecordBatch, RecordBatchIterator};
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::physical_plan::collect;
 use futures::future::join_all;
@@ -11,7 +11,7 @@ use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 
-use super::{DatasetHandle, DatasetOpener};
+use super::{DatasetHandle, DatasetOpener, conform};
 use crate::error::ErrorKind;
 use crate::schema::TableSchema;
 
@@ -98,4 +98,36 @@ async fn a_dataset_of_another_table_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().contains(said), "{error}");
     }
+}
+
+#[test]
+fn rows_of_an_older_schema_are_brought_to_the_stored_one() {
+    let field = |name: &str, id: &str, nullable| {
+        Field::new(name, DataType::Int64, nullable)
+            .with_metadata(HashMap::from([("lance:field_id".to_string(), id.to_string())]))
+    };
+    let longs = |v: i64| Arc::new(Int64Array::from(vec![v])) as arrow::array::ArrayRef;
+    let now = Schema::new(vec![field("new", "3", true), field("id", "0", false), field("b", "1", true)]);
+    let now = Arc::new(TableSchema::try_new(&now, &["id".into()]).unwrap());
+    // `a` became `b`, the old `b` is gone; the `_tombstone` of then has the number of `new`.
+    let tombstone = Field::new("_tombstone", DataType::Boolean, false)
+        .with_metadata(HashMap::from([("lance:field_id".to_string(), "3".to_string())]));
+    let then = vec![field("id", "0", false), field("a", "1", true), field("b", "2", true), tombstone];
+    let then = Arc::new(Schema::new(then));
+    let gone = Arc::new(arrow::array::BooleanArray::from(vec![true])) as arrow::array::ArrayRef;
+    let batch = RecordBatch::try_new(Arc::clone(&then), vec![longs(7), longs(8), longs(9), gone]).unwrap();
+    let rows = &conform(&now, &then, vec![batch.clone()]).unwrap()[0];
+    assert_eq!(rows.schema_ref(), now.stored());
+    assert_eq!(rows.column(0).as_ref().logical_null_count(), 1);
+    assert_eq!(rows.column(2), &longs(8));
+    assert!(rows.column(3).as_boolean().value(0));
+
+    let plain =
+        Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("b", DataType::Int64, true)]));
+    let logical = RecordBatch::try_new(Arc::clone(&plain), vec![longs(1), longs(2)]).unwrap();
+    let rows = &conform(&now, &plain, vec![logical.clone()]).unwrap()[0];
+    assert_eq!((rows.column(2), rows.column(3).as_boolean().value(0)), (&longs(2), false));
+    let keyless = Arc::new(Schema::new(vec![field("a", "1", true)]));
+    let error = conform(&now, &keyless, vec![logical.project(&[1]).unwrap()]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
 }

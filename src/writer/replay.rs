@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::shard::{Core, Role, ShardWriter, Slot};
-use crate::base;
+use crate::dataset::conform;
 use crate::error::{Error, Result};
 use crate::generation::{Generation, GenerationRecord};
 use crate::ids::{Epoch, GenerationId, WalPosition};
@@ -86,7 +86,7 @@ impl ShardWriter {
                     Some(generation) => Ok(generation),
                     None => {
                         let context = &self.context;
-                        Generation::open(&context.opener, &context.io, self.shard, &record, &context.schema).await
+                        Generation::open(&context.opener, context.io.uri(), self.shard, &record, &context.schema).await
                     }
                 }
             }
@@ -130,7 +130,7 @@ impl ShardWriter {
                 .with_context("shard", self.shard)
                 .with_context("position", entry.position));
         }
-        let batches = base::reconcile(&self.context.schema, &entry.schema, entry.batches)
+        let batches = conform(&self.context.schema, &entry.schema, entry.batches)
             .map_err(|e| e.with_context("shard", self.shard).with_context("position", entry.position))?;
         let rows: usize = batches.iter().map(|b| b.num_rows()).sum();
         if generation > core.active().generation() {

@@ -295,7 +295,9 @@ impl ShardWriter {
             return Ok(epoch);
         }
         if self.context.settings.access == Access::Read {
-            return Err(Error::invalid("the table was opened with 'lsm.access' = 'read': open it for writing to write"));
+            return Err(Error::invalid(
+                "the table was opened with 'lsm.access' = 'read': open it for writing to write",
+            ));
         }
         // What is there is read before anybody is fenced: a shard that cannot be replayed keeps its writer.
         match self.catch_up(None).await {
@@ -400,7 +402,9 @@ impl ShardWriter {
         memtable.rows() + rows > settings.memtable_rows
             || memtable.row_bytes() + bytes > settings.memtable_bytes.as_usize()
             || slot.entries + slot.waiting.min(ENTRIES_AHEAD) >= settings.memtable_entries
-            || settings.memtable_age.is_some_and(|age| self.context.clock.now().saturating_sub(memtable.created()) >= age)
+            || settings
+                .memtable_age
+                .is_some_and(|age| self.context.clock.now().saturating_sub(memtable.created()) >= age)
     }
 
     /// Swaps in a new active memtable for generation `next`.
@@ -469,7 +473,9 @@ impl ShardWriter {
         };
         let mut health = self.context.health.clone();
         let failed = async move { Err(health.failed().await) };
-        let both = async { tokio::select! { done = wait => done, failed = failed => failed } };
+        let both = async {
+            tokio::select! { done = wait => done, failed = failed => failed }
+        };
         match tokio::time::timeout(timeout, both).await {
             Ok(result) => result,
             Err(_) => {

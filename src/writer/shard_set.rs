@@ -195,7 +195,8 @@ impl ShardSet {
                 largest.freeze_if_alone();
             }
             if timeout_at(deadline, changed).await.is_err() {
-                let why = if queue_is_full { "the WAL is behind" } else { "the memtables are full and not yet flushed" };
+                let why =
+                    if queue_is_full { "the WAL is behind" } else { "the memtables are full and not yet flushed" };
                 let error = self.shards.iter().find_map(|s| s.flush_error());
                 let failure = Error::backpressure(format!("{why}: write less at a time or later"));
                 return Err(match error {
