@@ -4,5 +4,6 @@
 mod base;
 mod generation;
 mod place;
+mod row_index;
 mod table;
 mod tidy;
