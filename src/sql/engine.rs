@@ -1,0 +1,209 @@
+//! The tables that are open in a process: sessions that share an engine share tables by their location.
+//!
+//! Two open tables of one location would be two writers that fence each other, so opening is single flight and an
+//! open table is found again. The engine holds no table open: who uses it does.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock, Weak};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use parking_lot::Mutex;
+
+use super::location;
+use crate::base::{AdoptSpec, CreateSpec};
+use crate::error::{Error, Result};
+use crate::settings::{Access, Settings};
+use crate::table::{Components, LsmTable};
+use crate::task::Supervisor;
+
+static GLOBAL: LazyLock<Arc<LsmEngine>> = LazyLock::new(LsmEngine::new);
+
+type ComponentsOf = dyn Fn(&str) -> Components + Send + Sync;
+
+/// What to open.
+#[derive(Debug, Clone, Default)]
+pub struct OpenRequest {
+    /// Where the table is.
+    pub uri: String,
+    /// What the handle is told.
+    pub settings: Settings,
+    /// The options among them that were asked for: a handle that is open already must agree with them.
+    pub asked: Vec<&'static str>,
+    /// What Lance needs to reach the storage.
+    pub storage_options: HashMap<String, String>,
+    /// Create the table if there is none.
+    pub create: Option<CreateSpec>,
+    /// Make a table of a plain dataset.
+    pub adopt: Option<AdoptSpec>,
+    /// Delete what is there first.
+    pub replace: bool,
+}
+
+/// One location in one way of access: a handle that only reads is not the one that writes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Place {
+    uri: String,
+    reads: bool,
+}
+
+/// The open table of a place; its lock is held while it is opened or deleted.
+type Slot = tokio::sync::Mutex<Weak<LsmTable>>;
+
+/// Opens tables once for all sessions that share it.
+pub struct LsmEngine {
+    slots: Mutex<HashMap<Place, Arc<Slot>>>,
+    components: Box<ComponentsOf>,
+    drops: Supervisor,
+}
+
+impl fmt::Debug for LsmEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LsmEngine").field("slots", &self.slots.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl LsmEngine {
+    /// An engine of its own: what it opens is shared with no other engine.
+    pub fn new() -> Arc<Self> {
+        Self::with_components(|_| Components::default())
+    }
+
+    /// An engine whose tables get their components, such as clock and event listener, by location.
+    pub fn with_components(components: impl Fn(&str) -> Components + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            slots: Mutex::default(),
+            components: Box::new(components),
+            drops: Supervisor::new(),
+        })
+    }
+
+    /// The engine of the process.
+    pub fn global() -> Arc<Self> {
+        Arc::clone(&GLOBAL)
+    }
+
+    /// The table, which is opened if it is not open.
+    ///
+    /// # Errors
+    /// `Invalid` if it is open with other settings, is not there and not to be created, or is another table.
+    pub async fn open(&self, request: OpenRequest) -> Result<Arc<LsmTable>> {
+        let (uri, _) = location::canonical(&request.uri)?;
+        let slot = self.slot(&uri, request.settings.access == Access::Read);
+        let mut open = slot.lock().await;
+        if let Some(table) = open.upgrade().filter(|t| !t.is_closed()) {
+            if request.replace {
+                return Err(Error::invalid("the table is in use and cannot be replaced: drop its other names first")
+                    .with_context("table", uri));
+            }
+            check_settings(table.settings(), &request.settings, &request.asked)?;
+            return Ok(table);
+        }
+        let mut builder = LsmTable::builder(&uri)
+            .settings(request.settings)
+            .storage_options(request.storage_options)
+            .components((self.components)(&uri))
+            .replace(request.replace);
+        if let Some(create) = request.create {
+            builder = builder.create(create);
+        }
+        if let Some(adopt) = request.adopt {
+            builder = builder.adopt(adopt);
+        }
+        let table = builder.open().await?;
+        *open = Arc::downgrade(&table);
+        Ok(table)
+    }
+
+    /// The tables that are open.
+    pub fn tables(&self) -> Vec<Arc<LsmTable>> {
+        let slots: Vec<_> = self.slots.lock().values().map(Arc::clone).collect();
+        slots.iter().filter_map(|slot| slot.try_lock().ok().and_then(|open| open.upgrade())).collect()
+    }
+
+    /// Closes every open table and waits for deletions that were begun.
+    ///
+    /// # Errors
+    /// The first error; the other tables are closed all the same.
+    pub async fn close(&self) -> Result<()> {
+        let slots: Vec<_> = self.slots.lock().drain().map(|(_, slot)| slot).collect();
+        let mut outcome = Ok(());
+        for slot in slots {
+            // Waits for who opens or deletes.
+            let table = std::mem::take(&mut *slot.lock().await).upgrade();
+            if let Some(table) = table {
+                outcome = outcome.and(table.close().await);
+            }
+        }
+        outcome
+    }
+
+    /// Deletes the table's directory in the background. Whoever opens its location waits for that.
+    pub(super) fn delete(self: &Arc<Self>, table: Arc<LsmTable>) {
+        let slot = self.slot(table.uri(), table.settings().access == Access::Read);
+        // Taken at once, so that nobody opens the table between now and the task's first step.
+        let held = Arc::clone(&slot).try_lock_owned();
+        self.drops.spawn_until("delete", move |_| async move {
+            let mut open = match held {
+                Ok(open) => open,
+                Err(_) => slot.lock_owned().await,
+            };
+            *open = Weak::new();
+            if let Err(error) = table.destroy().await {
+                tracing::error!(table = table.uri(), %error, "a dropped table could not be deleted");
+            }
+        });
+    }
+
+    fn slot(&self, uri: &str, reads: bool) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        // A slot that only this map knows and whose table is gone is nobody's.
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |open| open.strong_count() > 0)
+        });
+        Arc::clone(slots.entry(Place { uri: uri.to_string(), reads }).or_default())
+    }
+}
+
+/// Fails if `asked` options differ from those of the open table.
+fn check_settings(open: &Settings, wanted: &Settings, asked: &[&'static str]) -> Result<()> {
+    for ((name, is, _), (_, want, _)) in open.entries().into_iter().zip(wanted.entries()) {
+        if is != want && asked.contains(&name) {
+            return Err(Error::invalid(format!(
+                "the table is open in this process with option '{name}' = {is}, {want} was asked for: drop its other \
+                 names first, or leave the option out"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless the table has these columns and this key.
+pub(super) fn check_declared(table: &LsmTable, schema: &SchemaRef, key: &[String]) -> Result<()> {
+    let is = table.table_schema();
+    if is.logical() != schema {
+        return Err(Error::invalid(format!(
+            "the table at this location has other columns: it has ({}), declared are ({}); leave the columns out to \
+             open it as it is",
+            columns(is.logical()),
+            columns(schema)
+        ))
+        .with_context("table", table.uri()));
+    }
+    if is.key().names() != key {
+        return Err(Error::invalid(format!(
+            "the table at this location has another primary key: it has ({}), declared is ({})",
+            is.key().names().join(", "),
+            key.join(", ")
+        ))
+        .with_context("table", table.uri()));
+    }
+    Ok(())
+}
+
+fn columns(schema: &SchemaRef) -> String {
+    let column = |f: &Arc<datafusion::arrow::datatypes::Field>| {
+        format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "" } else { " NOT NULL" })
+    };
+    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,198 @@
+//! An LSM table as DataFusion's catalog sees it.
+//!
+//! Without a pinned snapshot each scan takes its own: consistent in itself, not with the other scans of a statement.
+//! [`super::LsmStatementRule`] pins. DELETE and UPDATE go only through that rule: DataFusion's hooks for them lose the
+//! predicate in places, so here they refuse.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Constraint, Constraints, Result, SchemaExt};
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::options::SessionOptions;
+use super::replace_sink::{self, Replace};
+use super::sink::{LsmSink, Write};
+use crate::error::Error;
+use crate::planner::FilterSupport;
+use crate::settings::{Ack, OnConflict, OnDrop};
+use crate::table::LsmTable;
+use crate::version::Snapshot;
+
+/// What one name of a table was declared with: it may differ from name to name of one open table.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Defaults {
+    ack: Option<Ack>,
+    on_conflict: Option<OnConflict>,
+    on_drop: Option<OnDrop>,
+    columns: HashMap<String, Expr>,
+}
+
+impl Defaults {
+    /// The options that belong to a name and not to the open table.
+    pub(super) const NAMES: &'static [&'static str] = &["lsm.ack", "lsm.on_conflict", "lsm.drop", "lsm.adopt"];
+
+    /// # Errors
+    /// `Invalid` if a value does not fit.
+    pub(super) fn new(
+        options: &BTreeMap<&'static str, String>,
+        columns: &HashMap<String, Expr>,
+    ) -> crate::error::Result<Self> {
+        Ok(Self {
+            ack: options.get("lsm.ack").map(|v| v.parse()).transpose()?,
+            on_conflict: options.get("lsm.on_conflict").map(|v| v.parse()).transpose()?,
+            on_drop: options.get("lsm.drop").map(|v| v.parse()).transpose()?,
+            columns: columns.clone(),
+        })
+    }
+}
+
+/// A table in a catalog, as of now or as of one snapshot.
+#[derive(Debug, Clone)]
+pub struct LsmTableProvider {
+    table: Arc<LsmTable>,
+    snapshot: Option<Arc<Snapshot>>,
+    constraints: Constraints,
+    defaults: Arc<Defaults>,
+}
+
+impl LsmTableProvider {
+    /// The table as of the moment it is read.
+    pub fn new(table: Arc<LsmTable>) -> Self {
+        let key = table.table_schema().key().columns().iter().map(|c| c.index).collect();
+        let constraints = Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]);
+        Self { table, snapshot: None, constraints, defaults: Arc::default() }
+    }
+
+    pub(super) fn with_defaults(self, defaults: Defaults) -> Self {
+        Self { defaults: Arc::new(defaults), ..self }
+    }
+
+    /// The table as of `snapshot`.
+    #[must_use]
+    pub fn pinned(&self, snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot: Some(snapshot), ..self.clone() }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<LsmTable> {
+        &self.table
+    }
+
+    /// The snapshot that scans read, if one is pinned.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
+    }
+
+    /// What DROP TABLE does with the data.
+    pub(super) fn on_drop(&self) -> OnDrop {
+        self.defaults.on_drop.unwrap_or(self.table.settings().on_drop)
+    }
+
+    /// When a write of `session` is acknowledged: the session decides, then the name, then the table.
+    pub(super) fn ack(&self, session: &dyn Session) -> Option<Ack> {
+        options(session).and_then(SessionOptions::ack).or(self.defaults.ack)
+    }
+
+    /// What an INSERT of `session` is: the session decides, then the name, then the table.
+    pub(super) fn insert(&self, session: &dyn Session) -> Write {
+        let asked = options(session).and_then(SessionOptions::on_conflict).or(self.defaults.on_conflict);
+        match asked.unwrap_or(self.table.settings().on_conflict) {
+            OnConflict::Replace => Write::Upsert,
+            other => Write::Insert(other),
+        }
+    }
+
+    /// Fails unless `input` has the table's columns.
+    pub(super) fn check_input(&self, input: &Arc<dyn ExecutionPlan>) -> Result<()> {
+        self.schema().logically_equivalent_names_and_types(&input.schema())
+    }
+}
+
+fn options(session: &dyn Session) -> Option<&SessionOptions> {
+    session.config_options().extensions.get::<SessionOptions>()
+}
+
+#[async_trait]
+impl TableProvider for LsmTableProvider {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.defaults.columns.get(column)
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
+        let scan = self.table.scan(&snapshot, projection.map(Vec::as_slice), filters, limit);
+        Ok(Box::pin(scan).await?)
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| match self.table.supports_filter(filter) {
+            FilterSupport::Exact => TableProviderFilterPushDown::Exact,
+            FilterSupport::Inexact => TableProviderFilterPushDown::Inexact,
+            FilterSupport::Unsupported => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
+    async fn insert_into(
+        &self,
+        state: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.check_input(&input)?;
+        let write = match op {
+            InsertOp::Append => self.insert(state),
+            InsertOp::Replace => Write::Upsert,
+            InsertOp::Overwrite => return Ok(replace_sink::plan(&self.table, input, Replace::Overwrite)),
+        };
+        Ok(LsmSink::new(Arc::clone(&self.table), write, self.snapshot.clone(), self.ack(state)).plan(input))
+    }
+
+    async fn delete_from(&self, _state: &dyn Session, _filters: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(without_rule("DELETE").into())
+    }
+
+    async fn update(
+        &self,
+        _state: &dyn Session,
+        _assignments: Vec<(String, Expr)>,
+        _filters: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(without_rule("UPDATE").into())
+    }
+
+    async fn truncate(&self, _state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(replace_sink::truncate(&self.table))
+    }
+}
+
+fn without_rule(statement: &str) -> Error {
+    Error::invalid(format!(
+        "{statement} needs the statement rule: make the session with LsmSessionExt::with_lsm, or add LsmStatementRule \
+         to its analyzer"
+    ))
+}
