@@ -1,11 +1,38 @@
 //! Creating, adopting, opening and refreshing the base table.
+//!
+//! The MemWAL index is the last commit of a creation: a dataset without it is not a table yet, whatever happened.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{AdoptSpec, BaseTable, CreateSpec};
-use crate::dataset::DatasetOpener;
+use arrow::array::RecordBatchIterator;
+use arrow::datatypes::{Schema, SchemaRef};
+use lance::Dataset;
+use lance::dataset::mem_wal::arrow_schema_with_field_ids;
+use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::{ColumnAlteration, CommitBuilder, WriteMode};
+use lance::index::DatasetIndexExt;
+use lance_core::Error as LanceError;
+use lance_core::datatypes::{LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMARY_KEY_POSITION};
+use lance_file::version::ConcreteFileVersion;
+use lance_index::mem_wal::{MEM_WAL_INDEX_NAME, MemWalIndexDetails};
+use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
+use uuid::Uuid;
+
+use super::{AdoptSpec, BaseTable, CreateSpec, Sharding, types};
+use crate::dataset::{DatasetHandle, DatasetOpener};
 use crate::error::{Error, Result};
-use crate::store::ObjectIo;
+use crate::ids::{GenerationId, ShardId};
+use crate::key::PrimaryKey;
+use crate::schema::{TableSchema, check_names};
+use crate::store::{ObjectIo, from_lance};
+
+/// The setting that tells the format of what is ours on disk.
+const FORMAT: &str = "lsm.format";
+/// The format of this version.
+const FORMAT_VERSION: &str = "1";
+/// The id of the second sharding that tables have whose key Lance does not know.
+const BARRIER_SPEC_ID: u32 = 2;
 
 impl BaseTable {
     /// Creates the table: a dataset without rows, then its MemWAL index; synced when this returns.
@@ -13,17 +40,72 @@ impl BaseTable {
     /// # Errors
     /// `Invalid` if a column or the key cannot be stored, or a dataset is there already.
     pub async fn create(opener: &DatasetOpener, io: &ObjectIo, spec: &CreateSpec) -> Result<Arc<Self>> {
-        let _ = (opener, io, spec);
-        Err(Error::internal("not written yet"))
+        check_names(&spec.schema)?;
+        types::check(&spec.schema)?;
+        let key = PrimaryKey::try_new(&spec.schema, &spec.key)?;
+        let sharding = Sharding::plan(&key, spec.shards, spec.shard_column.as_deref())?;
+        let schema = marked(&spec.schema, &key);
+        let mut params = opener.write_params();
+        params.mode = WriteMode::Create;
+        let no_rows = RecordBatchIterator::new(std::iter::empty(), Arc::clone(&schema));
+        let mut dataset = Dataset::write(no_rows, io.uri(), Some(params)).await.map_err(|error| match error {
+            LanceError::DatasetAlreadyExists { .. } => Error::invalid(
+                "there is a dataset already: open it without columns, or make it a table with 'lsm.adopt'",
+            )
+            .with_context("location", io.uri()),
+            other => failed(other, io),
+        })?;
+        install(&mut dataset, &sharding, &key, &spec.defaults, io).await?;
+        Self::of(opener.clone(), io.clone(), Arc::new(dataset)).await
     }
 
-    /// Makes a table of a plain dataset whose key is unique and without NULLs.
+    /// Makes a table of a plain dataset whose key is unique and without NULLs. A table with this key stays as it is.
     ///
     /// # Errors
-    /// `Invalid` if there is no dataset, or its key is not a key, or it is a table already.
+    /// `Invalid` if there is no dataset, or its key is not a key, or it is a table with another key.
     pub async fn adopt(opener: &DatasetOpener, io: &ObjectIo, spec: &AdoptSpec) -> Result<Arc<Self>> {
-        let _ = (opener, io, spec);
-        Err(Error::internal("not written yet"))
+        let Some(dataset) = opener.latest(io.uri()).await? else {
+            return Err(Error::invalid("there is no dataset to adopt").with_context("location", io.uri()));
+        };
+        if mem_wal(&dataset).await.map_err(|e| failed(e, io))?.is_some() {
+            let table = Self::of(opener.clone(), io.clone(), dataset).await?;
+            if !spec.key.is_empty() && table.schema().key().names() != spec.key {
+                return Err(Error::invalid(format!(
+                    "the table has the primary key ({}): declare this one",
+                    table.schema().key().names().join(", ")
+                ))
+                .with_context("location", io.uri()));
+            }
+            return Ok(table);
+        }
+        if dataset.manifest().data_storage_format.version == ConcreteFileVersion::V1 {
+            return Err(Error::invalid("the dataset has Lance's legacy file format: write it anew")
+                .with_context("location", io.uri()));
+        }
+        let declared: Vec<String> = dataset.schema().unenforced_primary_key().iter().map(|f| f.name.clone()).collect();
+        if !declared.is_empty() && declared != spec.key {
+            return Err(Error::invalid(format!("the dataset has the primary key ({})", declared.join(", ")))
+                .with_context("location", io.uri()));
+        }
+        let numbered = arrow_schema_with_field_ids(dataset.schema());
+        types::check(&numbered)?;
+        let schema = Arc::new(TableSchema::try_new(&numbered, &spec.key)?);
+        let sharding = Sharding::plan(schema.key(), spec.shards, spec.shard_column.as_deref())?;
+        let rows = DatasetHandle::try_new(Arc::clone(&dataset), Arc::clone(&schema), "base".into())?;
+        let keys = rows.key_map().await?;
+        if keys.len() < rows.rows() {
+            return Err(Error::invalid(format!(
+                "the primary key ({}) is not unique: {} rows have {} keys",
+                spec.key.join(", "),
+                rows.rows(),
+                keys.len()
+            ))
+            .with_context("location", io.uri()));
+        }
+        let mut dataset = Arc::unwrap_or_clone(dataset);
+        declare_key(&mut dataset, schema.key()).await.map_err(|e| failed(e, io))?;
+        install(&mut dataset, &sharding, schema.key(), &spec.defaults, io).await?;
+        Self::of(opener.clone(), io.clone(), Arc::new(dataset)).await
     }
 
     /// The newest version of the table; `None` if there is no dataset.
@@ -31,15 +113,156 @@ impl BaseTable {
     /// # Errors
     /// `Invalid` if the dataset is not a table, or a table of a newer format.
     pub async fn open(opener: &DatasetOpener, io: &ObjectIo) -> Result<Option<Arc<Self>>> {
-        let _ = (opener, io);
-        Err(Error::internal("not written yet"))
+        match opener.latest(io.uri()).await? {
+            Some(dataset) => Self::of(opener.clone(), io.clone(), dataset).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The newest version of the table if it is newer than this one.
     ///
     /// # Errors
-    /// `Unavailable` if the storage fails.
+    /// `Invalid` if the dataset was replaced by another one, `Unavailable` if the storage fails.
     pub async fn refresh(&self) -> Result<Option<Arc<Self>>> {
-        Err(Error::internal("not written yet"))
+        let dataset = self.handle.dataset();
+        let latest = dataset.latest_version_id().await.map_err(|e| failed(e, &self.io))?;
+        if latest == self.version() {
+            return Ok(None);
+        }
+        if latest < self.version() {
+            return Err(Error::invalid("the dataset was replaced by an older one: open the table again")
+                .with_context("location", self.io.uri()));
+        }
+        let newer = dataset.checkout_version(latest).await.map_err(|e| failed(e, &self.io))?;
+        Self::of(self.opener.clone(), self.io.clone(), Arc::new(newer)).await.map(Some)
     }
+
+    /// The table as of this version of its dataset.
+    pub(super) async fn of(opener: DatasetOpener, io: ObjectIo, dataset: Arc<Dataset>) -> Result<Arc<Self>> {
+        let Some(details) = mem_wal(&dataset).await.map_err(|e| failed(e, &io))? else {
+            return Err(Error::invalid(
+                "the location is a plain Lance dataset: make it a table with the option 'lsm.adopt' 'true'",
+            )
+            .with_context("location", io.uri()));
+        };
+        match details.writer_config_defaults.get(FORMAT).map(String::as_str) {
+            None | Some(FORMAT_VERSION) => {}
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "the table has format {other}, this version knows format {FORMAT_VERSION}: upgrade"
+                ))
+                .with_context("location", io.uri()));
+            }
+        }
+        let key: Vec<String> = dataset.schema().unenforced_primary_key().iter().map(|f| f.name.clone()).collect();
+        if key.is_empty() {
+            return Err(Error::invalid("the table has no primary key: it was made by another program")
+                .with_context("location", io.uri()));
+        }
+        let schema = TableSchema::try_new(&arrow_schema_with_field_ids(dataset.schema()), &key)?;
+        let present = io.list_dirs("_mem_wal").await?;
+        let present = present.iter().filter_map(|name| Uuid::parse_str(name).ok()).map(ShardId).collect();
+        let name = |id| dataset.schema().field_by_id(id).map(|f| f.name.clone());
+        let sharding = Sharding::read(&details, name, present).map_err(|e| e.with_context("location", io.uri()))?;
+        let compacted = &details.compacted_sstables;
+        let compacted = compacted.iter().map(|c| (ShardId(c.shard_id), GenerationId(c.generation))).collect();
+        let handle = DatasetHandle::try_new(dataset, Arc::new(schema), "base".into())?;
+        Ok(Arc::new(Self { opener, io, handle, sharding, compacted, defaults: details.writer_config_defaults }))
+    }
+}
+
+/// The dataset's MemWAL index.
+async fn mem_wal(dataset: &Dataset) -> lance_core::Result<Option<MemWalIndexDetails>> {
+    let indices = dataset.load_indices().await?;
+    let index = indices.iter().find(|index| index.name == MEM_WAL_INDEX_NAME);
+    index.cloned().map(load_mem_wal_index_details).transpose()
+}
+
+/// Makes a dataset a table: field ids are never used again, then the MemWAL index.
+///
+/// A table whose key Lance does not know gets a second sharding, which no writer of Lance's opens: it would hash the
+/// keys to nonsense.
+async fn install(
+    dataset: &mut Dataset,
+    sharding: &Sharding,
+    key: &PrimaryKey,
+    defaults: &HashMap<String, String>,
+    io: &ObjectIo,
+) -> Result<()> {
+    dataset.migrate_to_non_reusable_field_ids().await.map_err(|e| failed(e, io))?;
+    let source = sharding.column.as_ref().and_then(|name| dataset.schema().field(name)).map(|field| field.id);
+    let mut sharding_specs = vec![sharding.spec(source)];
+    if !key.is_lance_key() {
+        let mut barrier = sharding.spec(source);
+        barrier.spec_id = BARRIER_SPEC_ID;
+        sharding_specs.push(barrier);
+    }
+    let mut writer_config_defaults = defaults.clone();
+    writer_config_defaults.insert(FORMAT.into(), FORMAT_VERSION.into());
+    let details = MemWalIndexDetails {
+        num_shards: sharding.shards.len() as u32,
+        sharding_specs,
+        maintain_all_indexes: true,
+        writer_config_defaults,
+        ..Default::default()
+    };
+    let version = dataset.version().version;
+    let index = new_mem_wal_index_meta(version, details).map_err(|e| failed(e, io))?;
+    let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices: Vec::new() };
+    // The rows must be on the disk before the dataset is a table, and the table before anybody is told.
+    io.sync_tree("").await?;
+    *dataset = CommitBuilder::new(Arc::new(dataset.clone()))
+        .execute(Transaction::new(version, operation, None))
+        .await
+        .map_err(|e| failed(e, io))?;
+    io.sync_tree("_transactions").await?;
+    io.sync_tree("_versions").await
+}
+
+/// Marks the key's columns of a dataset as key, and NOT NULL.
+async fn declare_key(dataset: &mut Dataset, key: &PrimaryKey) -> lance_core::Result<()> {
+    let nullable = |name: &&String| dataset.schema().field(name).is_some_and(|field| field.nullable);
+    let names = key.names();
+    let tightened: Vec<_> =
+        names.iter().filter(nullable).map(|name| ColumnAlteration::new(name.clone()).set_nullable(false)).collect();
+    if !tightened.is_empty() {
+        dataset.alter_columns(&tightened).await?;
+    }
+    if dataset.schema().unenforced_primary_key().is_empty() {
+        let mut update = dataset.update_field_metadata();
+        for (name, marks) in names.iter().zip(marks(names.len())) {
+            update = update.update(name.as_str(), marks)?;
+        }
+        update.await?;
+    }
+    Ok(())
+}
+
+/// The marks of the columns of a key of `n` columns.
+fn marks(n: usize) -> Vec<HashMap<String, String>> {
+    let mark = |place: usize| {
+        let mut marks = HashMap::from([(LANCE_UNENFORCED_PRIMARY_KEY.to_string(), "true".to_string())]);
+        if n > 1 {
+            marks.insert(LANCE_UNENFORCED_PRIMARY_KEY_POSITION.to_string(), (place + 1).to_string());
+        }
+        marks
+    };
+    (0..n).map(mark).collect()
+}
+
+/// The schema with the key's columns marked for Lance and NOT NULL, and view types as Lance stores them.
+fn marked(schema: &Schema, key: &PrimaryKey) -> SchemaRef {
+    let marks = marks(key.columns().len());
+    let fields = schema.fields().iter().enumerate().map(|(i, field)| {
+        let field = field.as_ref().clone().with_data_type(types::as_stored(field.data_type())).with_metadata(HashMap::new());
+        match key.columns().iter().position(|c| c.index == i) {
+            Some(place) => field.with_nullable(false).with_metadata(marks[place].clone()),
+            None => field,
+        }
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn failed(error: LanceError, io: &ObjectIo) -> Error {
+    from_lance(error).with_context("location", io.uri())
 }

@@ -4,19 +4,24 @@
 //! about itself beyond its columns is in the MemWAL index of the dataset.
 
 mod create;
+mod find;
 mod replace;
 mod sharding;
+#[cfg(test)]
+pub(crate) mod tests;
+mod types;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use lance_table::format::DataStorageFormat;
 
 use crate::dataset::{DatasetHandle, DatasetOpener};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
@@ -116,16 +121,19 @@ impl BaseTable {
     /// # Errors
     /// `Corrupt` if a key is NULL, `Unavailable` if the storage fails.
     pub async fn keys(&self) -> Result<KeyMap> {
-        self.handle.key_map().await
+        self.handle.key_map().await.map_err(|error| match error.kind() {
+            ErrorKind::Invalid => Error::corrupt("the keys of the base cannot be read").with_source(error),
+            _ => error,
+        })
     }
 
-    /// The rows that hold the given keys (the key columns in key order) and which of the keys each holds. Finds them
-    /// without a [`KeyMap`], through Lance's scalar index on the key if there is one.
-    ///
-    /// # Errors
-    /// `Invalid` if the columns are not the key's, `Unavailable` if the storage fails.
-    pub async fn find(&self, keys: &[ArrayRef], projection: &[usize]) -> Result<(RecordBatch, Vec<usize>)> {
-        let _ = (keys, projection);
-        Err(Error::internal("not written yet"))
+    /// The file version that Lance writes the table's data with; generations follow it.
+    pub(crate) fn storage_format(&self) -> DataStorageFormat {
+        self.handle.dataset().manifest().data_storage_format.clone()
+    }
+
+    /// The highest field id that any column of the table has or had.
+    pub(crate) fn max_field_id(&self) -> i32 {
+        self.handle.dataset().manifest().max_field_id()
     }
 }

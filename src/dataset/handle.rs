@@ -3,6 +3,7 @@
 //! A handle is immutable: everything a scan or a take needs is resolved when it is made, so that building a plan costs
 //! no I/O.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub struct DatasetHandle {
     schema: Arc<TableSchema>,
     origins: Origins,
     rows: usize,
+    /// How many rows each fragment had before any was deleted.
+    fragments: HashMap<u64, u64>,
     label: String,
 }
 
@@ -45,7 +48,8 @@ impl DatasetHandle {
         let origins = Origins::resolve(source, Arc::clone(&schema))
             .map_err(|error| error.with_context("dataset", dataset.uri()))?;
         let rows = dataset.fragments().iter().map(|f| f.num_rows().or(f.physical_rows).unwrap_or(0)).sum();
-        Ok(Arc::new(Self { dataset, schema, origins, rows, label }))
+        let fragments = dataset.fragments().iter().map(|f| (f.id, f.physical_rows.unwrap_or(0) as u64)).collect();
+        Ok(Arc::new(Self { dataset, schema, origins, rows, fragments, label }))
     }
 
     /// The dataset.
@@ -84,6 +88,9 @@ impl DatasetHandle {
     pub async fn take(&self, row_ids: &[u64], projection: &[usize]) -> Result<RecordBatch> {
         let schema = self.origins.schema_of(projection, false);
         let wanted = self.lance_schema(projection)?;
+        if let Some(id) = row_ids.iter().find(|id| !self.may_have(**id)) {
+            return Err(Error::corrupt(format!("there is no row {id}")).with_context("dataset", self.dataset.uri()));
+        }
         let read = if row_ids.is_empty() || wanted.fields.is_empty() {
             let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
             let empty = LanceSchema { fields: Vec::new(), ..wanted };
@@ -113,7 +120,7 @@ impl DatasetHandle {
     /// The keys of all rows, the ids of the rows that hold them and which of these are tombstones, in one pass.
     ///
     /// # Errors
-    /// `Corrupt` if a key is NULL, `Unavailable` if the storage fails.
+    /// `Invalid` if a key is NULL, `Unavailable` if the storage fails.
     pub async fn key_map(&self) -> Result<KeyMap> {
         let key = self.schema.key();
         let columns: Vec<usize> =
@@ -126,9 +133,7 @@ impl DatasetHandle {
         while let Some(batch) = read.try_next().await.map_err(Error::from)? {
             let batch = self.origins.rows(&batch, &columns, &schema)?;
             let parts: Vec<ArrayRef> = batch.columns()[..key.columns().len()].to_vec();
-            keys.extend(&key.of_columns(&parts).map_err(|error| {
-                Error::corrupt("a key cannot be read").with_source(error).with_context("dataset", self.dataset.uri())
-            })?);
+            keys.extend(&key.of_columns(&parts).map_err(|error| error.with_context("dataset", self.dataset.uri()))?);
             let batch_ids = batch.column(columns.len()).as_primitive::<UInt64Type>().values();
             let deleted = batch.column(key.columns().len()).as_boolean();
             for row in deleted.values().set_indices() {
@@ -139,15 +144,32 @@ impl DatasetHandle {
         Ok(KeyMap::new(keys, ids, tombstones))
     }
 
-    /// All rows in one batch: the stored columns `columns`.
-    pub(crate) async fn read_all(&self, columns: &[usize]) -> Result<RecordBatch> {
-        let schema = self.origins.schema_of(columns, true);
-        let mut read = self.stream(columns)?;
+    /// The rows passing `filter`, an expression over the logical columns that names only key columns: the logical
+    /// columns `projection`, nullable as stored. Lance plans the read and uses its scalar indexes.
+    ///
+    /// # Errors
+    /// `Invalid` if Lance cannot evaluate the filter, `Unavailable` if the storage fails.
+    pub(crate) async fn search(&self, filter: Expr, projection: &[usize]) -> Result<RecordBatch> {
+        let schema = self.origins.schema_of(projection, false);
+        let filter = self.origins.rename(filter)?;
+        let mut names: Vec<&str> = projection.iter().filter_map(|&i| self.origins.name(i)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut scanner = self.dataset.scan();
+        scanner.project(&names).map_err(|e| self.failed(e))?.filter_expr(filter).with_row_id();
+        let mut read = scanner.try_into_stream().await.map_err(|e| self.failed(e))?;
         let mut batches = Vec::new();
-        while let Some(batch) = read.try_next().await.map_err(Error::from)? {
-            batches.push(self.origins.rows(&batch, columns, &schema)?);
+        while let Some(batch) = read.try_next().await.map_err(|e| self.failed(e))? {
+            batches.push(self.origins.rows(&batch, projection, &schema)?);
         }
         Ok(concat_batches(&schema, &batches)?)
+    }
+
+    /// Whether there was a row with this id when the dataset was written. Lance panics when asked for rows of fragments
+    /// it does not have.
+    fn may_have(&self, row_id: u64) -> bool {
+        self.dataset.manifest().uses_stable_row_ids()
+            || self.fragments.get(&(row_id >> 32)).is_some_and(|rows| (row_id & u64::from(u32::MAX)) < *rows)
     }
 
     pub(super) fn origins(&self) -> &Origins {

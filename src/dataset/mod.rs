@@ -11,10 +11,11 @@ pub use handle::DatasetHandle;
 pub use opener::DatasetOpener;
 pub use scan::DatasetScanExec;
 
+pub(crate) use origin::field_id;
+
 use arrow::datatypes::{DataType, Field};
 
-/// The name of the column that holds a row's id within its source.
-pub const ROW_ID: &str = "_rowid";
+pub use crate::source::ROW_ID;
 
 /// The field of [`ROW_ID`].
 pub fn row_id_field() -> Field {

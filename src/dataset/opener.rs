@@ -11,12 +11,16 @@ use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::{ReadParams, WriteParams};
 use lance::session::Session;
 use lance_core::Error as LanceError;
-use lance_io::object_store::{ObjectStoreParams, StorageOptionsAccessor};
+use lance_io::object_store::ObjectStoreParams;
 use moka::future::Cache;
 
 use crate::error::{Error, Result};
-use crate::store::from_lance;
+use crate::store::{from_lance, registry, store_params};
 
+/// Bytes of Lance's cache of open indexes.
+const INDEX_CACHE: usize = 1 << 30;
+/// Bytes of Lance's cache of manifests and file footers.
+const METADATA_CACHE: usize = 256 << 20;
 /// How many versions of datasets stay open.
 const OPEN_VERSIONS: u64 = 1024;
 
@@ -32,7 +36,7 @@ impl DatasetOpener {
     /// An opener with a session of its own.
     pub fn new(storage_options: HashMap<String, String>) -> Self {
         Self {
-            session: Arc::new(Session::default()),
+            session: Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, registry())),
             storage_options: Arc::new(storage_options),
             open: Cache::new(OPEN_VERSIONS),
         }
@@ -90,12 +94,7 @@ impl DatasetOpener {
 
     /// What Lance needs to reach the storage.
     pub(crate) fn store_params(&self) -> ObjectStoreParams {
-        let options = self.storage_options.as_ref().clone();
-        ObjectStoreParams {
-            storage_options_accessor: (!options.is_empty())
-                .then(|| Arc::new(StorageOptionsAccessor::with_static_options(options))),
-            ..Default::default()
-        }
+        store_params(&self.storage_options)
     }
 
     /// The session all datasets of this opener share.

@@ -9,6 +9,9 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array, new_n
 use arrow::array::{AsArray, BooleanArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, UInt64Type};
+use datafusion::common::Column;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::Expr;
 use lance::dataset::mem_wal::reconcile_batches;
 use lance_core::datatypes::LANCE_FIELD_ID_KEY;
 
@@ -76,6 +79,19 @@ impl Origins {
         }
     }
 
+    /// An expression over the table's columns as one over the dataset's.
+    pub(super) fn rename(&self, expr: Expr) -> Result<Expr> {
+        let renamed = expr.transform(|e| {
+            let Expr::Column(column) = &e else {
+                return Ok(Transformed::no(e));
+            };
+            let i = self.schema.stored().index_of(&column.name)?;
+            let name = self.name(i).ok_or_else(|| Error::internal(format!("column '{}' is not stored", column.name)))?;
+            Ok(Transformed::yes(Expr::Column(Column::new_unqualified(name))))
+        })?;
+        Ok(renamed.data)
+    }
+
     /// The schema that [`Self::rows`] gives the stored columns `columns`, with the row id behind them if asked for.
     pub(super) fn schema_of(&self, columns: &[usize], row_id: bool) -> SchemaRef {
         let stored = self.schema.stored();
@@ -100,6 +116,9 @@ impl Origins {
                 }
                 Origin::Missing => new_null_array(field.data_type(), rows),
             });
+        }
+        if let Some(i) = (0..arrays.len()).find(|&i| !schema.field(i).is_nullable() && arrays[i].null_count() > 0) {
+            return Err(Error::invalid(format!("NULL in primary key column '{}'", schema.field(i).name())));
         }
         if schema.fields().len() > columns.len() {
             let ids = column(read, ROW_ID)?.as_primitive::<UInt64Type>();

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{filter_record_batch, prep_null_mask_filter};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DataFusionError, Result as DataFusionResult, Statistics, stats::Precision};
@@ -95,9 +95,8 @@ impl Shape {
         };
         let passed = filter.evaluate(&batch)?.into_array(batch.num_rows())?;
         let passed = passed.as_boolean_opt().ok_or_else(|| Error::invalid("a filter is not a condition"))?;
-        let passed: BooleanArray = prep_null_mask_filter(passed);
         let batch = batch.project(&self.returned)?;
-        Ok(filter_record_batch(&batch, &passed)?)
+        Ok(filter_record_batch(&batch, passed)?)
     }
 }
 
@@ -157,7 +156,7 @@ impl ExecutionPlan for DatasetScanExec {
             .filter_map(|reader| reader.metrics())
             .flat_map(|m| m.iter().cloned().collect::<Vec<_>>())
         {
-            if matches!(metric.value(), MetricValue::Count { .. }) {
+            if matches!(metric.value(), MetricValue::Count { .. } | MetricValue::Gauge { .. }) {
                 all.push(metric);
             }
         }

@@ -3,6 +3,9 @@
 //! A generation holds every row of its memtable that is the newest of its key there, tombstones included. Which of
 //! them a newer source supersedes is the business of the block lists above: nothing here hides a row.
 
+mod sidecar;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::dataset::{DatasetHandle, DatasetOpener};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
@@ -60,7 +63,7 @@ impl Generation {
                 .with_context("generation", &uri)
         })?;
         let handle = DatasetHandle::try_new(dataset, Arc::clone(schema), format!("generation {}", record.id))?;
-        let keys = handle.key_map().await.map_err(|error| error.with_context("generation", &uri))?;
+        let keys = handle.key_map().await.map_err(damaged)?;
         Ok(Arc::new(Self { record: record.clone(), handle, keys }))
     }
 
@@ -104,6 +107,14 @@ impl Generation {
     /// `Corrupt` if a row is not there, `Unavailable` if the storage fails.
     pub async fn take(&self, row_ids: &[u64], projection: &[usize]) -> Result<RecordBatch> {
         self.handle.take(row_ids, projection).await
+    }
+}
+
+/// A key that cannot be read is nobody's request.
+fn damaged(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Invalid => Error::corrupt("the keys of a generation cannot be read").with_source(error),
+        _ => error,
     }
 }
 

@@ -1,17 +1,30 @@
 //! Writes a memtable's rows as a generation.
 //!
 //! The generation is complete and synced when [`write`] returns, and nothing names it before: a crash on the way leaves
-//! a directory that nobody reads.
+//! a directory that nobody reads, and a retry writes another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use lance::dataset::WriteMode;
+use lance::dataset::fragment::write::FragmentCreateBuilder;
+use lance_core::datatypes::{LANCE_FIELD_ID_KEY, Schema as LanceSchema};
+use lance_io::object_store::ObjectStore;
+use lance_table::feature_flags::apply_feature_flags;
+use lance_table::format::{Fragment, Manifest};
+use lance_table::io::commit::{ManifestNamingScheme, write_manifest_file_to_path};
 
-use super::GenerationRecord;
+use super::{GenerationRecord, sidecar, uri};
 use crate::base::BaseTable;
 use crate::dataset::DatasetOpener;
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
-use crate::schema::TableSchema;
-use crate::store::ObjectIo;
+use crate::schema::{TableSchema, relabel};
+use crate::store::{ObjectIo, TablePaths, from_lance};
 
 /// Writes `batches` (stored schema; of each key only the newest row, tombstones included) as generation `id`.
 ///
@@ -26,6 +39,90 @@ pub async fn write(
     schema: &TableSchema,
     base: &BaseTable,
 ) -> Result<GenerationRecord> {
-    let _ = (opener, io, shard, id, batches, schema, base);
-    Err(Error::internal("not written yet"))
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    if rows == 0 {
+        return Err(Error::internal("a generation without rows was to be written").with_context("shard", shard));
+    }
+    let name = TablePaths::new_generation_name(id);
+    let uri = uri(io.uri(), shard, &name);
+    let failed = |error: lance_core::Error| from_lance(error).with_context("generation", &uri);
+    let mut record = GenerationRecord { id, path: name.clone(), bytes: Some(0), rows: Some(rows as u64), key_bytes: Some(0) };
+    for batch in &batches {
+        *record.bytes.get_or_insert_default() += batch.get_array_memory_size() as u64;
+        *record.key_bytes.get_or_insert_default() += schema.key().of_batch(batch)?.memory() as u64;
+    }
+
+    let numbered = numbered_schema(schema, base)?;
+    let lance_schema = LanceSchema::try_from(numbered.as_ref()).map_err(failed)?;
+    let mut params = opener.write_params();
+    params.mode = WriteMode::Create;
+    params.max_rows_per_file = usize::MAX;
+    params.max_bytes_per_file = usize::MAX;
+    params.data_storage_version = Some(base.storage_format().version.to_selector());
+    let fragment = FragmentCreateBuilder::new(&uri)
+        .schema(&lance_schema)
+        .write_params(&params)
+        .write(labelled(&numbered, &batches)?, Some(0))
+        .await
+        .map_err(failed)?;
+    let (store, root) = ObjectStore::from_uri_and_params(
+        opener.session().store_registry(),
+        &uri,
+        &opener.store_params(),
+    )
+    .await
+    .map_err(failed)?;
+    if schema.key().is_lance_key() {
+        sidecar::write(&store, &root, &batches, schema.key()).await.map_err(|e| e.with_context("generation", &uri))?;
+    }
+    commit(&store, &root, lance_schema, fragment, base).await.map_err(failed)?;
+    io.sync_tree(&TablePaths::generation_dir(shard, &name)).await?;
+    Ok(record)
+}
+
+/// Writes the first and only manifest of the generation.
+async fn commit(
+    store: &ObjectStore,
+    root: &object_store::path::Path,
+    schema: LanceSchema,
+    fragment: Fragment,
+    base: &BaseTable,
+) -> lance_core::Result<()> {
+    let format = base.storage_format();
+    let mut manifest = Manifest::new(schema, Arc::new(vec![fragment]), format, HashMap::new());
+    manifest.set_timestamp(0);
+    manifest.update_max_fragment_id();
+    apply_feature_flags(&mut manifest, false, true)?;
+    let path = ManifestNamingScheme::V2.manifest_path(root, manifest.version);
+    write_manifest_file_to_path(store, &mut manifest, None, &path, None).await?;
+    Ok(())
+}
+
+/// The table's numbered schema with a number for `_tombstone` that no column of the base has or had.
+fn numbered_schema(schema: &TableSchema, base: &BaseTable) -> Result<SchemaRef> {
+    let free = base.max_field_id().max(max_id(schema.numbered().fields())) + 1;
+    let fields: Vec<Arc<Field>> = schema.numbered().fields().iter().enumerate().map(|(i, field)| {
+        if i != schema.tombstone_index() {
+            return Arc::clone(field);
+        }
+        let id = (LANCE_FIELD_ID_KEY.to_string(), free.to_string());
+        Arc::new(field.as_ref().clone().with_metadata(HashMap::from([id])))
+    }).collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, schema.numbered().metadata().clone())))
+}
+
+/// The highest field id in use, at any depth.
+fn max_id(fields: &arrow::datatypes::Fields) -> i32 {
+    Schema::new(fields.clone()).flattened_fields().iter().filter_map(|f| crate::dataset::field_id(f)).max().unwrap_or(-1)
+}
+
+/// The rows under the numbered schema: the same values, other labels.
+fn labelled(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<SendableRecordBatchStream> {
+    let labelled = batches.iter().filter(|b| b.num_rows() > 0).map(|batch| {
+        let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| relabel(column, field));
+        Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_>>()?)?)
+    });
+    let labelled = labelled.collect::<Result<Vec<_>>>()?;
+    let batches = futures::stream::iter(labelled.into_iter().map(Ok));
+    Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), batches)))
 }

@@ -20,6 +20,8 @@ pub struct Version {
     pub base: Arc<BaseTable>,
     /// The shards, in the order of the table's sharding.
     pub shards: Vec<ShardVersion>,
+    /// How often all rows of the table were replaced at once by this handle.
+    pub replacements: u64,
 }
 
 /// The sources of one shard.

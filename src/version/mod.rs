@@ -4,7 +4,9 @@
 //! watermarks, newest memtable first: rows become visible oldest first, so what it sees is a prefix of the writes.
 
 mod control;
+mod handoff;
 mod snapshot;
 
 pub use control::{ShardVersion, Version, VersionControl};
+pub use handoff::{FlushListener, FlushRequest};
 pub use snapshot::Snapshot;

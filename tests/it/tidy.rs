@@ -47,7 +47,7 @@ const BESIDE: &[(&str, &str, &str)] = &[("store", "task", "file calls block, and
 /// Each foreign path and the rooms that may name it.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("lance::", &["dataset", "generation", "base"]),
-    ("lance_index::", &["dataset", "generation", "base", "memtable", "planner", "manifest"]),
+    ("lance_index::", &["dataset", "generation", "base", "memtable", "planner"]),
     ("lance_linalg::", &["dataset", "generation", "base", "memtable", "planner"]),
     ("lance_table::", &["dataset", "generation", "base", "manifest"]),
     ("lance_file::", &["dataset", "generation", "base", "cache"]),

@@ -1,0 +1,19 @@
+//! What happens to a write: checked, appended to the memtable, put into the WAL, made visible, acknowledged.
+//!
+//! Owns: the order of a shard's writes, its role (reader, writer, failed) and the replay of its WAL. Does not own:
+//! flushing (`flush`), which it meets only through [`crate::version::FlushRequest`]. Lock order: the shards' cores in
+//! the order of the version, then the version control.
+
+mod conflict;
+mod outcome;
+mod publisher;
+mod replay;
+mod shard;
+mod shard_set;
+mod wal_loop;
+
+pub use conflict::Check;
+pub use outcome::PendingWrite;
+pub use publisher::Publisher;
+pub use shard::{MemTableStatus, Role, ShardStatus, ShardWriter, WriterContext};
+pub use shard_set::{ShardSet, Unit, Watch};

@@ -1,0 +1,194 @@
+//! Reading what others wrote: generations from the manifest, then the WAL behind them into memtables.
+//!
+//! A reader does this to open and to refresh, a writer to take over. Replayed rows are durable, so they are visible at
+//! once. A writer flushes on the way when memory runs out; a reader holds what its writer holds.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::shard::{Core, Role, ShardWriter, Slot};
+use crate::base;
+use crate::error::{Error, Result};
+use crate::generation::{Generation, GenerationRecord};
+use crate::ids::{Epoch, GenerationId, WalPosition};
+use crate::manifest::ShardManifest;
+use crate::memtable::{MemTable, row_bytes};
+use crate::wal::{WalEntry, WalReader};
+
+/// Generations opened at once.
+const OPENING: usize = 8;
+/// WAL entries requested at once.
+const PREFETCH: usize = 16;
+
+impl ShardWriter {
+    /// Brings this process up to what is stored. As a reader, `epoch` is `None`; whoever takes the shard over gives its
+    /// own. The caller holds `claiming`.
+    ///
+    /// # Errors
+    /// `Fenced` if an entry is of a later epoch than `epoch`; `Corrupt`, naming the object, if something is damaged;
+    /// `Unavailable` if the storage fails.
+    pub(super) async fn catch_up(self: &Arc<Self>, epoch: Option<Epoch>) -> Result<()> {
+        let manifest = self.manifest.latest().await?;
+        let current = manifest.as_ref().map_or(GenerationId(1), |m| GenerationId(m.current_generation));
+        if let Some(manifest) = &manifest {
+            self.adopt(manifest).await?;
+        }
+        let from = self.core.lock().next_position;
+        let mut reader = WalReader::new(self.context.io.clone(), self.shard, from, PREFETCH);
+        while let Some(entry) = reader.next().await? {
+            if let Some(epoch) = epoch
+                && entry.epoch > epoch
+            {
+                return Err(Error::fenced("another process claimed the shard")
+                    .with_context("shard", self.shard)
+                    .with_context("epoch", epoch)
+                    .with_context("owner", entry.epoch));
+            }
+            self.replay(entry, current)?;
+            if epoch.is_some() {
+                self.hand_over();
+                self.wait_for_memory().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As a reader, looks for what the writer did since; as the writer there is nothing to look for.
+    ///
+    /// # Errors
+    /// As opening.
+    pub async fn refresh(self: &Arc<Self>) -> Result<()> {
+        let _one_at_a_time = self.claiming.lock().await;
+        match self.role() {
+            Role::Reader => self.catch_up(None).await,
+            Role::Writer(_) | Role::Claiming(_) => Ok(()),
+            Role::Failed(error) => Err(error),
+        }
+    }
+
+    /// Takes the generations of `manifest` into the version and drops the memtables they came from, in one step.
+    async fn adopt(&self, manifest: &ShardManifest) -> Result<()> {
+        let version = self.context.control.current();
+        let compacted = version.base.compacted(self.shard);
+        let known = &version.shards[self.index].generations;
+        let records = manifest.sstables.iter().filter(|t| GenerationId(t.generation) > compacted).map(|t| {
+            let record = GenerationRecord {
+                id: GenerationId(t.generation),
+                path: t.path.clone(),
+                bytes: t.in_memory_bytes,
+                rows: t.physical_rows,
+                key_bytes: t.primary_key_bytes,
+            };
+            let known = known.iter().find(|g| g.id() == record.id).cloned();
+            async move {
+                match known {
+                    Some(generation) => Ok(generation),
+                    None => {
+                        let context = &self.context;
+                        Generation::open(&context.opener, &context.io, self.shard, &record, &context.schema).await
+                    }
+                }
+            }
+        });
+        let mut generations: Vec<Arc<Generation>> = stream::iter(records).buffered(OPENING).try_collect().await?;
+        generations.sort_by_key(|g| std::cmp::Reverse(g.id()));
+        let current = GenerationId(manifest.current_generation);
+        let mut core = self.core.lock();
+        core.slots.retain(|s| s.memtable.generation() >= current);
+        if core.slots.is_empty() {
+            core.slots.push_back(self.new_slot(current));
+        }
+        let replay_from = WalPosition(manifest.replay_after_wal_entry_position).next();
+        core.next_position = core.next_position.max(replay_from);
+        core.last_position = core.last_position.max(WalPosition(replay_from.0 - 1));
+        let memtables: Vec<Arc<MemTable>> = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable)).collect();
+        self.context.control.update(|version| {
+            let shard = &mut version.shards[self.index];
+            shard.generations = generations;
+            shard.active = Arc::clone(&memtables[0]);
+            shard.frozen = memtables[1..].to_vec();
+        });
+        Ok(())
+    }
+
+    fn new_slot(&self, generation: GenerationId) -> Slot {
+        let memtable = MemTable::new(generation, Arc::clone(&self.context.schema), self.context.clock.now());
+        Slot::new(Arc::new(memtable))
+    }
+
+    /// Applies one entry; those of generations before `current` are flushed.
+    fn replay(&self, entry: WalEntry, current: GenerationId) -> Result<()> {
+        let mut core = self.core.lock();
+        let generation = entry.generation.unwrap_or(core.active().generation());
+        if entry.sentinel || generation < current {
+            core.read(entry.position);
+            return Ok(());
+        }
+        if generation < core.active().generation() {
+            return Err(Error::corrupt("a WAL entry belongs to an older memtable than the entry before it")
+                .with_context("shard", self.shard)
+                .with_context("position", entry.position));
+        }
+        let batches = base::reconcile(&self.context.schema, &entry.schema, entry.batches)
+            .map_err(|e| e.with_context("shard", self.shard).with_context("position", entry.position))?;
+        let rows: usize = batches.iter().map(|b| b.num_rows()).sum();
+        if generation > core.active().generation() {
+            self.start_generation(&mut core, generation);
+        } else if entry.generation.is_none() && self.is_full(&core, rows, 0) {
+            let next = generation.next();
+            self.start_generation(&mut core, next);
+        }
+        let active = Arc::clone(core.active());
+        for batch in batches {
+            let keys = self.context.schema.key().of_batch(&batch)?;
+            let bytes = row_bytes(&batch);
+            active.append(batch, &keys, bytes)?;
+        }
+        let slot = core.active_slot();
+        slot.entries += 1;
+        slot.last = entry.position;
+        core.read(entry.position);
+        self.context.control.publish([(&active, active.rows())]);
+        Ok(())
+    }
+
+    /// Makes the active memtable one of `generation`: in place of an empty one, behind one with rows.
+    fn start_generation(&self, core: &mut Core, generation: GenerationId) {
+        if core.active().rows() > 0 {
+            self.rotate(core, generation);
+            return;
+        }
+        let slot = self.new_slot(generation);
+        let active = Arc::clone(&slot.memtable);
+        *core.active_slot() = slot;
+        self.context.control.update(|version| version.shards[self.index].active = active);
+    }
+
+    async fn wait_for_memory(&self) -> Result<()> {
+        let limit = self.context.settings.memtable_limit.as_usize();
+        loop {
+            let changed = self.context.room.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let core = self.core.lock();
+                if core.slots.len() == 1 || core.memory() < limit {
+                    return Ok(());
+                }
+                if let Some(error) = core.slots.iter().find_map(|s| s.flush_error.clone()) {
+                    return Err(error);
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Core {
+    /// The entry at `position` was read.
+    fn read(&mut self, position: WalPosition) {
+        self.last_position = position;
+        self.next_position = position.next();
+    }
+}

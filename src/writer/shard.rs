@@ -1,0 +1,506 @@
+//! One shard as this process sees it: a reader of what others wrote, its writer, or what is left of a failed one.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::outcome::Outcome;
+use super::publisher::Publisher;
+use crate::clock::Clock;
+use crate::dataset::DatasetOpener;
+use crate::error::{Error, ErrorKind, Result};
+use crate::events::EventListener;
+use crate::ids::{Epoch, GenerationId, ShardId, WalPosition};
+use crate::manifest::ManifestStore;
+use crate::memtable::MemTable;
+use crate::schema::TableSchema;
+use crate::settings::{Access, Recovery, Settings};
+use crate::store::{ObjectIo, Retry};
+use crate::task::Health;
+use crate::version::{FlushListener, FlushRequest, VersionControl};
+use crate::wal::{self, QuarantineReport, WalWriter};
+
+/// More entries than what waits for the WAL at one time can become.
+const ENTRIES_AHEAD: usize = 8;
+
+/// What the shards of a table share.
+#[derive(Debug)]
+pub struct WriterContext {
+    /// The table's objects.
+    pub io: ObjectIo,
+    /// Opens generations.
+    pub opener: DatasetOpener,
+    /// The table's current version.
+    pub control: Arc<VersionControl>,
+    /// The table's settings.
+    pub settings: Settings,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Who listens.
+    pub events: Arc<dyn EventListener>,
+    /// The columns.
+    pub schema: Arc<TableSchema>,
+    /// Whether the table's tasks are alive.
+    pub health: Health,
+    /// Makes rows visible.
+    pub publisher: Publisher,
+    /// A queue or a memtable shrank, or a shard failed.
+    pub room: Notify,
+}
+
+/// What this process may do with a shard.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Reads what others wrote; the first write claims the shard.
+    Reader,
+    /// Owns the shard under this epoch and still replays what its predecessor wrote.
+    Claiming(Epoch),
+    /// Owns the shard under this epoch.
+    Writer(Epoch),
+    /// Cannot write any more, for this reason; what was visible stays readable.
+    Failed(Error),
+}
+
+/// A shard's state for people.
+#[derive(Debug, Clone)]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: ShardId,
+    /// What this process may do with it.
+    pub role: Role,
+    /// The next WAL slot as far as this process knows.
+    pub next_position: WalPosition,
+    /// Units that wait for the WAL, and their bytes.
+    pub queued: (usize, usize),
+    /// The memtables, oldest first.
+    pub memtables: Vec<MemTableStatus>,
+    /// What was moved aside since the table was opened.
+    pub quarantined: Vec<QuarantineReport>,
+}
+
+/// A memtable's state for people.
+#[derive(Debug, Clone)]
+pub struct MemTableStatus {
+    /// The memtable.
+    pub memtable: Arc<MemTable>,
+    /// How many WAL entries hold its rows.
+    pub entries: usize,
+    /// Why its last flush failed.
+    pub flush_error: Option<Error>,
+}
+
+/// A memtable and where its rows are in the WAL.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) memtable: Arc<MemTable>,
+    /// Entries that hold rows of it, and the last of them.
+    pub(super) entries: usize,
+    pub(super) last: WalPosition,
+    /// Units of it that wait for the WAL or are being written.
+    pub(super) waiting: usize,
+    /// Whether it was handed to the flusher.
+    pub(super) handed_over: bool,
+    pub(super) flush_error: Option<Error>,
+}
+
+impl Slot {
+    pub(super) fn new(memtable: Arc<MemTable>) -> Self {
+        Self { memtable, entries: 0, last: WalPosition(0), waiting: 0, handed_over: false, flush_error: None }
+    }
+}
+
+/// A unit on its way to the WAL.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) memtable: Arc<MemTable>,
+    pub(super) rows: RecordBatch,
+    pub(super) bytes: usize,
+    /// Whom to tell; `None` if nobody waits for durability.
+    pub(super) outcome: Option<Arc<Outcome>>,
+}
+
+/// Rows that are appended and not yet visible.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) memtable: Arc<MemTable>,
+    pub(super) end: usize,
+    pub(super) outcome: Arc<Outcome>,
+}
+
+/// What the shard's lock guards.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) role: Role,
+    /// Oldest first; the last one is active.
+    pub(super) slots: VecDeque<Slot>,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) queued_bytes: usize,
+    /// Appended rows in order: they become visible in this order.
+    pub(super) order: VecDeque<Ticket>,
+    /// The next WAL slot to read (as a reader) or write (as the writer).
+    pub(super) next_position: WalPosition,
+    /// Every entry up to this one holds rows of memtables that are gone or in `slots`.
+    pub(super) last_position: WalPosition,
+    /// What was moved aside since the table was opened.
+    pub(super) quarantined: Vec<QuarantineReport>,
+    /// Flushed memtables that a running statement may still have to check against, oldest first.
+    pub(super) history: Vec<Arc<MemTable>>,
+    /// Snapshots of running statements that check: the generation that was active then.
+    pub(super) checking: Vec<GenerationId>,
+}
+
+impl Core {
+    pub(super) fn active(&self) -> &Arc<MemTable> {
+        &self.slots.back().expect("a shard has an active memtable").memtable
+    }
+
+    pub(super) fn active_slot(&mut self) -> &mut Slot {
+        self.slots.back_mut().expect("a shard has an active memtable")
+    }
+
+    pub(super) fn slot(&mut self, memtable: &MemTable) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|s| s.memtable.instance() == memtable.instance())
+    }
+
+    /// Bytes held by the shard's memtables.
+    pub(super) fn memory(&self) -> usize {
+        self.slots.iter().map(|s| s.memtable.memory()).sum()
+    }
+
+    /// Memtables since the oldest statement that checks, oldest first.
+    pub(super) fn since(&self) -> impl Iterator<Item = &Arc<MemTable>> + Clone {
+        self.history.iter().chain(self.slots.iter().map(|s| &s.memtable))
+    }
+}
+
+/// The shard of one table handle.
+pub struct ShardWriter {
+    pub(super) index: usize,
+    pub(super) shard: ShardId,
+    pub(super) spec_id: u32,
+    pub(super) context: Arc<WriterContext>,
+    pub(super) manifest: ManifestStore,
+    pub(super) core: Mutex<Core>,
+    /// One claim or refresh at a time.
+    pub(super) claiming: tokio::sync::Mutex<()>,
+    /// Something was queued for the WAL, or the role changed.
+    pub(super) wal_wake: Notify,
+    pub(super) flusher: mpsc::UnboundedSender<FlushRequest>,
+    /// The WAL writer between the claim and the WAL loop.
+    pub(super) appender: Mutex<Option<WalWriter>>,
+}
+
+impl fmt::Debug for ShardWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardWriter").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+impl ShardWriter {
+    /// A shard whose version has the empty memtable `active`; `replay_from` is the first WAL slot to read. Frozen
+    /// memtables go to `flusher`.
+    pub fn new(
+        index: usize,
+        spec_id: u32,
+        context: Arc<WriterContext>,
+        manifest: ManifestStore,
+        active: Arc<MemTable>,
+        replay_from: WalPosition,
+        flusher: mpsc::UnboundedSender<FlushRequest>,
+    ) -> Arc<Self> {
+        let slot = Slot::new(active);
+        Arc::new(Self {
+            index,
+            shard: manifest.shard(),
+            spec_id,
+            context,
+            manifest,
+            core: Mutex::new(Core {
+                role: Role::Reader,
+                slots: VecDeque::from([slot]),
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                order: VecDeque::new(),
+                next_position: replay_from,
+                last_position: WalPosition(replay_from.0.saturating_sub(1)),
+                quarantined: Vec::new(),
+                history: Vec::new(),
+                checking: Vec::new(),
+            }),
+            claiming: tokio::sync::Mutex::new(()),
+            wal_wake: Notify::new(),
+            flusher,
+            appender: Mutex::new(None),
+        })
+    }
+
+    /// The shard's identity.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// The shard's manifests.
+    pub fn manifest(&self) -> &ManifestStore {
+        &self.manifest
+    }
+
+    /// What this process may do with the shard.
+    pub fn role(&self) -> Role {
+        self.core.lock().role.clone()
+    }
+
+    /// The shard's state for people.
+    pub fn status(&self) -> ShardStatus {
+        let core = self.core.lock();
+        ShardStatus {
+            shard: self.shard,
+            role: core.role.clone(),
+            next_position: core.next_position,
+            queued: (core.queue.len(), core.queued_bytes),
+            memtables: core
+                .slots
+                .iter()
+                .map(|s| MemTableStatus {
+                    memtable: Arc::clone(&s.memtable),
+                    entries: s.entries,
+                    flush_error: s.flush_error.clone(),
+                })
+                .collect(),
+            quarantined: core.quarantined.clone(),
+        }
+    }
+
+    /// Bytes held by the shard's memtables.
+    pub fn memory(&self) -> usize {
+        self.core.lock().memory()
+    }
+
+    /// Makes this process the shard's writer, unless it is: claims the epoch, fences the predecessor with a sentinel,
+    /// and replays what it wrote.
+    ///
+    /// # Errors
+    /// `Invalid` if the table was opened for reading only or the shard is sealed, `Fenced` if another process claimed
+    /// at the same time or this handle was fenced before, `Corrupt` if the WAL is damaged.
+    pub async fn claim(self: &Arc<Self>) -> Result<Epoch> {
+        if let Some(epoch) = self.claimed()? {
+            return Ok(epoch);
+        }
+        let _one_at_a_time = self.claiming.lock().await;
+        if let Some(epoch) = self.claimed()? {
+            return Ok(epoch);
+        }
+        if self.context.settings.access == Access::Read {
+            return Err(Error::invalid("the table was opened with 'lsm.access' = 'read': open it for writing to write"));
+        }
+        // What is there is read before anybody is fenced: a shard that cannot be replayed keeps its writer.
+        match self.catch_up(None).await {
+            Err(error) if !self.may_quarantine(&error) => return Err(error),
+            _ => {}
+        }
+        let (epoch, _) = self.manifest.claim(self.spec_id).await?;
+        let result = self.take_over(epoch).await;
+        if let Err(error) = &result {
+            let mut core = self.core.lock();
+            // Another attempt claims anew; a fenced handle never does.
+            core.role = if error.kind() == ErrorKind::Fenced { Role::Failed(error.clone()) } else { Role::Reader };
+        }
+        result.map(|()| epoch)
+    }
+
+    fn claimed(&self) -> Result<Option<Epoch>> {
+        self.context.health.check()?;
+        match &self.core.lock().role {
+            Role::Writer(epoch) => Ok(Some(*epoch)),
+            Role::Failed(error) => Err(error.clone()),
+            Role::Reader | Role::Claiming(_) => Ok(None),
+        }
+    }
+
+    async fn take_over(self: &Arc<Self>, epoch: Epoch) -> Result<()> {
+        let io = &self.context.io;
+        let hint = {
+            let mut core = self.core.lock();
+            core.role = Role::Claiming(epoch);
+            WalPosition(core.next_position.0.saturating_sub(1))
+        };
+        let tip = wal::tip(io, self.shard, hint).await?;
+        let appender_at = |position| WalWriter::new(io.clone(), self.shard, epoch, position, Retry::default());
+        let mut appender = appender_at(tip);
+        if epoch > Epoch(1) {
+            appender.append(&wal::encode_sentinel(epoch)?).await?;
+        }
+        while let Err(error) = self.catch_up(Some(epoch)).await {
+            if !self.may_quarantine(&error) {
+                return Err(error);
+            }
+            let damaged = self.core.lock().next_position;
+            let report = wal::quarantine(io, self.shard, damaged).await?;
+            // The slots that became free are filled again, or a predecessor could still write there.
+            appender = appender_at(damaged);
+            while appender.next_position() < report.next {
+                appender.append(&wal::encode_sentinel(epoch)?).await?;
+            }
+            self.core.lock().quarantined.push(report);
+        }
+        let mut core = self.core.lock();
+        core.next_position = appender.next_position();
+        core.role = Role::Writer(epoch);
+        drop(core);
+        *self.appender.lock() = Some(appender);
+        self.wal_wake.notify_one();
+        self.context.events.on_claim(self.shard, epoch);
+        tracing::info!(shard = %self.shard, %epoch, "claimed a shard");
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Whether the damage that `error` tells of may be moved aside.
+    pub(super) fn may_quarantine(&self, error: &Error) -> bool {
+        let settings = &self.context.settings;
+        error.kind() == ErrorKind::Corrupt
+            && settings.recovery == Recovery::Quarantine
+            && settings.access == Access::Write
+            && error.context().iter().any(|(name, _)| *name == "position")
+    }
+
+    /// Freezes the active memtable if it has rows: an instant swap; the WAL catches up later.
+    pub fn freeze(self: &Arc<Self>) {
+        let mut core = self.core.lock();
+        if core.active().rows() > 0 {
+            let next = core.active().generation().next();
+            self.rotate(&mut core, next);
+        }
+        drop(core);
+        self.hand_over();
+    }
+
+    /// Freezes the active memtable unless one is on its way already: what to do when memory is short.
+    pub(super) fn freeze_if_alone(self: &Arc<Self>) {
+        let alone = self.core.lock().slots.len() == 1;
+        if alone {
+            self.freeze();
+        }
+    }
+
+    /// Why the oldest memtable is not flushed.
+    pub(super) fn flush_error(&self) -> Option<Error> {
+        self.core.lock().slots.iter().find_map(|s| s.flush_error.clone())
+    }
+
+    /// Whether the active memtable has no room for another `rows` rows of `bytes` bytes, or is too old.
+    pub(super) fn is_full(&self, core: &Core, rows: usize, bytes: usize) -> bool {
+        let Some(slot) = core.slots.back().filter(|s| s.memtable.rows() > 0) else { return false };
+        let (settings, memtable) = (&self.context.settings, &slot.memtable);
+        // What waits becomes at most a few entries: a group takes all of it up to its own limits.
+        memtable.rows() + rows > settings.memtable_rows
+            || memtable.row_bytes() + bytes > settings.memtable_bytes.as_usize()
+            || slot.entries + slot.waiting.min(ENTRIES_AHEAD) >= settings.memtable_entries
+            || settings.memtable_age.is_some_and(|age| self.context.clock.now().saturating_sub(memtable.created()) >= age)
+    }
+
+    /// Swaps in a new active memtable for generation `next`.
+    pub(super) fn rotate(&self, core: &mut Core, next: GenerationId) {
+        let old = Arc::clone(core.active());
+        old.freeze();
+        let active = Arc::new(MemTable::new(next, Arc::clone(&self.context.schema), self.context.clock.now()));
+        core.slots.push_back(Slot::new(Arc::clone(&active)));
+        self.context.events.on_freeze(self.shard, old.generation(), old.rows());
+        self.context.control.update(|version| {
+            let shard = &mut version.shards[self.index];
+            shard.frozen.insert(0, std::mem::replace(&mut shard.active, active));
+        });
+    }
+
+    /// Hands frozen memtables whose rows are all in the WAL to the flusher, oldest first.
+    pub(super) fn hand_over(self: &Arc<Self>) {
+        let mut core = self.core.lock();
+        let (Role::Writer(epoch) | Role::Claiming(epoch)) = core.role else { return };
+        let last_seen = core.last_position;
+        let frozen = core.slots.len() - 1;
+        for i in 0..frozen {
+            let slot = &mut core.slots[i];
+            if slot.waiting > 0 {
+                break;
+            }
+            if slot.handed_over {
+                continue;
+            }
+            slot.handed_over = true;
+            let request = FlushRequest {
+                shard: self.shard,
+                index: self.index,
+                memtable: Arc::clone(&slot.memtable),
+                epoch,
+                covered: slot.last,
+                last_seen,
+                listener: Arc::clone(self) as Arc<dyn FlushListener>,
+            };
+            // A closed channel means that the table is closing: the rows are in the WAL.
+            let _ = self.flusher.send(request);
+        }
+    }
+
+    /// Waits until no memtable is on its way to a generation.
+    ///
+    /// # Errors
+    /// The last error of a flush that keeps failing until `timeout`, or what ended the shard.
+    pub async fn drained(&self, timeout: Duration) -> Result<()> {
+        let wait = async {
+            loop {
+                let changed = self.context.room.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                {
+                    let core = self.core.lock();
+                    if let Role::Failed(error) = &core.role {
+                        return Err(error.clone());
+                    }
+                    if core.slots.len() == 1 {
+                        return Ok(());
+                    }
+                }
+                changed.await;
+            }
+        };
+        let mut health = self.context.health.clone();
+        let failed = async move { Err(health.failed().await) };
+        let both = async { tokio::select! { done = wait => done, failed = failed => failed } };
+        match tokio::time::timeout(timeout, both).await {
+            Ok(result) => result,
+            Err(_) => {
+                let error = self.core.lock().slots.iter().find_map(|s| s.flush_error.clone());
+                Err(error.unwrap_or_else(|| Error::unavailable("the flush did not finish in time: try again")))
+            }
+        }
+    }
+}
+
+impl FlushListener for ShardWriter {
+    fn flushed(&self, memtable: &Arc<MemTable>) {
+        let mut core = self.core.lock();
+        core.slots.retain(|s| s.memtable.instance() != memtable.instance());
+        if core.checking.iter().any(|seen| *seen <= memtable.generation()) {
+            core.history.push(Arc::clone(memtable));
+        }
+        drop(core);
+        self.context.room.notify_waiters();
+    }
+
+    fn flush_failed(&self, memtable: &Arc<MemTable>, error: &Error, finally: bool) {
+        let mut core = self.core.lock();
+        if let Some(slot) = core.slot(memtable) {
+            slot.flush_error = Some(error.clone());
+        }
+        if finally {
+            core.role = Role::Failed(error.clone());
+        }
+        drop(core);
+        self.context.events.on_flush_failed(self.shard, memtable.generation(), error);
+        self.context.room.notify_waiters();
+    }
+}

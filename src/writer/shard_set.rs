@@ -1,0 +1,239 @@
+//! All shards of a table, and a write over several of them: checked and appended as a whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::RecordBatch;
+use parking_lot::MutexGuard;
+use tokio::sync::RwLock;
+use tokio::time::{Instant, timeout_at};
+
+use super::conflict::{Check, check_unchanged};
+use super::outcome::{Outcome, PendingWrite};
+use super::shard::{Core, Queued, Role, ShardWriter, Ticket, WriterContext};
+use crate::error::{Error, Result};
+use crate::ids::GenerationId;
+use crate::key::Keys;
+use crate::settings::Ack;
+use crate::version::Snapshot;
+
+/// Rows of one shard that become one part of one WAL entry: all or none of them survive a crash.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// The shard's place in the table's sharding.
+    pub shard: usize,
+    /// The rows, of the stored schema.
+    pub rows: RecordBatch,
+    /// Their keys.
+    pub keys: Keys,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// The shards of one table handle.
+#[derive(Debug)]
+pub struct ShardSet {
+    context: Arc<WriterContext>,
+    shards: Vec<Arc<ShardWriter>>,
+    /// Held shared by writes and exclusively by whoever needs the table to stand still.
+    pause: RwLock<()>,
+    rows_written: AtomicU64,
+    writes: AtomicU64,
+}
+
+impl ShardSet {
+    /// The shards in the order of the table's sharding.
+    pub fn new(context: Arc<WriterContext>, shards: Vec<Arc<ShardWriter>>) -> Self {
+        context.publisher.attach(&shards);
+        Self { context, shards, pause: RwLock::new(()), rows_written: AtomicU64::new(0), writes: AtomicU64::new(0) }
+    }
+
+    /// The shards.
+    pub fn shards(&self) -> &[Arc<ShardWriter>] {
+        &self.shards
+    }
+
+    /// Writes and rows since the table was opened.
+    pub fn written(&self) -> (u64, u64) {
+        (self.writes.load(Ordering::Relaxed), self.rows_written.load(Ordering::Relaxed))
+    }
+
+    /// Keeps every write out until the guard is dropped.
+    pub async fn pause(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.pause.write().await
+    }
+
+    /// Appends `units`, all or none of them, and queues them for the WAL. They become visible together.
+    ///
+    /// Waiting for the result is [`PendingWrite::wait`]. If the future is dropped before it returns, nothing was
+    /// written.
+    ///
+    /// # Errors
+    /// `Conflict` if `check` does not hold; `Backpressure` if there was no room in time; what claiming the shards
+    /// raises; `Closed` if the table was closed.
+    pub async fn write(&self, units: Vec<Unit>, check: &Check, ack: Ack) -> Result<PendingWrite> {
+        let _running = self.pause.read().await;
+        let timeout = self.context.settings.write_timeout;
+        let rows = units.iter().map(|u| u.rows.num_rows() as u64).sum();
+        if rows == 0 {
+            return Ok(PendingWrite { rows: 0, outcome: None, timeout });
+        }
+        let mut touched: Vec<usize> = units.iter().map(|u| u.shard).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        let deadline = Instant::now() + timeout;
+        let outcome = loop {
+            for &shard in &touched {
+                self.shards[shard].claim().await?;
+            }
+            self.wait_for_room(&touched, deadline).await?;
+            if let Some(outcome) = self.append(&units, &touched, check, ack)? {
+                break outcome;
+            }
+        };
+        for &shard in &touched {
+            self.shards[shard].wal_wake.notify_one();
+        }
+        if ack == Ack::Memory && outcome.is_some() {
+            self.context.publisher.publish();
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.rows_written.fetch_add(rows, Ordering::Relaxed);
+        Ok(PendingWrite { rows, outcome, timeout })
+    }
+
+    /// Appends under the locks of all touched shards. `None` if a shard's role changed since it was claimed.
+    fn append(
+        &self,
+        units: &[Unit],
+        touched: &[usize],
+        check: &Check,
+        ack: Ack,
+    ) -> Result<Option<Option<Arc<Outcome>>>> {
+        let mut frozen = Vec::new();
+        let outcome = {
+            let mut cores: Vec<MutexGuard<'_, Core>> = touched.iter().map(|&s| self.shards[s].core.lock()).collect();
+            if cores.iter().any(|c| !matches!(c.role, Role::Writer(_))) {
+                return Ok(None);
+            }
+            let place = |shard: usize| touched.binary_search(&shard).expect("every unit's shard is touched");
+            if let Some(snapshot) = check.snapshot() {
+                self.check_replacements(snapshot)?;
+                for unit in units {
+                    check_unchanged(snapshot, unit.shard, &unit.keys, cores[place(unit.shard)].since())?;
+                }
+            }
+            let alone = self.shards.len() == 1 && ack == Ack::Memory && cores[0].order.is_empty();
+            let waits_for = if ack == Ack::Durable { units.len() } else { 0 };
+            let outcome = (!alone).then(|| Outcome::new(waits_for, units.len()));
+            for unit in units {
+                let (shard, core) = (&self.shards[unit.shard], &mut *cores[place(unit.shard)]);
+                if shard.is_full(core, unit.rows.num_rows(), unit.bytes) {
+                    let next = core.active().generation().next();
+                    shard.rotate(core, next);
+                    frozen.push(unit.shard);
+                }
+                let memtable = Arc::clone(core.active());
+                let end = memtable.append(unit.rows.clone(), &unit.keys, unit.bytes)?;
+                match &outcome {
+                    None => self.context.publisher.publish_now(&memtable, end),
+                    Some(outcome) => core.order.push_back(Ticket {
+                        memtable: Arc::clone(&memtable),
+                        end,
+                        outcome: Arc::clone(outcome),
+                    }),
+                }
+                core.queued_bytes += unit.bytes;
+                core.active_slot().waiting += 1;
+                core.queue.push_back(Queued {
+                    memtable,
+                    rows: unit.rows.clone(),
+                    bytes: unit.bytes,
+                    outcome: outcome.clone().filter(|_| ack == Ack::Durable),
+                });
+            }
+            for &s in touched {
+                let core = &mut *cores[place(s)];
+                if self.shards[s].is_full(core, 0, 0) {
+                    let next = core.active().generation().next();
+                    self.shards[s].rotate(core, next);
+                    frozen.push(s);
+                }
+            }
+            outcome
+        };
+        for shard in frozen {
+            self.shards[shard].hand_over();
+        }
+        Ok(Some(outcome))
+    }
+
+    fn check_replacements(&self, snapshot: &Snapshot) -> Result<()> {
+        if self.context.control.with(|v| v.replacements) == snapshot.version().replacements {
+            return Ok(());
+        }
+        Err(Error::conflict("all rows of the table were replaced after the statement had read them: run it again"))
+    }
+
+    /// Waits until the queues and memtables have room.
+    async fn wait_for_room(&self, touched: &[usize], deadline: Instant) -> Result<()> {
+        let settings = &self.context.settings;
+        loop {
+            let changed = self.context.room.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let queue_is_full = touched.iter().any(|&s| {
+                let core = self.shards[s].core.lock();
+                core.queued_bytes > 0 && core.queued_bytes >= settings.wal_queue.as_usize()
+            });
+            let held: usize = self.shards.iter().map(|s| s.memory()).sum();
+            let memory_is_full = held >= settings.memtable_limit.as_usize();
+            if !queue_is_full && !memory_is_full {
+                return Ok(());
+            }
+            if memory_is_full && let Some(largest) = self.shards.iter().max_by_key(|s| s.memory()) {
+                largest.freeze_if_alone();
+            }
+            if timeout_at(deadline, changed).await.is_err() {
+                let why = if queue_is_full { "the WAL is behind" } else { "the memtables are full and not yet flushed" };
+                let error = self.shards.iter().find_map(|s| s.flush_error());
+                let failure = Error::backpressure(format!("{why}: write less at a time or later"));
+                return Err(match error {
+                    Some(error) => failure.with_source(error),
+                    None => failure,
+                });
+            }
+        }
+    }
+
+    /// Keeps what a statement that checks against `snapshot` needs, until the guard is dropped.
+    pub fn watch(self: &Arc<Self>, snapshot: &Snapshot) -> Watch {
+        let seen: Vec<GenerationId> = (0..self.shards.len())
+            .map(|s| snapshot.memtables(s).last().map_or(GenerationId(0), |oldest| oldest.generation()))
+            .collect();
+        for (shard, seen) in self.shards.iter().zip(&seen) {
+            shard.core.lock().checking.push(*seen);
+        }
+        Watch { set: Arc::clone(self), seen }
+    }
+}
+
+/// Holds flushed memtables for a statement that checks against an older snapshot.
+#[derive(Debug)]
+pub struct Watch {
+    set: Arc<ShardSet>,
+    seen: Vec<GenerationId>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        for (shard, seen) in self.set.shards.iter().zip(&self.seen) {
+            let mut core = shard.core.lock();
+            if let Some(at) = core.checking.iter().position(|g| g == seen) {
+                core.checking.swap_remove(at);
+            }
+            let oldest = core.checking.iter().min().copied();
+            core.history.retain(|m| oldest.is_some_and(|oldest| m.generation() >= oldest));
+        }
+    }
+}

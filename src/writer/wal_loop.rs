@@ -1,0 +1,179 @@
+//! Group commit: a WAL write starts as soon as none is in flight and takes everything that is queued.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::compute::concat_batches;
+
+use super::shard::{Queued, Role, ShardWriter};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, WalPosition};
+use crate::memtable::MemTable;
+use crate::store::Retry;
+use crate::task::{self, Stop};
+use crate::wal::{self, EncodedEntry, WalWriter};
+
+/// Rows and bytes of one entry at most, unless one unit alone has more.
+const GROUP_BYTES: usize = 64 << 20;
+const GROUP_ROWS: usize = 50_000;
+/// Entries larger than this are encoded off the async workers.
+const LARGE: usize = 256 << 10;
+/// How long a write on an object store waits for company.
+const OBJECT_STORE_LINGER: Duration = Duration::from_millis(5);
+
+/// Units of one memtable that go into one entry.
+struct Group {
+    memtable: Arc<MemTable>,
+    units: Vec<Queued>,
+    bytes: usize,
+    epoch: Epoch,
+}
+
+impl ShardWriter {
+    /// The shard's WAL loop: runs until `stop`, and then until the queue is empty or cannot be written.
+    pub async fn run_wal(self: Arc<Self>, mut stop: Stop) {
+        let mut appender = None;
+        while let Some(group) = self.next_group(&mut stop).await {
+            let appender = match appender.as_mut() {
+                Some(appender) => appender,
+                None => match self.appender.lock().take() {
+                    Some(claimed) => appender.insert(claimed),
+                    None => {
+                        self.fail(&group.units, Error::internal("a shard has a writer's role and no WAL writer"));
+                        continue;
+                    }
+                },
+            };
+            self.write_group(group, appender, &stop).await;
+        }
+    }
+
+    async fn next_group(&self, stop: &mut Stop) -> Option<Group> {
+        loop {
+            let woken = self.wal_wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let waiting = !self.core.lock().queue.is_empty();
+            if waiting {
+                let local = if self.context.io.is_local() { Duration::ZERO } else { OBJECT_STORE_LINGER };
+                let linger = self.context.settings.wal_linger.unwrap_or(local);
+                if !linger.is_zero() && !stop.is_set() {
+                    tokio::time::sleep(linger).await;
+                }
+                if let Some(group) = self.take_group() {
+                    return Some(group);
+                }
+            }
+            if stop.is_set() {
+                return None;
+            }
+            tokio::select! {
+                () = woken => {}
+                () = stop.wait() => {}
+            }
+        }
+    }
+
+    fn take_group(&self) -> Option<Group> {
+        let mut core = self.core.lock();
+        let Role::Writer(epoch) = core.role else { return None };
+        let memtable = Arc::clone(&core.queue.front()?.memtable);
+        let (mut units, mut bytes, mut rows) = (Vec::new(), 0, 0);
+        while let Some(unit) = core.queue.front() {
+            let fits = bytes + unit.bytes <= GROUP_BYTES && rows + unit.rows.num_rows() <= GROUP_ROWS;
+            if !Arc::ptr_eq(&unit.memtable, &memtable) || !(units.is_empty() || fits) {
+                break;
+            }
+            bytes += unit.bytes;
+            rows += unit.rows.num_rows();
+            units.extend(core.queue.pop_front());
+        }
+        Some(Group { memtable, units, bytes, epoch })
+    }
+
+    async fn write_group(self: &Arc<Self>, group: Group, appender: &mut WalWriter, stop: &Stop) {
+        let entry = match self.encode(&group).await {
+            Ok(entry) => entry,
+            Err(error) => return self.fail(&group.units, error),
+        };
+        let mut attempt = 0;
+        let position = loop {
+            let error = match appender.append(&entry).await {
+                Ok(position) => break position,
+                Err(error) => error,
+            };
+            let lasting = !matches!(
+                error.kind(),
+                ErrorKind::Unavailable | ErrorKind::Indeterminate | ErrorKind::Backpressure
+            );
+            if lasting || stop.is_set() {
+                return self.fail(&group.units, error);
+            }
+            tracing::warn!(shard = %self.shard, %error, "a WAL write failed and is tried again");
+            // The bytes stay the same and nothing goes behind them, so the rows may yet become durable.
+            let doubt = Error::indeterminate("the write is not durable yet and is still being tried")
+                .with_context("shard", self.shard)
+                .with_source(error);
+            group.units.iter().filter_map(|u| u.outcome.as_ref()).for_each(|o| o.fail(&doubt));
+            attempt += 1;
+            Retry::default().pause(attempt).await;
+        };
+        self.written(&group, position, entry.bytes().len());
+    }
+
+    async fn encode(&self, group: &Group) -> Result<EncodedEntry> {
+        let schema = Arc::clone(&self.context.schema);
+        let (epoch, generation) = (group.epoch, Some(group.memtable.generation()));
+        let batches: Vec<_> = group.units.iter().map(|u| u.rows.clone()).collect();
+        let encode = move || {
+            let rows = match batches.as_slice() {
+                [only] => only.clone(),
+                several => concat_batches(schema.stored(), several)?,
+            };
+            wal::encode(epoch, generation, schema.numbered(), &rows)
+        };
+        if group.bytes > LARGE { task::blocking(encode).await } else { encode() }
+    }
+
+    fn written(self: &Arc<Self>, group: &Group, position: WalPosition, bytes: usize) {
+        let rows = group.units.iter().map(|u| u.rows.num_rows()).sum();
+        {
+            let mut core = self.core.lock();
+            core.last_position = position;
+            core.next_position = position.next();
+            core.queued_bytes -= group.bytes;
+            if let Some(slot) = core.slot(&group.memtable) {
+                slot.entries += 1;
+                slot.last = position;
+                slot.waiting -= group.units.len();
+            }
+        }
+        self.context.events.on_wal_append(self.shard, position, rows, bytes);
+        group.units.iter().filter_map(|u| u.outcome.as_ref()).for_each(|o| o.unit_done());
+        self.context.publisher.publish();
+        self.context.room.notify_waiters();
+        if group.memtable.is_frozen() {
+            self.hand_over();
+        }
+    }
+
+    /// Ends the shard's writing: everything queued fails with `error`, and so does every later write.
+    fn fail(&self, units: &[Queued], error: Error) {
+        tracing::error!(shard = %self.shard, %error, "a shard cannot be written any more");
+        let (queued, tickets): (Vec<Queued>, Vec<_>) = {
+            let mut core = self.core.lock();
+            core.role = Role::Failed(error.clone());
+            core.queued_bytes = 0;
+            (core.queue.drain(..).collect(), core.order.drain(..).collect())
+        };
+        for ticket in &tickets {
+            ticket.outcome.fail(&error);
+            ticket.outcome.drop_ticket();
+        }
+        for outcome in units.iter().chain(&queued).filter_map(|u| u.outcome.as_ref()) {
+            outcome.unit_done();
+        }
+        self.context.publisher.publish();
+        self.context.room.notify_waiters();
+    }
+}
