@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Weak};
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Field, SchemaRef};
 use parking_lot::Mutex;
 
 use super::location;
@@ -202,7 +202,7 @@ pub(super) fn check_declared(table: &LsmTable, schema: &SchemaRef, key: &[String
 }
 
 fn columns(schema: &SchemaRef) -> String {
-    let column = |f: &Arc<datafusion::arrow::datatypes::Field>| {
+    let column = |f: &Arc<Field>| {
         format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "" } else { " NOT NULL" })
     };
     schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")

@@ -63,14 +63,9 @@ impl LsmSessionExt for SessionStateBuilder {
         for (name, function) in functions_of() {
             functions.insert(name.into(), Arc::new(TableFunction::new(name.into(), function)));
         }
-        let known = |rules: &Option<Vec<Arc<dyn datafusion::optimizer::AnalyzerRule + Send + Sync>>>| {
-            rules.iter().flatten().any(|rule| rule.name() == RULE)
-        };
         let in_analyzer = self.analyzer().iter().flat_map(|a| &a.rules).any(|rule| rule.name() == RULE);
-        if in_analyzer || known(self.analyzer_rules()) {
-            return self;
-        }
-        self.with_analyzer_rule(Arc::new(LsmStatementRule))
+        let added = self.analyzer_rules().iter().flatten().any(|rule| rule.name() == RULE);
+        if in_analyzer || added { self } else { self.with_analyzer_rule(Arc::new(LsmStatementRule)) }
     }
 }
 
