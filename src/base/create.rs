@@ -254,7 +254,8 @@ fn marks(n: usize) -> Vec<HashMap<String, String>> {
 fn marked(schema: &Schema, key: &PrimaryKey) -> SchemaRef {
     let marks = marks(key.columns().len());
     let fields = schema.fields().iter().enumerate().map(|(i, field)| {
-        let field = field.as_ref().clone().with_data_type(types::as_stored(field.data_type())).with_metadata(HashMap::new());
+        let field =
+            field.as_ref().clone().with_data_type(types::as_stored(field.data_type())).with_metadata(HashMap::new());
         match key.columns().iter().position(|c| c.index == i) {
             Some(place) => field.with_nullable(false).with_metadata(marks[place].clone()),
             None => field,

@@ -159,7 +159,18 @@ fn is_hashable(data_type: &DataType) -> bool {
     use DataType::*;
     matches!(
         data_type,
-        Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Date32 | Timestamp(_, _) | Utf8
+        Boolean
+            | Int8
+            | Int16
+            | Int32
+            | Int64
+            | UInt8
+            | UInt16
+            | UInt32
+            | UInt64
+            | Date32
+            | Timestamp(_, _)
+            | Utf8
             | LargeUtf8
     )
 }

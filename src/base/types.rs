@@ -21,8 +21,13 @@ pub(super) fn check(schema: &Schema) -> Result<()> {
                 field.data_type()
             )));
         }
-        if field.metadata().contains_key(BLOB) || field.extension_type_name().is_some_and(|n| n.starts_with("lance.blob")) {
-            return Err(Error::invalid(format!("column '{}' is a Lance blob, which a table cannot have", field.name())));
+        if field.metadata().contains_key(BLOB)
+            || field.extension_type_name().is_some_and(|n| n.starts_with("lance.blob"))
+        {
+            return Err(Error::invalid(format!(
+                "column '{}' is a Lance blob, which a table cannot have",
+                field.name()
+            )));
         }
     }
     Ok(())

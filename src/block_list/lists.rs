@@ -92,12 +92,7 @@ const BYTES_PER_BASE_KEY: usize = 48;
 impl BlockLists {
     /// No lists yet; the base's keys stay resident while they take at most `base_key_bytes`.
     pub fn new(base_key_bytes: usize) -> Self {
-        Self {
-            pairs: Mutex::default(),
-            unions: Mutex::default(),
-            base_keys: Mutex::new(None),
-            base_key_bytes,
-        }
+        Self { pairs: Mutex::default(), unions: Mutex::default(), base_keys: Mutex::new(None), base_key_bytes }
     }
 
     /// Forgets the lists of sources that are no longer there.
@@ -131,12 +126,17 @@ impl BlockLists {
         union
     }
 
+    /// Whether the base's keys fit into memory.
+    pub fn may_hold_keys_of(&self, base: &BaseTable) -> bool {
+        base.rows().saturating_mul(BYTES_PER_BASE_KEY) <= self.base_key_bytes
+    }
+
     /// The base's keys, if they fit into memory: read once a version.
     ///
     /// # Errors
     /// Whatever reading the base raises; the next call tries again.
     pub async fn base_keys(&self, base: &BaseTable) -> Result<Option<Arc<KeyMap>>> {
-        if base.rows().saturating_mul(BYTES_PER_BASE_KEY) > self.base_key_bytes {
+        if !self.may_hold_keys_of(base) {
             return Ok(None);
         }
         let cell = {

@@ -144,6 +144,13 @@ impl BaseMask {
     }
 }
 
+impl BaseMask {
+    /// The columns that a scan must give behind its own: the key, if the base's keys are too large to be resident.
+    pub fn extra_columns(&self) -> &[usize] {
+        if self.newer.is_empty() || self.lists.may_hold_keys_of(&self.base) { &[] } else { &self.columns }
+    }
+}
+
 impl fmt::Debug for BaseMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BaseMask").field("version", &self.base.version()).field("newer", &self.newer.len()).finish()
@@ -157,8 +164,12 @@ impl RowMask for BaseMask {
     }
 
     async fn resolve(&self) -> Result<Dropped> {
+        if self.newer.is_empty() {
+            return Ok(Dropped::Rows(Arc::default()));
+        }
         let Some(keys) = self.lists.base_keys(&self.base).await? else {
-            let probe = NewerKeys { key: self.key.clone(), columns: self.columns.clone(), newer: Arc::clone(&self.newer) };
+            let probe =
+                NewerKeys { key: self.key.clone(), columns: self.columns.clone(), newer: Arc::clone(&self.newer) };
             return Ok(Dropped::Keys(Arc::new(probe)));
         };
         let (lists, version, newer) = (Arc::clone(&self.lists), self.base.version(), Arc::clone(&self.newer));

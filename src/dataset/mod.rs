@@ -2,11 +2,13 @@
 //!
 //! Nobody above this room, `generation` and `base` names a type of Lance's: what comes out is Arrow and DataFusion.
 
+mod conform;
 mod handle;
 mod opener;
 mod origin;
 mod scan;
 
+pub use conform::conform;
 pub use handle::DatasetHandle;
 pub use opener::DatasetOpener;
 pub use scan::DatasetScanExec;

@@ -86,7 +86,8 @@ impl Origins {
                 return Ok(Transformed::no(e));
             };
             let i = self.schema.stored().index_of(&column.name)?;
-            let name = self.name(i).ok_or_else(|| Error::internal(format!("column '{}' is not stored", column.name)))?;
+            let name =
+                self.name(i).ok_or_else(|| Error::internal(format!("column '{}' is not stored", column.name)))?;
             Ok(Transformed::yes(Expr::Column(Column::new_unqualified(name))))
         })?;
         Ok(renamed.data)

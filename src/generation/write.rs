@@ -46,7 +46,8 @@ pub async fn write(
     let name = TablePaths::new_generation_name(id);
     let uri = uri(io.uri(), shard, &name);
     let failed = |error: lance_core::Error| from_lance(error).with_context("generation", &uri);
-    let mut record = GenerationRecord { id, path: name.clone(), bytes: Some(0), rows: Some(rows as u64), key_bytes: Some(0) };
+    let mut record =
+        GenerationRecord { id, path: name.clone(), bytes: Some(0), rows: Some(rows as u64), key_bytes: Some(0) };
     for batch in &batches {
         *record.bytes.get_or_insert_default() += batch.get_array_memory_size() as u64;
         *record.key_bytes.get_or_insert_default() += schema.key().of_batch(batch)?.memory() as u64;
@@ -65,13 +66,10 @@ pub async fn write(
         .write(labelled(&numbered, &batches)?, Some(0))
         .await
         .map_err(failed)?;
-    let (store, root) = ObjectStore::from_uri_and_params(
-        opener.session().store_registry(),
-        &uri,
-        &opener.store_params(),
-    )
-    .await
-    .map_err(failed)?;
+    let (store, root) =
+        ObjectStore::from_uri_and_params(opener.session().store_registry(), &uri, &opener.store_params())
+            .await
+            .map_err(failed)?;
     if schema.key().is_lance_key() {
         sidecar::write(&store, &root, &batches, schema.key()).await.map_err(|e| e.with_context("generation", &uri))?;
     }
@@ -101,19 +99,30 @@ async fn commit(
 /// The table's numbered schema with a number for `_tombstone` that no column of the base has or had.
 fn numbered_schema(schema: &TableSchema, base: &BaseTable) -> Result<SchemaRef> {
     let free = base.max_field_id().max(max_id(schema.numbered().fields())) + 1;
-    let fields: Vec<Arc<Field>> = schema.numbered().fields().iter().enumerate().map(|(i, field)| {
-        if i != schema.tombstone_index() {
-            return Arc::clone(field);
-        }
-        let id = (LANCE_FIELD_ID_KEY.to_string(), free.to_string());
-        Arc::new(field.as_ref().clone().with_metadata(HashMap::from([id])))
-    }).collect();
+    let fields: Vec<Arc<Field>> = schema
+        .numbered()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(i, field)| {
+            if i != schema.tombstone_index() {
+                return Arc::clone(field);
+            }
+            let id = (LANCE_FIELD_ID_KEY.to_string(), free.to_string());
+            Arc::new(field.as_ref().clone().with_metadata(HashMap::from([id])))
+        })
+        .collect();
     Ok(Arc::new(Schema::new_with_metadata(fields, schema.numbered().metadata().clone())))
 }
 
 /// The highest field id in use, at any depth.
 fn max_id(fields: &arrow::datatypes::Fields) -> i32 {
-    Schema::new(fields.clone()).flattened_fields().iter().filter_map(|f| crate::dataset::field_id(f)).max().unwrap_or(-1)
+    Schema::new(fields.clone())
+        .flattened_fields()
+        .iter()
+        .filter_map(|f| crate::dataset::field_id(f))
+        .max()
+        .unwrap_or(-1)
 }
 
 /// The rows under the numbered schema: the same values, other labels.

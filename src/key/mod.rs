@@ -315,6 +315,14 @@ pub enum KeyRef<'a> {
 }
 
 impl KeyRef<'_> {
+    /// The key's image on its own.
+    pub fn to_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Fixed(v) => v.to_be_bytes().to_vec(),
+            Self::Bytes(v) => v.to_vec(),
+        }
+    }
+
     /// The key's hash: the same in every source of this process, different in the next process.
     pub fn hash(self) -> u64 {
         match self {

@@ -8,3 +8,6 @@ mod store;
 
 pub use lance_table::system_index::mem_wal::{ShardManifest, ShardStatus, SsTable};
 pub use store::ManifestStore;
+
+#[cfg(test)]
+mod tests;

@@ -185,6 +185,7 @@ impl ManifestStore {
     /// `Indeterminate` if the storage does not tell: claim again.
     pub async fn claim(&self, spec_id: u32) -> Result<(Epoch, Arc<ShardManifest>)> {
         let _changing = self.changing.lock().await;
+        self.io.check_synced(&TablePaths::manifest_dir(self.shard))?;
         for _ in 0..MAX_RACES {
             let latest = self.latest().await?;
             let next = self.claimed(latest.as_deref(), spec_id)?;
@@ -223,9 +224,11 @@ impl ManifestStore {
                 .with_context("shard", self.shard));
         }
         if latest.shard_spec_id != spec_id && latest.shard_spec_id != 0 {
-            return Err(Error::invalid("the shard belongs to another sharding of the table: open it as it was created")
-                .with_context("shard", self.shard)
-                .with_context("spec", latest.shard_spec_id));
+            return Err(Error::invalid(
+                "the shard belongs to another sharding of the table: open it as it was created",
+            )
+            .with_context("shard", self.shard)
+            .with_context("spec", latest.shard_spec_id));
         }
         Ok(ShardManifest { version: latest.version + 1, writer_epoch: latest.writer_epoch + 1, ..latest.clone() })
     }
@@ -243,6 +246,7 @@ impl ManifestStore {
         edit: impl Fn(&ShardManifest) -> Result<ShardManifest>,
     ) -> Result<Arc<ShardManifest>> {
         let _changing = self.changing.lock().await;
+        self.io.check_synced(&TablePaths::manifest_dir(self.shard))?;
         let mut latest = self.fresh();
         for _ in 0..MAX_RACES {
             let current = match latest.take() {
@@ -281,7 +285,9 @@ impl ManifestStore {
         for added in next.sstables.iter().filter(|t| !current.sstables.contains(t)) {
             let dir = TablePaths::generation_dir(self.shard, &added.path);
             if let Some(path) = self.io.unsynced(&dir).await?.first() {
-                return Err(Error::internal("a manifest names a generation that is not synced").with_context("path", path));
+                return Err(
+                    Error::internal("a manifest names a generation that is not synced").with_context("path", path)
+                );
             }
         }
         Ok(())
@@ -313,7 +319,8 @@ impl ManifestStore {
     }
 
     fn contended(&self) -> Error {
-        Error::unavailable("too many processes change the shard at once: repeat later").with_context("shard", self.shard)
+        Error::unavailable("too many processes change the shard at once: repeat later")
+            .with_context("shard", self.shard)
     }
 
     /// Writes a version with the same bytes until it is known whose it is.

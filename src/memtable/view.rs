@@ -116,6 +116,13 @@ impl MemTableView {
         batch_of(schema, columns, rows.len())
     }
 
+    /// The first `columns` columns of one row.
+    pub fn row(&self, row: usize, columns: usize) -> Vec<ArrayRef> {
+        self.table
+            .batches()
+            .with_row(row, |batch, at| batch.columns()[..columns].iter().map(|c| c.slice(at, 1)).collect())
+    }
+
     /// Which of `count` rows from position `start` are live; `None` if all are.
     fn live(&self, start: usize, count: usize, blocked: Option<&RoaringTreemap>) -> Option<BooleanBuffer> {
         let keys = self.table.keys();

@@ -15,7 +15,9 @@ pub(super) fn from_io(error: IoError, doing: &'static str, path: &str) -> Error 
         IoErrorKind::PermissionDenied | IoErrorKind::ReadOnlyFilesystem => {
             Error::invalid("the location is not writable or not readable: grant access or choose another")
         }
-        IoErrorKind::StorageFull | IoErrorKind::QuotaExceeded => Error::unavailable("the disk is full: free some space"),
+        IoErrorKind::StorageFull | IoErrorKind::QuotaExceeded => {
+            Error::unavailable("the disk is full: free some space")
+        }
         IoErrorKind::NotADirectory | IoErrorKind::IsADirectory | IoErrorKind::InvalidFilename => {
             Error::invalid("the location is not a table directory: choose another")
         }

@@ -140,7 +140,7 @@ impl ObjectIo {
     }
 
     /// Creates the object unless there is one, durably: on a local file system the file, its name and every directory
-    /// created on the way are synced when this returns (unless opened without sync).
+    /// created on the way are synced when this returns (unless opened without sync), also if another one was there.
     ///
     /// # Errors
     /// `Unavailable`: it may be there or not, read it back (on a local file system: it is not). `Indeterminate`: it is
@@ -238,6 +238,17 @@ impl ObjectIo {
             Arc::clone(local).sync_files(paths, self.hook.clone()).await?;
         }
         self.after(IoOp::Sync, &first).await
+    }
+
+    /// Whether what was read in a directory can be relied on: after a failed sync it may vanish, though it is there.
+    ///
+    /// # Errors
+    /// `Indeterminate` if a sync of the directory failed in the life of this handle.
+    pub fn check_synced(&self, dir: &str) -> Result<()> {
+        match &self.backend {
+            Backend::Local(local) => local.check_synced(dir),
+            Backend::Remote(_) => Ok(()),
+        }
     }
 
     /// The files below a directory that would not survive power loss, if a hook records what would.

@@ -54,6 +54,11 @@ impl Local {
         &self.root
     }
 
+    /// Whether what is in a directory can be relied on.
+    pub(super) fn check_synced(&self, dir: &str) -> Result<()> {
+        if self.dirs.lock().broken.contains(dir) { Err(broken(dir)) } else { Ok(()) }
+    }
+
     pub(super) fn syncs(&self) -> bool {
         self.sync
     }
@@ -108,19 +113,20 @@ impl Local {
             if let Err(error) = fs::remove_file(&temporary) {
                 tracing::debug!(path, %error, "a temporary file was not removed");
             }
-            match linked? {
-                Put::Exists => Ok(Put::Exists),
-                Put::Created => {
-                    self.record(&hook, |record| record.content(&path));
-                    self.sync_dir(dir, &hook).map_err(|e| {
-                        Error::indeterminate("the file is there but may not survive power loss: check the disk, then open the table again")
-                            .with_context("path", &path)
-                            .with_source(e)
-                    })?;
-                    self.record(&hook, |record| record.name(&path));
-                    Ok(Put::Created)
-                }
+            let put = linked?;
+            if put == Put::Created {
+                self.record(&hook, |record| record.content(&path));
             }
+            // Also if it exists: whoever linked it, perhaps we in a request given up, may not have synced it yet.
+            self.sync_dir(dir, &hook).map_err(|e| {
+                Error::indeterminate(
+                    "the file is there but may not survive power loss: check the disk, then open the table again",
+                )
+                .with_context("path", &path)
+                .with_source(e)
+            })?;
+            self.record(&hook, |record| record.name(&path));
+            Ok(put)
         })
         .await
     }
@@ -354,9 +360,7 @@ impl Local {
         if !self.sync {
             return Ok(());
         }
-        if self.dirs.lock().broken.contains(dir) {
-            return Err(broken(dir));
-        }
+        self.check_synced(dir)?;
         self.sync_path(dir, hook).inspect_err(|_| {
             self.dirs.lock().broken.insert(dir.to_string());
         })
@@ -364,7 +368,7 @@ impl Local {
 }
 
 fn broken(dir: &str) -> Error {
-    Error::unavailable("syncing this directory failed before: check the disk, then open the table again")
+    Error::indeterminate("a sync of this directory failed, what is in it may be lost: check the disk, then open again")
         .with_context("path", dir)
 }
 

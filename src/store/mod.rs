@@ -11,6 +11,10 @@ mod paths;
 mod remote;
 mod retry;
 mod sync_record;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use failure::from_lance;
 pub use hook::{IoCounts, IoHook, IoOp};

@@ -35,8 +35,7 @@ pub(super) struct Remote {
 impl Remote {
     pub(super) async fn open(uri: &str, storage_options: &HashMap<String, String>) -> Result<Self> {
         let params = store_params(storage_options);
-        let (store, base) =
-            ObjectStore::from_uri_and_params(registry(), uri, &params).await.map_err(from_lance)?;
+        let (store, base) = ObjectStore::from_uri_and_params(registry(), uri, &params).await.map_err(from_lance)?;
         Ok(Self { store, base })
     }
 
@@ -76,7 +75,9 @@ impl Remote {
         let options = PutOptions::from(PutMode::Create);
         match self.store.inner.put_opts(&self.path(path), PutPayload::from(bytes), options).await {
             Ok(_) => Ok(Put::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(Put::Exists),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(Put::Exists)
+            }
             Err(error) => Err(from_object_store(error, "creating", path)),
         }
     }

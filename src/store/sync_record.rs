@@ -64,8 +64,7 @@ impl SyncRecord {
 impl Synced {
     fn reaches(&self, path: &str) -> bool {
         path.is_empty()
-            || (self.names.contains(path)
-                && path.match_indices('/').all(|(end, _)| self.names.contains(&path[..end])))
+            || (self.names.contains(path) && path.match_indices('/').all(|(end, _)| self.names.contains(&path[..end])))
     }
 }
 

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::snapshot::Snapshot;
 use crate::base::BaseTable;
 use crate::block_list::{BlockLists, SourceId};
+use crate::error::Error;
 use crate::generation::Generation;
 use crate::ids::ShardId;
 use crate::memtable::MemTable;
@@ -35,6 +36,8 @@ pub struct ShardVersion {
     pub frozen: Vec<Arc<MemTable>>,
     /// Generations not yet in the base, newest first.
     pub generations: Vec<Arc<Generation>>,
+    /// Why the shard's rows cannot be read completely.
+    pub damage: Option<Error>,
 }
 
 impl Version {

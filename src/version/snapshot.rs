@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::control::{ShardVersion, Version};
 use crate::block_list::KeySource;
-use crate::ids::GenerationId;
-use crate::memtable::MemTableView;
+use crate::error::Result;
+use crate::memtable::{MemTable, MemTableView};
 
 /// A version and the watermarks of its memtables: whatever freezes, flushes or compacts meanwhile, it sees each row
 /// once, in the version it had when the snapshot was taken. Holds its sources until it is dropped.
@@ -19,10 +19,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads the watermarks, newest memtable first: a frozen memtable is wholly visible before a newer one shows rows.
     pub(super) fn new(version: Arc<Version>) -> Self {
-        let view = |m: &Arc<_>| {
-            let memtable: &Arc<crate::memtable::MemTable> = m;
-            MemTableView::new(Arc::clone(memtable), memtable.visible())
-        };
+        let view = |memtable: &Arc<MemTable>| MemTableView::new(Arc::clone(memtable), memtable.visible());
         let memtables = version
             .shards
             .iter()
@@ -46,10 +43,15 @@ impl Snapshot {
         &self.memtables[shard]
     }
 
-    /// How far the shard's writes are seen: the newest memtable's generation and how many of its rows.
-    pub fn position(&self, shard: usize) -> (GenerationId, usize) {
-        let newest = &self.memtables[shard][0];
-        (newest.generation(), newest.watermark())
+    /// Nothing if the rows of every shard can be read.
+    ///
+    /// # Errors
+    /// The damage of a shard.
+    pub fn check(&self) -> Result<()> {
+        match self.version.shards.iter().find_map(|s| s.damage.clone()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     /// The sources of a shard that may supersede rows, newest first; memtables without rows are left out.

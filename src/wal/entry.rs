@@ -172,7 +172,9 @@ pub fn decode(position: WalPosition, bytes: Bytes, path: &str) -> Result<WalEntr
         epoch: Epoch(epoch),
         generation: generation.map(GenerationId),
         sentinel,
-        batches: batches.collect::<Result<_, _>>().map_err(|e| corrupt("its rows do not fit its schema").with_source(e))?,
+        batches: batches
+            .collect::<Result<_, _>>()
+            .map_err(|e| corrupt("its rows do not fit its schema").with_source(e))?,
         schema,
         bytes: size,
     })

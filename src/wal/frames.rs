@@ -19,7 +19,8 @@ pub(super) fn stream_length(bytes: &[u8]) -> Result<usize, &'static str> {
         if length == 0 {
             return Ok(at);
         }
-        let message = root_as_message(take(bytes, &mut at, length as usize)?).map_err(|_| "a message does not parse")?;
+        let message =
+            root_as_message(take(bytes, &mut at, length as usize)?).map_err(|_| "a message does not parse")?;
         let body = usize::try_from(message.bodyLength()).map_err(|_| "a message has an impossible length")?;
         take(bytes, &mut at, body)?;
     }

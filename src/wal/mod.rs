@@ -14,3 +14,6 @@ pub use entry::{EncodedEntry, WalEntry, decode, encode, encode_sentinel};
 pub use quarantine::{QuarantineReport, last, quarantine};
 pub use reader::{WalReader, tip};
 pub use writer::{Settled, WalWriter};
+
+#[cfg(test)]
+mod tests;

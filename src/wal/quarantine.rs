@@ -69,7 +69,8 @@ async fn count_rows(io: &ObjectIo, path: &str) -> Result<Option<usize>> {
     let Some(bytes) = io.get(path).await? else { return Ok(Some(0)) };
     blocking(move || {
         let Ok(length) = stream_length(&bytes) else { return Ok(None) };
-        let count = || read_stream(bytes.slice(..length)).map(|(_, batches)| batches.iter().map(|b| b.num_rows()).sum());
+        let count =
+            || read_stream(bytes.slice(..length)).map(|(_, batches)| batches.iter().map(|b| b.num_rows()).sum());
         Ok(std::panic::catch_unwind(count).ok().and_then(Result::ok))
     })
     .await

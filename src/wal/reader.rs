@@ -2,15 +2,13 @@
 //!
 //! Reading ends at the first free slot. A free slot before a taken one is no end but a loss, and is reported.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use futures::future::{BoxFuture, try_join_all};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 
 use super::entry::{WalEntry, decode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{ShardId, WalPosition};
 use crate::store::{ObjectIo, TablePaths};
 use crate::task::blocking;
@@ -99,11 +97,12 @@ impl WalReader {
 
     /// The slot is free. If a later one is not, a writer filled both meanwhile, or an entry is gone.
     async fn end(&mut self, position: WalPosition) -> Result<Option<WalEntry>> {
-        let mut later = VecDeque::new();
-        while let Some((_, fetched)) = self.fetching.next().await {
-            later.push_back(fetched);
-        }
-        if !later.iter().any(|fetched| !matches!(fetched, Ok(None))) {
+        let later: Vec<_> = (&mut self.fetching).map(|(_, fetched)| fetched).collect().await;
+        let taken = |fetched: &Result<Option<WalEntry>>| match fetched {
+            Ok(entry) => entry.is_some(),
+            Err(error) => error.kind() == ErrorKind::Corrupt,
+        };
+        if !later.iter().any(taken) {
             self.ended = true;
             return Ok(None);
         }
@@ -160,10 +159,10 @@ async fn read(position: WalPosition, bytes: Bytes, path: String) -> Result<WalEn
 /// # Errors
 /// `Unavailable` or `Invalid`.
 pub async fn tip(io: &ObjectIo, shard: ShardId, hint: WalPosition) -> Result<WalPosition> {
-    // Slots are taken without gaps: look in steps that double, then again from the last one that is taken.
+    // Slots are taken without gaps: look in growing steps, then again from the last one that is taken.
     let mut taken = hint;
     loop {
-        let steps = (0..PROBES).map(|n| WalPosition(taken.0 + (1 << n)));
+        let steps = (0..PROBES).map(|n| WalPosition(taken.0.saturating_add(1 << (2 * n))));
         let probes = steps.clone().map(|p| async move { io.exists(&TablePaths::wal_entry(shard, p)).await });
         let found = try_join_all(probes).await?;
         match steps.zip(found).take_while(|(_, exists)| *exists).last() {

@@ -23,7 +23,5 @@ pub(super) fn append(stream: &mut Vec<u8>, id: Uuid) {
 pub(super) fn verify(bytes: &[u8], length: usize) -> bool {
     let Some(trailer) = bytes.get(length..).filter(|rest| rest.len() == LEN) else { return false };
     let crc = crc32fast::hash(&bytes[..bytes.len() - 4]);
-    trailer.starts_with(MAGIC)
-        && trailer[24..32] == (length as u64).to_le_bytes()
-        && trailer[32..] == crc.to_le_bytes()
+    trailer.starts_with(MAGIC) && trailer[24..32] == (length as u64).to_le_bytes() && trailer[32..] == crc.to_le_bytes()
 }

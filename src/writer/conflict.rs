@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::memtable::MemTable;
-use crate::version::Snapshot;
+use crate::version::{Snapshot, Version};
 
 /// What must hold, key by key, when a write is appended.
 #[derive(Debug, Clone)]
@@ -25,36 +25,37 @@ impl Check {
     }
 }
 
-/// Fails if one of `keys` was written after `snapshot`. `memtables` are all of the shard's since then, oldest first.
+/// Fails if one of `keys` was written to shard `index` after `snapshot`; `memtables` are all the shard has now.
+///
+/// Newer than the snapshot are the rows of its own memtables from their watermarks on (it holds them, flushed or not),
+/// and whatever is in memtables and generations that it does not know.
 pub(super) fn check_unchanged<'a>(
     snapshot: &Snapshot,
-    shard: usize,
+    now: &Version,
+    index: usize,
     keys: &Keys,
-    memtables: impl Iterator<Item = &'a Arc<MemTable>> + Clone,
+    memtables: impl Iterator<Item = &'a Arc<MemTable>>,
 ) -> Result<()> {
-    // Rows of a memtable from its watermark in the snapshot on are newer than the snapshot; of one that the snapshot
-    // does not know, all are: it is newer than the newest that it knows.
-    let (newest, _) = snapshot.position(shard);
-    let unseen: Vec<(&Arc<MemTable>, usize)> = memtables
-        .filter_map(|memtable| {
-            let seen = snapshot.memtables(shard).iter().find(|v| v.table().instance() == memtable.instance());
-            match seen {
-                Some(view) => (view.watermark() < memtable.rows()).then_some((memtable, view.watermark())),
-                None => (memtable.generation() > newest).then_some((memtable, 0)),
-            }
-        })
+    let known = snapshot.memtables(index);
+    let newest = known[0].generation();
+    let mut unseen: Vec<(&Arc<MemTable>, usize)> = memtables
+        .filter(|m| m.rows() > 0 && known.iter().all(|v| v.table().instance() != m.instance()))
+        .map(|m| (m, 0))
         .collect();
-    if unseen.is_empty() {
+    unseen.extend(known.iter().filter(|v| v.watermark() < v.table().rows()).map(|v| (v.table(), v.watermark())));
+    let generations: Vec<_> = now.shards[index].generations.iter().filter(|g| g.id() > newest).collect();
+    if unseen.is_empty() && generations.is_empty() {
         return Ok(());
     }
     for key in keys.iter() {
         let hash = key.hash();
-        for (memtable, seen) in &unseen {
-            if memtable.find(key, hash, usize::MAX).is_some_and(|(row, _)| row >= *seen) {
-                return Err(Error::conflict(
-                    "a row was changed by another statement after this one had read it: run the statement again",
-                ));
-            }
+        let in_memory = |(memtable, seen): &(&Arc<MemTable>, usize)| {
+            memtable.find(key, hash, usize::MAX).is_some_and(|(row, _)| row >= *seen)
+        };
+        if unseen.iter().any(in_memory) || generations.iter().any(|g| g.keys().get(key, hash).is_some()) {
+            return Err(Error::conflict(
+                "a row was changed by another statement after this one had read it: run the statement again",
+            ));
         }
     }
     Ok(())

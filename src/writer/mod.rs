@@ -16,4 +16,4 @@ pub use conflict::Check;
 pub use outcome::PendingWrite;
 pub use publisher::Publisher;
 pub use shard::{MemTableStatus, Role, ShardStatus, ShardWriter, WriterContext};
-pub use shard_set::{ShardSet, Unit, Watch};
+pub use shard_set::{ShardSet, Unit};

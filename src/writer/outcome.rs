@@ -28,7 +28,12 @@ struct State {
 
 impl Outcome {
     pub(super) fn new(open: usize, tickets: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(open), tickets: AtomicUsize::new(tickets), state: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self {
+            open: AtomicUsize::new(open),
+            tickets: AtomicUsize::new(tickets),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        })
     }
 
     /// Whether nothing is left to wait for before publication.

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::shard::{Core, Role, ShardWriter, Slot};
-use crate::base;
+use crate::dataset::conform;
 use crate::error::{Error, Result};
 use crate::generation::{Generation, GenerationRecord};
 use crate::ids::{Epoch, GenerationId, WalPosition};
@@ -72,26 +73,28 @@ impl ShardWriter {
         let version = self.context.control.current();
         let compacted = version.base.compacted(self.shard);
         let known = &version.shards[self.index].generations;
-        let records = manifest.sstables.iter().filter(|t| GenerationId(t.generation) > compacted).map(|t| {
+        let mut opening: Vec<BoxFuture<'static, Result<Arc<Generation>>>> = Vec::new();
+        for table in manifest.sstables.iter().filter(|t| GenerationId(t.generation) > compacted) {
             let record = GenerationRecord {
-                id: GenerationId(t.generation),
-                path: t.path.clone(),
-                bytes: t.in_memory_bytes,
-                rows: t.physical_rows,
-                key_bytes: t.primary_key_bytes,
+                id: GenerationId(table.generation),
+                path: table.path.clone(),
+                bytes: table.in_memory_bytes,
+                rows: table.physical_rows,
+                key_bytes: table.primary_key_bytes,
             };
             let known = known.iter().find(|g| g.id() == record.id).cloned();
-            async move {
+            let (context, shard) = (Arc::clone(&self.context), self.shard);
+            opening.push(Box::pin(async move {
                 match known {
                     Some(generation) => Ok(generation),
                     None => {
-                        let context = &self.context;
-                        Generation::open(&context.opener, &context.io, self.shard, &record, &context.schema).await
+                        let uri = context.io.uri();
+                        Generation::open(&context.opener, uri, shard, &record, &context.schema).await
                     }
                 }
-            }
-        });
-        let mut generations: Vec<Arc<Generation>> = stream::iter(records).buffered(OPENING).try_collect().await?;
+            }));
+        }
+        let mut generations: Vec<Arc<Generation>> = stream::iter(opening).buffered(OPENING).try_collect().await?;
         generations.sort_by_key(|g| std::cmp::Reverse(g.id()));
         let current = GenerationId(manifest.current_generation);
         let mut core = self.core.lock();
@@ -130,7 +133,7 @@ impl ShardWriter {
                 .with_context("shard", self.shard)
                 .with_context("position", entry.position));
         }
-        let batches = base::reconcile(&self.context.schema, &entry.schema, entry.batches)
+        let batches = conform(&self.context.schema, &entry.schema, entry.batches)
             .map_err(|e| e.with_context("shard", self.shard).with_context("position", entry.position))?;
         let rows: usize = batches.iter().map(|b| b.num_rows()).sum();
         if generation > core.active().generation() {

@@ -148,10 +148,6 @@ pub(super) struct Core {
     pub(super) last_position: WalPosition,
     /// What was moved aside since the table was opened.
     pub(super) quarantined: Vec<QuarantineReport>,
-    /// Flushed memtables that a running statement may still have to check against, oldest first.
-    pub(super) history: Vec<Arc<MemTable>>,
-    /// Snapshots of running statements that check: the generation that was active then.
-    pub(super) checking: Vec<GenerationId>,
 }
 
 impl Core {
@@ -171,11 +167,6 @@ impl Core {
     pub(super) fn memory(&self) -> usize {
         self.slots.iter().map(|s| s.memtable.memory()).sum()
     }
-
-    /// Memtables since the oldest statement that checks, oldest first.
-    pub(super) fn since(&self) -> impl Iterator<Item = &Arc<MemTable>> + Clone {
-        self.history.iter().chain(self.slots.iter().map(|s| &s.memtable))
-    }
 }
 
 /// The shard of one table handle.
@@ -184,7 +175,7 @@ pub struct ShardWriter {
     pub(super) shard: ShardId,
     pub(super) spec_id: u32,
     pub(super) context: Arc<WriterContext>,
-    pub(super) manifest: ManifestStore,
+    pub(super) manifest: Arc<ManifestStore>,
     pub(super) core: Mutex<Core>,
     /// One claim or refresh at a time.
     pub(super) claiming: tokio::sync::Mutex<()>,
@@ -208,7 +199,7 @@ impl ShardWriter {
         index: usize,
         spec_id: u32,
         context: Arc<WriterContext>,
-        manifest: ManifestStore,
+        manifest: Arc<ManifestStore>,
         active: Arc<MemTable>,
         replay_from: WalPosition,
         flusher: mpsc::UnboundedSender<FlushRequest>,
@@ -229,8 +220,6 @@ impl ShardWriter {
                 next_position: replay_from,
                 last_position: WalPosition(replay_from.0.saturating_sub(1)),
                 quarantined: Vec::new(),
-                history: Vec::new(),
-                checking: Vec::new(),
             }),
             claiming: tokio::sync::Mutex::new(()),
             wal_wake: Notify::new(),
@@ -245,7 +234,7 @@ impl ShardWriter {
     }
 
     /// The shard's manifests.
-    pub fn manifest(&self) -> &ManifestStore {
+    pub fn manifest(&self) -> &Arc<ManifestStore> {
         &self.manifest
     }
 
@@ -295,7 +284,9 @@ impl ShardWriter {
             return Ok(epoch);
         }
         if self.context.settings.access == Access::Read {
-            return Err(Error::invalid("the table was opened with 'lsm.access' = 'read': open it for writing to write"));
+            return Err(Error::invalid(
+                "the table was opened with 'lsm.access' = 'read': open it for writing to write",
+            ));
         }
         // What is there is read before anybody is fenced: a shard that cannot be replayed keeps its writer.
         match self.catch_up(None).await {
@@ -379,6 +370,41 @@ impl ShardWriter {
         self.hand_over();
     }
 
+    /// Opens the shard as a reader. Damage is kept for those who ask for the shard's rows; other shards stay usable.
+    /// With `'lsm.recovery' = 'quarantine'` a damaged shard is claimed and what is damaged moved aside.
+    ///
+    /// # Errors
+    /// What reading raises, other than damage.
+    pub async fn open(self: &Arc<Self>) -> Result<()> {
+        let error = match self.refresh().await {
+            Err(error) if self.may_quarantine(&error) => return self.claim().await.map(|_| ()),
+            Err(error) if error.kind() == ErrorKind::Corrupt => error,
+            other => return other,
+        };
+        tracing::error!(shard = %self.shard, %error, "a shard is damaged");
+        self.core.lock().role = Role::Failed(error.clone());
+        self.context.control.update(|version| version.shards[self.index].damage = Some(error));
+        Ok(())
+    }
+
+    /// Ends the shard: nothing can be written any more. Returns why accepted rows are not in the WAL, if some are not.
+    pub fn close(&self) -> Option<Error> {
+        let mut core = self.core.lock();
+        let lost = match &core.role {
+            Role::Failed(error) if error.kind() != ErrorKind::Corrupt => Some(error.clone()),
+            _ => None,
+        };
+        core.role = Role::Failed(Error::closed("the table was closed: open it again"));
+        drop(core);
+        self.context.room.notify_waiters();
+        lost
+    }
+
+    /// Rows in the shard's memtables.
+    pub fn memory_rows(&self) -> usize {
+        self.core.lock().slots.iter().map(|s| s.memtable.rows()).sum()
+    }
+
     /// Freezes the active memtable unless one is on its way already: what to do when memory is short.
     pub(super) fn freeze_if_alone(self: &Arc<Self>) {
         let alone = self.core.lock().slots.len() == 1;
@@ -400,7 +426,9 @@ impl ShardWriter {
         memtable.rows() + rows > settings.memtable_rows
             || memtable.row_bytes() + bytes > settings.memtable_bytes.as_usize()
             || slot.entries + slot.waiting.min(ENTRIES_AHEAD) >= settings.memtable_entries
-            || settings.memtable_age.is_some_and(|age| self.context.clock.now().saturating_sub(memtable.created()) >= age)
+            || settings
+                .memtable_age
+                .is_some_and(|age| self.context.clock.now().saturating_sub(memtable.created()) >= age)
     }
 
     /// Swaps in a new active memtable for generation `next`.
@@ -469,7 +497,9 @@ impl ShardWriter {
         };
         let mut health = self.context.health.clone();
         let failed = async move { Err(health.failed().await) };
-        let both = async { tokio::select! { done = wait => done, failed = failed => failed } };
+        let both = async {
+            tokio::select! { done = wait => done, failed = failed => failed }
+        };
         match tokio::time::timeout(timeout, both).await {
             Ok(result) => result,
             Err(_) => {
@@ -484,9 +514,6 @@ impl FlushListener for ShardWriter {
     fn flushed(&self, memtable: &Arc<MemTable>) {
         let mut core = self.core.lock();
         core.slots.retain(|s| s.memtable.instance() != memtable.instance());
-        if core.checking.iter().any(|seen| *seen <= memtable.generation()) {
-            core.history.push(Arc::clone(memtable));
-        }
         drop(core);
         self.context.room.notify_waiters();
     }

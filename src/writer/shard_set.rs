@@ -12,10 +12,8 @@ use super::conflict::{Check, check_unchanged};
 use super::outcome::{Outcome, PendingWrite};
 use super::shard::{Core, Queued, Role, ShardWriter, Ticket, WriterContext};
 use crate::error::{Error, Result};
-use crate::ids::GenerationId;
 use crate::key::Keys;
 use crate::settings::Ack;
-use crate::version::Snapshot;
 
 /// Rows of one shard that become one part of one WAL entry: all or none of them survive a crash.
 #[derive(Debug, Clone)]
@@ -118,9 +116,15 @@ impl ShardSet {
             }
             let place = |shard: usize| touched.binary_search(&shard).expect("every unit's shard is touched");
             if let Some(snapshot) = check.snapshot() {
-                self.check_replacements(snapshot)?;
+                let now = self.context.control.current();
+                if now.replacements != snapshot.version().replacements {
+                    return Err(Error::conflict(
+                        "all rows of the table were replaced after the statement had read them: run it again",
+                    ));
+                }
                 for unit in units {
-                    check_unchanged(snapshot, unit.shard, &unit.keys, cores[place(unit.shard)].since())?;
+                    let memtables = cores[place(unit.shard)].slots.iter().map(|s| &s.memtable);
+                    check_unchanged(snapshot, &now, unit.shard, &unit.keys, memtables)?;
                 }
             }
             let alone = self.shards.len() == 1 && ack == Ack::Memory && cores[0].order.is_empty();
@@ -168,13 +172,6 @@ impl ShardSet {
         Ok(Some(outcome))
     }
 
-    fn check_replacements(&self, snapshot: &Snapshot) -> Result<()> {
-        if self.context.control.with(|v| v.replacements) == snapshot.version().replacements {
-            return Ok(());
-        }
-        Err(Error::conflict("all rows of the table were replaced after the statement had read them: run it again"))
-    }
-
     /// Waits until the queues and memtables have room.
     async fn wait_for_room(&self, touched: &[usize], deadline: Instant) -> Result<()> {
         let settings = &self.context.settings;
@@ -195,7 +192,8 @@ impl ShardSet {
                 largest.freeze_if_alone();
             }
             if timeout_at(deadline, changed).await.is_err() {
-                let why = if queue_is_full { "the WAL is behind" } else { "the memtables are full and not yet flushed" };
+                let why =
+                    if queue_is_full { "the WAL is behind" } else { "the memtables are full and not yet flushed" };
                 let error = self.shards.iter().find_map(|s| s.flush_error());
                 let failure = Error::backpressure(format!("{why}: write less at a time or later"));
                 return Err(match error {
@@ -203,37 +201,6 @@ impl ShardSet {
                     None => failure,
                 });
             }
-        }
-    }
-
-    /// Keeps what a statement that checks against `snapshot` needs, until the guard is dropped.
-    pub fn watch(self: &Arc<Self>, snapshot: &Snapshot) -> Watch {
-        let seen: Vec<GenerationId> = (0..self.shards.len())
-            .map(|s| snapshot.memtables(s).last().map_or(GenerationId(0), |oldest| oldest.generation()))
-            .collect();
-        for (shard, seen) in self.shards.iter().zip(&seen) {
-            shard.core.lock().checking.push(*seen);
-        }
-        Watch { set: Arc::clone(self), seen }
-    }
-}
-
-/// Holds flushed memtables for a statement that checks against an older snapshot.
-#[derive(Debug)]
-pub struct Watch {
-    set: Arc<ShardSet>,
-    seen: Vec<GenerationId>,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        for (shard, seen) in self.set.shards.iter().zip(&self.seen) {
-            let mut core = shard.core.lock();
-            if let Some(at) = core.checking.iter().position(|g| g == seen) {
-                core.checking.swap_remove(at);
-            }
-            let oldest = core.checking.iter().min().copied();
-            core.history.retain(|m| oldest.is_some_and(|oldest| m.generation() >= oldest));
         }
     }
 }

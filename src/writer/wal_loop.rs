@@ -102,10 +102,8 @@ impl ShardWriter {
                 Ok(position) => break position,
                 Err(error) => error,
             };
-            let lasting = !matches!(
-                error.kind(),
-                ErrorKind::Unavailable | ErrorKind::Indeterminate | ErrorKind::Backpressure
-            );
+            let lasting =
+                !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate | ErrorKind::Backpressure);
             if lasting || stop.is_set() {
                 return self.fail(&group.units, error);
             }

@@ -1,7 +1,7 @@
 use arrow::array::RecordBatchIterator;
 use lance::Dataset;
-use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, Transaction};
 use lance_table::system_index::mem_wal::{MemWalIndexDetails, new_mem_wal_index_meta};
 
 use super::*;
@@ -9,7 +9,8 @@ use crate::base::AdoptSpec;
 use crate::error::ErrorKind;
 
 async fn plain(place: &Place, ids: Vec<Option<i64>>) {
-    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("n", DataType::Int64, true)]));
+    let schema =
+        Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("n", DataType::Int64, true)]));
     let ids: ArrayRef = Arc::new(Int64Array::from(ids));
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&ids), ids]).unwrap();
     Dataset::write(RecordBatchIterator::new([Ok(batch)], schema), place.io.uri(), None).await.unwrap();

@@ -208,8 +208,15 @@ async fn rows_go_to_the_shards_that_lance_would_choose() {
         let lance = place.lance().await;
         let details = lance.mem_wal_index_details().await.unwrap().unwrap();
         let theirs = evaluate_sharding_spec(&batch, &details.sharding_specs[0], lance.schema()).unwrap();
-        let theirs: Vec<u32> =
-            theirs.column(0).as_any().downcast_ref::<Int32Array>().unwrap().values().iter().map(|b| *b as u32).collect();
+        let theirs: Vec<u32> = theirs
+            .column(0)
+            .as_any()
+            .downcast_ref::<Int32Array>()
+            .unwrap()
+            .values()
+            .iter()
+            .map(|b| *b as u32)
+            .collect();
         assert_eq!(ours, theirs);
         assert!(ours.iter().all(|b| *b < 5));
         let keys_only = batch.project(&[1]).unwrap();

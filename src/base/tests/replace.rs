@@ -15,7 +15,10 @@ async fn one_commit_replaces_rows_and_marks_generations() {
     let table = place.create(&spec()).await;
     let table = table.replace(stream(vec![rows(vec![1, 2], vec!["a", "b"])]), &[]).await.unwrap();
     let mut lance = place.lance().await;
-    lance.create_index(&["id"], IndexType::BTree, Some("by_id".into()), &ScalarIndexParams::default(), true).await.unwrap();
+    lance
+        .create_index(&["id"], IndexType::BTree, Some("by_id".into()), &ScalarIndexParams::default(), true)
+        .await
+        .unwrap();
     let table = table.refresh().await.unwrap().unwrap();
 
     let shard = ShardId::unsharded();
@@ -28,7 +31,10 @@ async fn one_commit_replaces_rows_and_marks_generations() {
     let reopened = place.reopen().await;
     assert_eq!(reopened.version(), after.version());
     assert_eq!(reopened.compacted(shard), GenerationId(3));
-    assert_eq!(scan(&reopened, &[0], &[]).await.column(0).as_primitive::<arrow::datatypes::Int64Type>().values(), &[7, 8]);
+    assert_eq!(
+        scan(&reopened, &[0], &[]).await.column(0).as_primitive::<arrow::datatypes::Int64Type>().values(),
+        &[7, 8]
+    );
     assert_eq!(reopened.defaults()["lsm.format"], "1");
     let lance = place.lance().await;
     let names: Vec<_> = lance.load_indices().await.unwrap().iter().map(|i| i.name.clone()).collect();
@@ -79,7 +85,8 @@ async fn commits_of_others_are_seen_by_refresh() {
     let place = Place::new().await;
     let table = place.create(&spec()).await;
     let params = WriteParams { mode: WriteMode::Append, ..Default::default() };
-    let appended = InsertBuilder::new(place.io.uri()).with_params(&params).execute(vec![rows(vec![1], vec!["a"])]).await;
+    let appended =
+        InsertBuilder::new(place.io.uri()).with_params(&params).execute(vec![rows(vec![1], vec!["a"])]).await;
     appended.unwrap();
     let newer = table.refresh().await.unwrap().unwrap();
     assert_eq!((newer.version(), newer.rows(), table.rows()), (table.version() + 1, 1, 0));

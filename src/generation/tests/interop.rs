@@ -1,6 +1,6 @@
-use lance::dataset::mem_wal::scanner::{LsmPointLookupPlanner, LsmDataSourceCollector};
-use lance::dataset::mem_wal::{DatasetMemWalExt, LsmScanner, ShardSnapshot, ShardWriterConfig};
 use datafusion::common::ScalarValue;
+use lance::dataset::mem_wal::scanner::{LsmDataSourceCollector, LsmPointLookupPlanner};
+use lance::dataset::mem_wal::{DatasetMemWalExt, LsmScanner, ShardSnapshot, ShardWriterConfig};
 
 use super::*;
 
@@ -48,14 +48,14 @@ async fn what_we_flush_lance_reads() {
             RecordBatch::try_new(Arc::clone(table.schema().logical()), columns).unwrap()
         };
         let stored = |batch: RecordBatch| table.schema().to_stored(&batch).unwrap();
-        let base = table.replace(crate::base::tests::stream(vec![logical(&[1, 9], vec!["a", "base"])]), &[]).await.unwrap();
+        let base =
+            table.replace(crate::base::tests::stream(vec![logical(&[1, 9], vec!["a", "base"])]), &[]).await.unwrap();
         let first = flush(&place, &table, 1, vec![stored(logical(&[3, 1, 2], vec!["c", "a", "b"]))]).await;
         let dead: Vec<ArrayRef> = match composite {
             true => vec![Arc::new(StringArray::from(vec!["c"])), longs(&[3])],
             false => vec![longs(&[3])],
         };
-        let second =
-            vec![table.schema().tombstones(&dead).unwrap(), stored(logical(&[2], vec!["b"]))];
+        let second = vec![table.schema().tombstones(&dead).unwrap(), stored(logical(&[2], vec!["b"]))];
         let second = flush(&place, &base, 2, second).await;
 
         let lance = Arc::new(place.lance().await);

@@ -1,0 +1,89 @@
+//! The flusher of a shard: one generation after the other, in order, for as long as it takes.
+//!
+//! A failure keeps the memtable readable and is told to the shard; the flush is tried again until it succeeds or the
+//! shard is lost to another process. Generations are published in order, so a later one waits.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::job;
+use crate::dataset::DatasetOpener;
+use crate::error::{Error, ErrorKind};
+use crate::events::EventListener;
+use crate::manifest::ManifestStore;
+use crate::store::{ObjectIo, Retry};
+use crate::task::Stop;
+use crate::version::{FlushRequest, VersionControl};
+
+/// What a flusher works with.
+#[derive(Debug, Clone)]
+pub struct FlushContext {
+    /// The table's objects.
+    pub io: ObjectIo,
+    /// Opens what was written.
+    pub opener: DatasetOpener,
+    /// The version that generations join.
+    pub control: Arc<VersionControl>,
+    /// Who listens.
+    pub events: Arc<dyn EventListener>,
+}
+
+/// Flushes what arrives in `requests` until `stop`; what is underway then is finished unless it fails.
+pub async fn run(
+    context: FlushContext,
+    manifest: Arc<ManifestStore>,
+    mut requests: mpsc::UnboundedReceiver<FlushRequest>,
+    mut stop: Stop,
+) {
+    loop {
+        let request = tokio::select! {
+            biased;
+            request = requests.recv() => request,
+            () = stop.wait() => None,
+        };
+        let Some(request) = request else { return };
+        if !flush_until_done(&context, &manifest, &request, &mut stop).await {
+            return;
+        }
+    }
+}
+
+async fn flush_until_done(
+    context: &FlushContext,
+    manifest: &ManifestStore,
+    request: &FlushRequest,
+    stop: &mut Stop,
+) -> bool {
+    let id = request.memtable.generation();
+    let retry = Retry::default();
+    let mut attempt = 0;
+    loop {
+        let error: Error = match job::flush(context, manifest, request).await {
+            Ok(generation) => {
+                let rows = generation.rows();
+                context.control.update(|version| {
+                    let shard = &mut version.shards[request.index];
+                    shard.frozen.retain(|m| m.instance() != request.memtable.instance());
+                    shard.generations.insert(0, generation);
+                });
+                request.listener.flushed(&request.memtable);
+                context.events.on_flush(request.shard, id, rows);
+                tracing::info!(shard = %request.shard, generation = %id, rows, "flushed a memtable");
+                return true;
+            }
+            Err(error) => error,
+        };
+        let finally = error.kind() == ErrorKind::Fenced;
+        tracing::warn!(shard = %request.shard, generation = %id, %error, "a flush failed");
+        request.listener.flush_failed(&request.memtable, &error, finally);
+        if finally || stop.is_set() {
+            return false;
+        }
+        attempt += 1;
+        tokio::select! {
+            () = retry.pause(attempt) => {}
+            () = stop.wait() => return false,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! One flush: a frozen memtable to a committed generation.
+//!
+//! | step | durable effect | a crash after it |
+//! |---|---|---|
+//! | write | a directory nobody names | an orphan; the WAL still has the rows |
+//! | sync | the same, for good | the same |
+//! | commit | the manifest names it and replay starts behind its rows | the generation is read, the WAL is not |
+
+use std::sync::Arc;
+
+use super::flusher::FlushContext;
+use crate::error::{Error, Result};
+use crate::generation::{self, Generation};
+use crate::ids::GenerationId;
+use crate::manifest::{ManifestStore, SsTable};
+use crate::memtable::MemTableView;
+use crate::task;
+use crate::version::FlushRequest;
+
+/// Writes, commits and opens the generation of a frozen memtable.
+pub(super) async fn flush(
+    context: &FlushContext,
+    manifest: &ManifestStore,
+    request: &FlushRequest,
+) -> Result<Arc<Generation>> {
+    let id = request.memtable.generation();
+    let schema = request.memtable.schema();
+    let table = if let Some(table) = committed(manifest, id) {
+        // The commit of an earlier attempt had come through after all.
+        table
+    } else {
+        manifest.check_fenced(request.epoch).await?;
+        let view = MemTableView::new(Arc::clone(&request.memtable), request.memtable.rows());
+        let rows = task::blocking(move || view.newest_rows().collect::<Result<Vec<_>>>()).await?;
+        let base = context.control.current().base.clone();
+        let record = generation::write(&context.opener, &context.io, request.shard, id, rows, schema, &base).await?;
+        context.events.on_flush_written(request.shard, id);
+        let table = SsTable {
+            generation: id.0,
+            path: record.path,
+            in_memory_bytes: record.bytes,
+            physical_rows: record.rows,
+            primary_key_bytes: record.key_bytes,
+        };
+        commit(manifest, request, &table).await?;
+        table
+    };
+    let record = generation::GenerationRecord {
+        id,
+        path: table.path,
+        bytes: table.in_memory_bytes,
+        rows: table.physical_rows,
+        key_bytes: table.primary_key_bytes,
+    };
+    Generation::open(&context.opener, context.io.uri(), request.shard, &record, schema).await
+}
+
+fn committed(manifest: &ManifestStore, id: GenerationId) -> Option<SsTable> {
+    manifest.cached()?.sstables.iter().find(|t| t.generation == id.0).cloned()
+}
+
+async fn commit(manifest: &ManifestStore, request: &FlushRequest, table: &SsTable) -> Result<()> {
+    let committed = manifest.commit(request.epoch, |current| {
+        let mut next = current.clone();
+        if !next.sstables.iter().any(|t| t.generation == table.generation) {
+            next.sstables.push(table.clone());
+        }
+        next.current_generation = next.current_generation.max(table.generation + 1);
+        next.replay_after_wal_entry_position = next.replay_after_wal_entry_position.max(request.covered.0);
+        next.wal_entry_position_last_seen = next.wal_entry_position_last_seen.max(request.last_seen.0);
+        Ok(next)
+    });
+    let manifest = committed.await?;
+    if manifest.sstables.iter().any(|t| t == table) {
+        return Ok(());
+    }
+    Err(Error::internal("the manifest names another directory for the generation").with_context("path", &table.path))
+}

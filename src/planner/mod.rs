@@ -1,0 +1,13 @@
+//! A snapshot and a request become a plan. Nothing is read before the plan runs.
+//!
+//! Per source one arm: memtables as they are, generations and the base as Lance scans under a block list. Filters go
+//! below a block list, because it was resolved without them; limits stay above it; key columns stay until it has been
+//! applied.
+
+mod point_lookup;
+mod pushdown;
+mod scan;
+
+pub use point_lookup::{PointLookup, lookup, present};
+pub use pushdown::{FilterSupport, key_filter, support};
+pub use scan::plan_scan;

@@ -1,0 +1,245 @@
+//! Keys to rows: each key is asked of the newest source first and of no older one than the first that holds it.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+
+use crate::block_list::BlockLists;
+use crate::error::Result;
+use crate::key::Keys;
+use crate::source::PointSource;
+use crate::version::Snapshot;
+
+/// A lookup of keys in a snapshot, for plans.
+#[derive(Debug)]
+pub struct PointLookup {
+    snapshot: Arc<Snapshot>,
+    lists: Arc<BlockLists>,
+    keys: Vec<ArrayRef>,
+}
+
+impl PointLookup {
+    /// Looks up `keys`, the key columns in key order.
+    pub fn new(snapshot: Arc<Snapshot>, lists: Arc<BlockLists>, keys: Vec<ArrayRef>) -> Self {
+        Self { snapshot, lists, keys }
+    }
+}
+
+#[async_trait]
+impl PointSource for PointLookup {
+    fn label(&self) -> String {
+        format!("keys={}", self.keys[0].len())
+    }
+
+    async fn lookup(&self, projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+        lookup(&self.snapshot, &self.lists, &self.keys, projection, schema).await
+    }
+}
+
+/// Where the newest row of a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    MemTable { shard: usize, memtable: usize, row: usize },
+    Generation { shard: usize, generation: usize, row: u64 },
+    Base { row: u64 },
+}
+
+/// The live rows of `keys` (the key columns in key order, no NULL), projected, in the order of the keys; a key without
+/// a live row is left out.
+///
+/// # Errors
+/// `Invalid` if the columns are not the key's; whatever reading raises.
+pub async fn lookup(
+    snapshot: &Snapshot,
+    lists: &BlockLists,
+    keys: &[ArrayRef],
+    projection: &[usize],
+    schema: &SchemaRef,
+) -> Result<RecordBatch> {
+    let images = snapshot.version().base.schema().key().of_columns(keys)?;
+    let (mut places, missing) = locate_fresh(snapshot, &images)?;
+    let from_base = match base_rows(snapshot, lists, &images, &missing).await? {
+        InBase::At(rows) => {
+            for (i, row) in rows {
+                places[i] = Some(Place::Base { row });
+            }
+            None
+        }
+        InBase::Unknown => {
+            let (rows, which) = snapshot.version().base.find(&picked(keys, &missing)?, projection).await?;
+            Some((rows, which.into_iter().map(|w| missing[w]).collect()))
+        }
+    };
+    gather(snapshot, &places, from_base, projection, schema).await
+}
+
+/// Whether each of `keys` (the key columns in key order, no NULL) has a live row.
+///
+/// # Errors
+/// As [`lookup`].
+pub async fn present(snapshot: &Snapshot, lists: &BlockLists, keys: &[ArrayRef]) -> Result<Vec<bool>> {
+    let images = snapshot.version().base.schema().key().of_columns(keys)?;
+    let (places, missing) = locate_fresh(snapshot, &images)?;
+    let mut present: Vec<bool> = places.iter().map(Option::is_some).collect();
+    match base_rows(snapshot, lists, &images, &missing).await? {
+        InBase::At(rows) => rows.iter().for_each(|(i, _)| present[*i] = true),
+        InBase::Unknown => {
+            let (_, which) = snapshot.version().base.find(&picked(keys, &missing)?, &[]).await?;
+            which.into_iter().for_each(|w| present[missing[w]] = true);
+        }
+    }
+    Ok(present)
+}
+
+/// Where the keys are outside the base, and which of them no source but the base can hold.
+fn locate_fresh(snapshot: &Snapshot, images: &Keys) -> Result<(Vec<Option<Place>>, Vec<usize>)> {
+    let mut places = vec![None; images.len()];
+    let mut missing = Vec::new();
+    for i in 0..images.len() {
+        match find_fresh(snapshot, images, i) {
+            Found::Row(place) => places[i] = Some(place),
+            Found::Deleted => {}
+            Found::Nowhere => missing.push(i),
+        }
+    }
+    if !missing.is_empty() {
+        snapshot.check()?;
+    }
+    Ok((places, missing))
+}
+
+/// What is known of keys in the base without reading rows.
+enum InBase {
+    /// Which of them are there, and in which rows.
+    At(Vec<(usize, u64)>),
+    /// Nothing: the base's keys are not resident.
+    Unknown,
+}
+
+async fn base_rows(snapshot: &Snapshot, lists: &BlockLists, images: &Keys, missing: &[usize]) -> Result<InBase> {
+    let base = &snapshot.version().base;
+    if missing.is_empty() || base.rows() == 0 {
+        return Ok(InBase::At(Vec::new()));
+    }
+    let Some(map) = lists.base_keys(base).await? else { return Ok(InBase::Unknown) };
+    let row = |i: &usize| {
+        let key = images.get(*i);
+        Some((*i, map.get(key, key.hash())?))
+    };
+    Ok(InBase::At(missing.iter().filter_map(row).collect()))
+}
+
+fn picked(keys: &[ArrayRef], rows: &[usize]) -> Result<Vec<ArrayRef>> {
+    let rows = UInt32Array::from_iter_values(rows.iter().map(|i| *i as u32));
+    keys.iter().map(|c| Ok(take(c, &rows, None)?)).collect()
+}
+
+enum Found {
+    Row(Place),
+    Deleted,
+    Nowhere,
+}
+
+/// Looks for key `i` in every source but the base. All shards are asked: the shard of a key is a matter of writing.
+fn find_fresh(snapshot: &Snapshot, keys: &Keys, i: usize) -> Found {
+    let key = keys.get(i);
+    let hash = key.hash();
+    for (s, (shard, memtables)) in snapshot.shards().enumerate() {
+        for (m, memtable) in memtables.iter().enumerate() {
+            match memtable.find(key, hash) {
+                Some((_, true)) => return Found::Deleted,
+                Some((row, false)) => return Found::Row(Place::MemTable { shard: s, memtable: m, row }),
+                None => {}
+            }
+        }
+        for (g, generation) in shard.generations.iter().enumerate() {
+            if let Some(row) = generation.keys().get(key, hash) {
+                if generation.keys().tombstones().contains(row) {
+                    return Found::Deleted;
+                }
+                return Found::Row(Place::Generation { shard: s, generation: g, row });
+            }
+        }
+    }
+    Found::Nowhere
+}
+
+/// Takes the rows, source by source, and brings them into the order of the keys.
+async fn gather(
+    snapshot: &Snapshot,
+    places: &[Option<Place>],
+    from_base: Option<(RecordBatch, Vec<usize>)>,
+    projection: &[usize],
+    schema: &SchemaRef,
+) -> Result<RecordBatch> {
+    let mut found: Vec<(usize, Place)> = places.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
+    if from_base.is_none()
+        && let [(_, Place::MemTable { shard, memtable, row })] = found.as_slice()
+    {
+        return snapshot.memtables(*shard)[*memtable].take(&[*row], projection, schema);
+    }
+    found.sort_by_key(|(_, place)| *place);
+    let mut batches = Vec::new();
+    let mut order = Vec::with_capacity(found.len());
+    let same_source = |a: &Place, b: &Place| match (a, b) {
+        (Place::MemTable { shard: s, memtable: m, .. }, Place::MemTable { shard: t, memtable: n, .. }) => {
+            (s, m) == (t, n)
+        }
+        (Place::Generation { shard: s, generation: g, .. }, Place::Generation { shard: t, generation: h, .. }) => {
+            (s, g) == (t, h)
+        }
+        (Place::Base { .. }, Place::Base { .. }) => true,
+        _ => false,
+    };
+    for group in found.chunk_by(|(_, a), (_, b)| same_source(a, b)) {
+        let ids = || {
+            group.iter().map(|(_, place)| match place {
+                Place::Generation { row, .. } | Place::Base { row } => *row,
+                Place::MemTable { row, .. } => *row as u64,
+            })
+        };
+        let rows = match group[0].1 {
+            Place::MemTable { shard, memtable, .. } => {
+                let rows: Vec<usize> = ids().map(|r| r as usize).collect();
+                snapshot.memtables(shard)[memtable].take(&rows, projection, schema)?
+            }
+            Place::Generation { shard, generation, .. } => {
+                let rows: Vec<u64> = ids().collect();
+                snapshot.version().shards[shard].generations[generation].take(&rows, projection).await?
+            }
+            Place::Base { .. } => snapshot.version().base.take(&ids().collect::<Vec<_>>(), projection).await?,
+        };
+        batches.push(relabelled(rows, schema)?);
+        order.extend(group.iter().map(|(i, _)| *i));
+    }
+    if let Some((rows, which)) = from_base {
+        batches.push(relabelled(rows, schema)?);
+        order.extend(which);
+    }
+    let all = concat_batches(schema, &batches)?;
+    if order.is_sorted() {
+        return Ok(all);
+    }
+    let mut indices: Vec<u32> = (0..order.len() as u32).collect();
+    indices.sort_by_key(|i| order[*i as usize]);
+    let indices = UInt32Array::from(indices);
+    let columns = all.columns().iter().map(|c| Ok(take(c, &indices, None)?)).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+fn relabelled(rows: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if rows.schema_ref() == schema {
+        return Ok(rows);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), rows.columns().to_vec(), &options)?)
+}
+
+/// The projected logical schema.
+pub(super) fn projected(schema: &Schema, projection: &[usize]) -> SchemaRef {
+    Arc::new(Schema::new(projection.iter().map(|&i| Arc::clone(&schema.fields()[i])).collect::<Vec<_>>()))
+}

@@ -1,0 +1,92 @@
+//! All live rows, or those of some keys.
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion::physical_plan::union::UnionExec;
+
+use super::point_lookup::{PointLookup, projected};
+use super::pushdown::{FilterSupport, key_filter, support};
+use crate::block_list::{BaseMask, BlockLists, GenerationMask, KeySource, MemTableRows, SourceId};
+use crate::error::Result;
+use crate::physical_plan::{BlockListExec, FirstMatchExec, MemTableScanExec};
+use crate::source::RowSource;
+use crate::version::Snapshot;
+
+/// Plans a scan: rows of the logical columns `projection` (all if `None`). Filters are a conjunction; those that are
+/// not [`FilterSupport::Exact`] must be applied again above. With a `limit`, at least that many rows come out if there
+/// are that many.
+///
+/// # Errors
+/// `Invalid` if a filter cannot be evaluated on the table's columns.
+pub fn plan_scan(
+    snapshot: &Arc<Snapshot>,
+    lists: &Arc<BlockLists>,
+    projection: Option<&[usize]>,
+    filters: &[Expr],
+    limit: Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let table = snapshot.version().base.schema();
+    let all: Vec<usize>;
+    let projection = match projection {
+        Some(projection) => projection,
+        None => {
+            all = (0..table.logical().fields().len()).collect();
+            &all
+        }
+    };
+    let schema = projected(table.logical(), projection);
+    if let Some((keys, _)) = key_filter(table.key(), filters) {
+        if keys[0].is_empty() {
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        let source = PointLookup::new(Arc::clone(snapshot), Arc::clone(lists), keys);
+        return Ok(Arc::new(FirstMatchExec::new(Arc::new(source), projection.to_vec(), schema)));
+    }
+    snapshot.check()?;
+    let pushed: Vec<Expr> =
+        filters.iter().filter(|f| support(table, f) != FilterSupport::Unsupported).cloned().collect();
+
+    let mut memtables: Vec<Arc<dyn RowSource>> = Vec::new();
+    let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+    let mut everything: Vec<KeySource> = Vec::new();
+    for (s, (shard, views)) in snapshot.shards().enumerate() {
+        let sources = snapshot.key_sources(s);
+        let visible: Vec<_> = views.iter().filter(|v| v.watermark() > 0).collect();
+        for (newer, view) in visible.iter().enumerate() {
+            let newer: Arc<[KeySource]> = sources[..newer].into();
+            memtables.push(Arc::new(MemTableRows::new(Arc::clone(lists), (*view).clone(), newer)));
+        }
+        for (g, generation) in shard.generations.iter().enumerate() {
+            let newer: Arc<[KeySource]> = sources[..visible.len() + g].into();
+            let id = SourceId::Generation(shard.shard, generation.id());
+            let scan = generation.scan(projection, &pushed)?;
+            let mask = GenerationMask::new(Arc::clone(lists), Arc::clone(generation), id, newer);
+            let label = format!("generation {}", generation.id());
+            arms.push(Arc::new(BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema))));
+        }
+        everything.extend(sources);
+    }
+    let base = &snapshot.version().base;
+    if base.rows() > 0 {
+        let mask = BaseMask::new(Arc::clone(lists), Arc::clone(base), everything.into());
+        let columns: Vec<usize> = projection.iter().copied().chain(mask.extra_columns().iter().copied()).collect();
+        let scan = base.scan(&columns, &pushed)?;
+        let label = format!("base {}", base.version());
+        arms.push(Arc::new(BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema))));
+    }
+    if !memtables.is_empty() {
+        arms.insert(0, Arc::new(MemTableScanExec::new(memtables, projection.to_vec(), Arc::clone(&schema))));
+    }
+    if let Some(limit) = limit {
+        arms = arms.into_iter().map(|arm| Arc::new(LocalLimitExec::new(arm, limit)) as _).collect();
+    }
+    Ok(match arms.len() {
+        0 => Arc::new(EmptyExec::new(schema)),
+        1 => arms.remove(0),
+        _ => UnionExec::try_new(arms)?,
+    })
+}

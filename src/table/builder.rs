@@ -1,0 +1,300 @@
+//! Opening a table: settings are data, components are parts, and nobody is fenced.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use tokio::sync::{Notify, mpsc};
+
+use super::handle::{LsmTable, Parts};
+use crate::base::{AdoptSpec, BaseTable, CreateSpec};
+use crate::block_list::BlockLists;
+use crate::clock::{Clock, SystemClock};
+use crate::dataset::DatasetOpener;
+use crate::error::{Error, Result};
+use crate::events::{EventListener, NoEvents};
+use crate::flush::{self, FlushContext};
+use crate::ids::{GenerationId, WalPosition};
+use crate::manifest::ManifestStore;
+use crate::memtable::MemTable;
+use crate::schema::TableSchema;
+use crate::settings::{Access, Settings};
+use crate::store::{IoHook, ObjectIo};
+use crate::task::Supervisor;
+use crate::version::{ShardVersion, Version, VersionControl};
+use crate::writer::{Publisher, ShardSet, ShardWriter, WriterContext};
+
+/// The parts of a table that an embedder may bring.
+#[derive(Debug, Clone)]
+pub struct Components {
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Who listens.
+    pub events: Arc<dyn EventListener>,
+    /// Stands between the table and its objects.
+    pub io_hook: Option<Arc<dyn IoHook>>,
+}
+
+impl Default for Components {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), events: Arc::new(NoEvents), io_hook: None }
+    }
+}
+
+/// What is expected at the location.
+#[derive(Debug, Clone)]
+enum Start {
+    Open,
+    Create { spec: CreateSpec, replace: bool },
+    Adopt(AdoptSpec),
+}
+
+/// Opens or creates a table.
+#[derive(Debug, Clone)]
+pub struct TableBuilder {
+    uri: String,
+    settings: Option<Settings>,
+    options: Vec<(String, String)>,
+    storage_options: HashMap<String, String>,
+    components: Components,
+    start: Start,
+}
+
+impl TableBuilder {
+    pub(super) fn new(uri: &str) -> Self {
+        Self {
+            uri: uri.to_string(),
+            settings: None,
+            options: Vec::new(),
+            storage_options: HashMap::new(),
+            components: Components::default(),
+            start: Start::Open,
+        }
+    }
+
+    /// All settings, instead of those stored with the table.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = Some(settings);
+        self
+    }
+
+    /// One setting by its option name, over those stored with the table. A new table stores what is set this way.
+    #[must_use]
+    pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.push((name.into(), value.into()));
+        self
+    }
+
+    /// What the object store needs to know, in Lance's names.
+    #[must_use]
+    pub fn storage_options(mut self, options: HashMap<String, String>) -> Self {
+        self.storage_options = options;
+        self
+    }
+
+    /// Parts other than the default ones.
+    #[must_use]
+    pub fn components(mut self, components: Components) -> Self {
+        self.components = components;
+        self
+    }
+
+    /// Creates the table if there is none; if there is one, it must have this schema and key.
+    #[must_use]
+    pub fn create(mut self, spec: CreateSpec) -> Self {
+        self.start = Start::Create { spec, replace: false };
+        self
+    }
+
+    /// With [`create`](Self::create): deletes what is at the location first.
+    #[must_use]
+    pub fn replace(mut self, yes: bool) -> Self {
+        if let Start::Create { replace, .. } = &mut self.start {
+            *replace = yes;
+        }
+        self
+    }
+
+    /// Makes a plain Lance dataset a table, after checking that its key is unique and non-null.
+    #[must_use]
+    pub fn adopt(mut self, spec: AdoptSpec) -> Self {
+        self.start = Start::Adopt(spec);
+        self
+    }
+
+    /// Opens the table.
+    ///
+    /// # Errors
+    /// `Invalid` if a setting is wrong, there is no table, or it has another schema; `Corrupt` if the base is damaged
+    /// (damage of a shard is told by those who read it); `Unavailable` if the storage fails.
+    pub async fn open(self) -> Result<Arc<LsmTable>> {
+        let mut explicit = self.settings.clone().unwrap_or_default();
+        for (name, value) in &self.options {
+            explicit.set(name, value)?;
+        }
+        explicit.validate()?;
+        let mut io = ObjectIo::open(&self.uri, &self.storage_options, explicit.sync).await?;
+        if let Some(hook) = &self.components.io_hook {
+            io = io.with_hook(Arc::clone(hook));
+        }
+        let opener = DatasetOpener::new(self.storage_options.clone());
+        let base = self.base(&opener, &io, &explicit).await?;
+        let settings = self.effective(&base)?;
+        self.start_table(io, opener, base, settings).await
+    }
+
+    /// The settings stored with the table, unless all were given, and over them those given one by one.
+    fn effective(&self, base: &BaseTable) -> Result<Settings> {
+        let mut settings = match &self.settings {
+            Some(settings) => settings.clone(),
+            None => {
+                let mut stored = Settings::default();
+                for (name, value) in base.defaults() {
+                    if Settings::NAMES.contains(&name.as_str()) {
+                        stored.set(name, value)?;
+                    }
+                }
+                stored
+            }
+        };
+        for (name, value) in &self.options {
+            settings.set(name, value)?;
+        }
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    async fn base(&self, opener: &DatasetOpener, io: &ObjectIo, settings: &Settings) -> Result<Arc<BaseTable>> {
+        match &self.start {
+            Start::Open => BaseTable::open(opener, io).await?.ok_or_else(|| {
+                Error::invalid("there is no table at the location: create it by giving columns and a PRIMARY KEY")
+                    .with_context("location", io.uri())
+            }),
+            Start::Create { spec, replace } => {
+                if *replace {
+                    Self::check_may_write(settings)?;
+                    io.delete_dir("").await?;
+                    opener.forget(io.uri()).await;
+                } else if let Some(base) = BaseTable::open(opener, io).await? {
+                    Self::verify(&base, spec, io)?;
+                    return Ok(base);
+                }
+                Self::check_may_write(settings)?;
+                let mut spec = spec.clone();
+                let stored = self.options.iter().filter(|(name, _)| is_stored(name)).cloned();
+                spec.defaults.extend(stored);
+                BaseTable::create(opener, io, &spec).await
+            }
+            Start::Adopt(spec) => {
+                Self::check_may_write(settings)?;
+                BaseTable::adopt(opener, io, spec).await
+            }
+        }
+    }
+
+    fn check_may_write(settings: &Settings) -> Result<()> {
+        if settings.access == Access::Write {
+            return Ok(());
+        }
+        Err(Error::invalid("'lsm.access' = 'read' forbids creating a table"))
+    }
+
+    /// A table that is there must be the one that is declared.
+    fn verify(base: &BaseTable, spec: &CreateSpec, io: &ObjectIo) -> Result<()> {
+        let there = base.schema();
+        let differs = |what: &str, is: String, declared: String| {
+            Err(Error::invalid(format!("the table that is there has {what} {is}, {declared} was declared"))
+                .with_context("location", io.uri()))
+        };
+        if there.key().names() != spec.key {
+            return differs("the primary key", there.key().names().join(", "), spec.key.join(", "));
+        }
+        let declared = TableSchema::try_new(&spec.schema, &spec.key)?;
+        if declared.logical() != there.logical() {
+            let columns = |s: &TableSchema| {
+                let columns: Vec<_> = s.logical().fields().iter().map(|f| f.to_string()).collect();
+                format!("[{}]", columns.join("; "))
+            };
+            return differs("the columns", columns(there), columns(&declared));
+        }
+        let shards = base.sharding().shards.len();
+        if spec.shards as usize != shards {
+            return differs("this many shards:", shards.to_string(), spec.shards.to_string());
+        }
+        Ok(())
+    }
+
+    async fn start_table(
+        self,
+        io: ObjectIo,
+        opener: DatasetOpener,
+        base: Arc<BaseTable>,
+        settings: Settings,
+    ) -> Result<Arc<LsmTable>> {
+        let Components { clock, events, .. } = self.components;
+        let schema = Arc::clone(base.schema());
+        let sharding = base.sharding().clone();
+        let memtable = || Arc::new(MemTable::new(GenerationId(1), Arc::clone(&schema), clock.now()));
+        let shards = sharding.shards.iter().map(|shard| ShardVersion {
+            shard: *shard,
+            active: memtable(),
+            frozen: Vec::new(),
+            generations: Vec::new(),
+            damage: None,
+        });
+        let version = Version { shards: shards.collect(), base, replacements: 0 };
+        let actives: Vec<Arc<MemTable>> = version.shards.iter().map(|s| Arc::clone(&s.active)).collect();
+        let lists = Arc::new(BlockLists::new(settings.base_keys.as_usize()));
+        let control = Arc::new(VersionControl::new(version, lists));
+        let supervisor = Supervisor::new();
+        let context = Arc::new(WriterContext {
+            io: io.clone(),
+            opener: opener.clone(),
+            control: Arc::clone(&control),
+            settings: settings.clone(),
+            clock: Arc::clone(&clock),
+            events: Arc::clone(&events),
+            schema,
+            health: supervisor.health(),
+            publisher: Publisher::new(Arc::clone(&control)),
+            room: Notify::new(),
+        });
+        let mut writers = Vec::new();
+        let mut inboxes = Vec::new();
+        for (index, (shard, active)) in sharding.shards.iter().zip(actives).enumerate() {
+            let manifest = Arc::new(ManifestStore::new(io.clone(), *shard, settings.manifest_probe));
+            let (flusher, inbox) = mpsc::unbounded_channel();
+            let from = WalPosition(1);
+            let writer = ShardWriter::new(
+                index,
+                sharding.spec_id,
+                Arc::clone(&context),
+                Arc::clone(&manifest),
+                active,
+                from,
+                flusher,
+            );
+            writers.push(writer);
+            inboxes.push((manifest, inbox));
+        }
+        // A group commit that ends hands memtables over: the flushers start first and stop last.
+        let flush = FlushContext { io: io.clone(), opener, control: Arc::clone(&control), events: Arc::clone(&events) };
+        for (manifest, inbox) in inboxes {
+            let flush = flush.clone();
+            supervisor.spawn_until("flusher", |stop| flush::run(flush, manifest, inbox, stop));
+        }
+        for writer in &writers {
+            let writer = Arc::clone(writer);
+            supervisor.spawn_until("wal", |stop| writer.run_wal(stop));
+        }
+        try_join_all(writers.iter().map(|w| w.open())).await?;
+        let shards = Arc::new(ShardSet::new(Arc::clone(&context), writers));
+        Ok(LsmTable::start(Parts { io, settings, control, shards, events, clock, supervisor }))
+    }
+}
+
+/// Whether a new table stores the option for whoever opens it next.
+fn is_stored(name: &str) -> bool {
+    !matches!(name, "lsm.access" | "lsm.adopt" | "lsm.drop" | "lsm.shards" | "lsm.shard.column" | "lsm.recovery")
+}

@@ -1,0 +1,315 @@
+//! The table handle.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::TryStreamExt;
+
+use super::builder::TableBuilder;
+use super::keys;
+use super::statement::{Statement, StatementKind};
+use crate::base::BaseTable;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::events::EventListener;
+use crate::planner::{self, FilterSupport};
+use crate::schema::TableSchema;
+use crate::settings::{Ack, OnConflict, Settings};
+use crate::store::ObjectIo;
+use crate::task::Supervisor;
+use crate::version::{Snapshot, VersionControl};
+use crate::writer::{PendingWrite, ShardSet};
+
+/// An open table. Dropping the last reference ends its tasks; acknowledged rows are in the WAL.
+#[derive(Debug)]
+pub struct LsmTable {
+    pub(super) io: ObjectIo,
+    pub(super) settings: Settings,
+    pub(super) control: Arc<VersionControl>,
+    pub(super) shards: Arc<ShardSet>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) events: Arc<dyn EventListener>,
+    supervisor: Supervisor,
+}
+
+/// What a table is made of.
+pub(super) struct Parts {
+    pub(super) io: ObjectIo,
+    pub(super) settings: Settings,
+    pub(super) control: Arc<VersionControl>,
+    pub(super) shards: Arc<ShardSet>,
+    pub(super) events: Arc<dyn EventListener>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) supervisor: Supervisor,
+}
+
+impl LsmTable {
+    pub(super) fn start(parts: Parts) -> Arc<Self> {
+        let Parts { io, settings, control, shards, events, clock, supervisor } = parts;
+        if let Some(every) = settings.base_refresh.filter(|d| !d.is_zero()) {
+            let refresh =
+                Refresh { control: Arc::clone(&control), shards: Arc::clone(&shards), events: Arc::clone(&events) };
+            supervisor.spawn("refresh", async move {
+                loop {
+                    tokio::time::sleep(every).await;
+                    if let Err(error) = refresh.run().await {
+                        tracing::warn!(%error, "looking for foreign commits failed");
+                    }
+                }
+            });
+        }
+        Arc::new(Self { io, settings, control, shards, clock, events, supervisor })
+    }
+
+    /// Opens the table at `uri`.
+    ///
+    /// # Errors
+    /// As [`TableBuilder::open`].
+    pub async fn open(uri: &str, settings: Settings) -> Result<Arc<Self>> {
+        Self::builder(uri).settings(settings).open().await
+    }
+
+    /// Opens or creates the table at `uri` with more to say.
+    pub fn builder(uri: &str) -> TableBuilder {
+        TableBuilder::new(uri)
+    }
+
+    /// Where the table is.
+    pub fn uri(&self) -> &str {
+        self.io.uri()
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The table's objects.
+    pub fn object_io(&self) -> &ObjectIo {
+        &self.io
+    }
+
+    /// The columns users see.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(self.table_schema().logical())
+    }
+
+    /// The columns and the key.
+    pub fn table_schema(&self) -> Arc<TableSchema> {
+        self.control.with(|v| Arc::clone(v.base.schema()))
+    }
+
+    /// What a reader sees now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(self.control.snapshot())
+    }
+
+    /// Writes rows (logical schema): a row replaces the one of the same key. Returns their number when they are
+    /// acknowledged as the settings say.
+    ///
+    /// # Errors
+    /// `Invalid` if the rows are not the table's; as [`Statement::finish`].
+    pub async fn put(self: &Arc<Self>, rows: RecordBatch) -> Result<u64> {
+        self.put_no_wait(rows).await?.wait().await
+    }
+
+    /// As [`put`](Self::put), but returns as soon as the rows are accepted.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub async fn put_no_wait(self: &Arc<Self>, rows: RecordBatch) -> Result<PendingWrite> {
+        let mut statement = self.begin(StatementKind::Upsert, None, None);
+        statement.push(rows).await?;
+        statement.submit().await
+    }
+
+    /// Deletes the rows of keys: a batch of the key columns in key order. Returns the number of keys, whether they
+    /// had a row or not.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub async fn delete(self: &Arc<Self>, keys: RecordBatch) -> Result<u64> {
+        let mut statement = self.begin(StatementKind::Delete, None, None);
+        statement.push(keys).await?;
+        statement.submit().await?.wait().await
+    }
+
+    /// Begins a statement that decides on what `snapshot` shows (without one, on nothing) and is acknowledged as `ack`
+    /// says (without one, as the settings say).
+    pub fn begin(
+        self: &Arc<Self>,
+        kind: StatementKind,
+        snapshot: Option<Arc<Snapshot>>,
+        ack: Option<Ack>,
+    ) -> Statement {
+        Statement::new(Arc::clone(self), kind, snapshot, ack.unwrap_or(self.settings.ack))
+    }
+
+    /// The kind of statement an INSERT is by the settings.
+    pub fn insert_kind(&self, on_conflict: Option<OnConflict>) -> StatementKind {
+        match on_conflict.unwrap_or(self.settings.on_conflict) {
+            OnConflict::Replace => StatementKind::Upsert,
+            other => StatementKind::Insert(other),
+        }
+    }
+
+    /// The row of one key (the values of the key columns in key order), if it is there.
+    ///
+    /// # Errors
+    /// `Invalid` if the values are not a key; what reading raises.
+    pub async fn get(&self, key: &[ScalarValue]) -> Result<Option<RecordBatch>> {
+        let table = self.table_schema();
+        let columns = keys::columns_of_values(table.key(), key)?;
+        if let Some(hit) = keys::find_in_memory(&self.control, &table, &columns)? {
+            return Ok(hit);
+        }
+        let row = self.lookup(&columns, &table).await?;
+        Ok((row.num_rows() > 0).then_some(row))
+    }
+
+    /// The live rows of many keys (a batch of the key columns in key order), in the order of the keys; keys without a
+    /// row are left out.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_many(&self, keys: &RecordBatch) -> Result<RecordBatch> {
+        let table = self.table_schema();
+        self.lookup(keys.columns(), &table).await
+    }
+
+    async fn lookup(&self, keys: &[ArrayRef], table: &TableSchema) -> Result<RecordBatch> {
+        let projection: Vec<usize> = (0..table.logical().fields().len()).collect();
+        let snapshot = self.control.snapshot();
+        planner::lookup(&snapshot, self.control.block_lists(), keys, &projection, table.logical()).await
+    }
+
+    /// Plans a scan of `snapshot`: the logical columns `projection` (all if `None`) of rows that pass `filters` as far
+    /// as [`supports_filter`](Self::supports_filter) says.
+    ///
+    /// # Errors
+    /// `Corrupt` if a shard is damaged, `Invalid` if a filter cannot be evaluated.
+    pub fn scan(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        projection: Option<&[usize]>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        planner::plan_scan(snapshot, self.control.block_lists(), projection, filters, limit)
+    }
+
+    /// What a scan does with each of `filters`, a conjunction.
+    pub fn supports_filters(&self, filters: &[&Expr]) -> Vec<FilterSupport> {
+        let table = self.table_schema();
+        let owned: Vec<Expr> = filters.iter().map(|f| (*f).clone()).collect();
+        match planner::key_filter(table.key(), &owned) {
+            Some((_, used)) => {
+                used.iter().map(|u| if *u { FilterSupport::Exact } else { FilterSupport::Unsupported }).collect()
+            }
+            None => filters.iter().map(|f| planner::support(&table, f)).collect(),
+        }
+    }
+
+    /// How many live rows `snapshot` has.
+    ///
+    /// # Errors
+    /// What reading raises.
+    pub async fn live_rows(&self, snapshot: &Arc<Snapshot>) -> Result<u64> {
+        let plan = self.scan(snapshot, Some(&[]), &[], None)?;
+        let batches = execute_stream(plan, Arc::new(TaskContext::default()))?;
+        Ok(batches.try_fold(0, |n, batch| async move { Ok(n + batch.num_rows() as u64) }).await?)
+    }
+
+    /// Freezes the memtables and waits until all are generations.
+    ///
+    /// # Errors
+    /// Why a flush keeps failing; as claiming.
+    pub async fn flush(&self) -> Result<()> {
+        for shard in self.shards.shards() {
+            if shard.memory_rows() > 0 {
+                shard.claim().await?;
+                shard.freeze();
+            }
+        }
+        for shard in self.shards.shards() {
+            if shard.memory_rows() > 0 {
+                shard.drained(self.settings.write_timeout).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for commits of others now: to the base, and to shards that this process does not write.
+    ///
+    /// # Errors
+    /// `Invalid` if the table was replaced by another; what reading raises.
+    pub async fn refresh(&self) -> Result<()> {
+        let refresh = Refresh {
+            control: Arc::clone(&self.control),
+            shards: Arc::clone(&self.shards),
+            events: Arc::clone(&self.events),
+        };
+        refresh.run().await
+    }
+
+    /// Waits until everything accepted is in the WAL and ends the table's tasks. Later writes fail with `Closed`.
+    ///
+    /// # Errors
+    /// `Indeterminate` or `Fenced` if something accepted is not durable.
+    pub async fn close(&self) -> Result<()> {
+        let _nobody_writes = self.shards.pause().await;
+        self.supervisor.stop().await?;
+        let lost = self.shards.shards().iter().find_map(|s| s.close());
+        match lost {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Looking for what others committed.
+#[derive(Debug)]
+struct Refresh {
+    control: Arc<VersionControl>,
+    shards: Arc<ShardSet>,
+    events: Arc<dyn EventListener>,
+}
+
+impl Refresh {
+    async fn run(&self) -> Result<()> {
+        let base = self.control.current().base.clone();
+        if let Some(newer) = base.refresh().await? {
+            self.adopt(newer)?;
+        }
+        for shard in self.shards.shards() {
+            shard.refresh().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes another version of the base and drops the generations it contains, in one step.
+    fn adopt(&self, newer: Arc<BaseTable>) -> Result<()> {
+        let known = self.control.current();
+        if newer.schema().logical() != known.base.schema().logical() {
+            return Err(Error::invalid("the columns of the table were changed: open it again")
+                .with_context("version", newer.version()));
+        }
+        let version = newer.version();
+        self.control.update(|v| {
+            for shard in &mut v.shards {
+                let compacted = newer.compacted(shard.shard);
+                shard.generations.retain(|g| g.id() > compacted);
+            }
+            if newer.version() > v.base.version() {
+                v.base = newer;
+            }
+        });
+        self.events.on_base_refresh(version);
+        Ok(())
+    }
+}

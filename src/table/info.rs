@@ -1,0 +1,180 @@
+//! What a table tells about itself.
+
+use std::sync::Arc;
+
+use super::handle::LsmTable;
+use crate::error::Result;
+use crate::ids::{GenerationId, ShardId};
+use crate::writer::Role;
+
+/// One source of a table.
+#[derive(Debug, Clone)]
+pub struct SourceInfo {
+    /// Its shard; `None` for the base.
+    pub shard: Option<ShardId>,
+    /// `memtable`, `generation` or `base`.
+    pub kind: &'static str,
+    /// Its generation; 0 for the base.
+    pub generation: GenerationId,
+    /// Its rows, superseded ones and tombstones included.
+    pub rows: u64,
+    /// Bytes in memory for a memtable, of its rows for a generation; `None` if not known.
+    pub bytes: Option<u64>,
+    /// Milliseconds since a memtable was made.
+    pub age_ms: Option<u64>,
+    /// `active`, `frozen`, `committed`, `failed`.
+    pub state: &'static str,
+    /// Why it cannot be flushed or read.
+    pub error: Option<String>,
+}
+
+/// The WAL of one shard.
+#[derive(Debug, Clone)]
+pub struct WalInfo {
+    /// The shard.
+    pub shard: ShardId,
+    /// `reader`, `claiming`, `writer` or `failed`.
+    pub role: &'static str,
+    /// This process's epoch as a writer; else the one stored.
+    pub epoch: u64,
+    /// The next slot, as far as this process knows.
+    pub next_position: u64,
+    /// Entries up to this one are in generations.
+    pub replay_after: u64,
+    /// The next memtable to become a generation, as stored.
+    pub current_generation: u64,
+    /// The version of the shard manifest.
+    pub manifest_version: u64,
+    /// Units that wait for the WAL.
+    pub queued_units: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Entries that were moved aside since the table was opened, and their rows as far as known.
+    pub quarantined_entries: u64,
+    /// Rows in them, as far as they can be counted.
+    pub quarantined_rows: u64,
+    /// Why the shard failed.
+    pub error: Option<String>,
+}
+
+/// One figure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// `count`, `rows` or `bytes`.
+    pub unit: &'static str,
+}
+
+impl LsmTable {
+    /// The sources of the table: per shard its memtables and generations, newest first, then the base.
+    pub fn sources(&self) -> Vec<SourceInfo> {
+        let snapshot = self.snapshot();
+        let now = self.clock.now();
+        let mut sources = Vec::new();
+        for ((shard, memtables), writer) in snapshot.shards().zip(self.shards.shards()) {
+            let status = writer.status();
+            for view in memtables {
+                let memtable = view.table();
+                let known = status.memtables.iter().find(|m| Arc::ptr_eq(&m.memtable, memtable));
+                let error = known.and_then(|m| m.flush_error.as_ref()).or(shard.damage.as_ref());
+                sources.push(SourceInfo {
+                    shard: Some(shard.shard),
+                    kind: "memtable",
+                    generation: memtable.generation(),
+                    rows: view.watermark() as u64,
+                    bytes: Some(memtable.memory() as u64),
+                    age_ms: Some(now.saturating_sub(memtable.created()).as_millis() as u64),
+                    state: match (error, memtable.is_frozen()) {
+                        (Some(_), _) => "failed",
+                        (None, true) => "frozen",
+                        (None, false) => "active",
+                    },
+                    error: error.map(ToString::to_string),
+                });
+            }
+            sources.extend(shard.generations.iter().map(|generation| SourceInfo {
+                shard: Some(shard.shard),
+                kind: "generation",
+                generation: generation.id(),
+                rows: generation.rows() as u64,
+                bytes: generation.record().bytes,
+                age_ms: None,
+                state: "committed",
+                error: None,
+            }));
+        }
+        sources.push(SourceInfo {
+            shard: None,
+            kind: "base",
+            generation: GenerationId(0),
+            rows: snapshot.version().base.rows() as u64,
+            bytes: None,
+            age_ms: None,
+            state: "committed",
+            error: None,
+        });
+        sources
+    }
+
+    /// The WAL of each shard.
+    ///
+    /// # Errors
+    /// `Unavailable` if the manifests cannot be read.
+    pub async fn wal(&self) -> Result<Vec<WalInfo>> {
+        let mut wal = Vec::new();
+        for writer in self.shards.shards() {
+            let manifest = match writer.manifest().cached() {
+                Some(manifest) => Some(manifest),
+                None => writer.manifest().latest().await?,
+            };
+            let status = writer.status();
+            let stored = manifest.as_deref();
+            let (role, epoch, error) = match &status.role {
+                Role::Reader => ("reader", None, None),
+                Role::Claiming(epoch) => ("claiming", Some(epoch.0), None),
+                Role::Writer(epoch) => ("writer", Some(epoch.0), None),
+                Role::Failed(error) => ("failed", None, Some(error.to_string())),
+            };
+            wal.push(WalInfo {
+                shard: status.shard,
+                role,
+                epoch: epoch.or(stored.map(|m| m.writer_epoch)).unwrap_or(0),
+                next_position: status.next_position.0,
+                replay_after: stored.map_or(0, |m| m.replay_after_wal_entry_position),
+                current_generation: stored.map_or(1, |m| m.current_generation),
+                manifest_version: stored.map_or(0, |m| m.version),
+                queued_units: status.queued.0 as u64,
+                queued_bytes: status.queued.1 as u64,
+                quarantined_entries: status.quarantined.iter().map(|q| q.entries as u64).sum(),
+                quarantined_rows: status.quarantined.iter().filter_map(|q| q.rows).map(|r| r as u64).sum(),
+                error,
+            });
+        }
+        Ok(wal)
+    }
+
+    /// The table's figures.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let (writes, rows) = self.shards.written();
+        let io = self.io.counts();
+        let memtables: usize = self.shards.shards().iter().map(|s| s.memory()).sum();
+        let generation_keys: usize =
+            self.control.with(|v| v.shards.iter().flat_map(|s| &s.generations).map(|g| g.memory()).sum());
+        let metric = |name, value, unit| Metric { name, value, unit };
+        vec![
+            metric("lsm.writer.writes", writes, "count"),
+            metric("lsm.writer.rows", rows, "rows"),
+            metric("lsm.memtable.memory", memtables as u64, "bytes"),
+            metric("lsm.generation.memory", generation_keys as u64, "bytes"),
+            metric("lsm.block_list.base_keys", self.control.block_lists().memory() as u64, "bytes"),
+            metric("lsm.store.gets", io.gets, "count"),
+            metric("lsm.store.heads", io.heads, "count"),
+            metric("lsm.store.lists", io.lists, "count"),
+            metric("lsm.store.puts", io.puts, "count"),
+            metric("lsm.store.deletes", io.deletes, "count"),
+        ]
+    }
+}

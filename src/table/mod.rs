@@ -1,0 +1,15 @@
+//! The table as a user holds it: open, write, read, flush, close.
+//!
+//! Owns: the wiring of the rooms below, and what a statement is. Opening reads and never claims; the first write does.
+
+mod builder;
+mod handle;
+mod info;
+mod keys;
+mod replace;
+mod statement;
+
+pub use builder::{Components, TableBuilder};
+pub use handle::LsmTable;
+pub use info::{Metric, SourceInfo, WalInfo};
+pub use statement::{Statement, StatementKind};

@@ -1,0 +1,62 @@
+//! Replacing all rows: TRUNCATE and INSERT OVERWRITE.
+//!
+//! | step | durable effect | a crash after it |
+//! |---|---|---|
+//! | pause, freeze, flush | generations; nobody can write | the old rows, in generations |
+//! | base commit | new rows, every generation marked as compacted | the new rows: whoever reads leaves marked generations out |
+//! | trim | the manifests stop naming them | the same |
+
+use datafusion::execution::SendableRecordBatchStream;
+
+use super::handle::LsmTable;
+use crate::error::Result;
+use crate::ids::{GenerationId, ShardId};
+use crate::writer::{Role, ShardWriter};
+
+impl LsmTable {
+    /// Replaces all rows by `rows` (logical schema) in one commit and returns how many there are now. Writers wait.
+    ///
+    /// # Errors
+    /// `Invalid` if the rows are not the table's or hold a key twice; `Conflict` if another process changed the base
+    /// meanwhile; as [`flush`](Self::flush). The old rows are all there then.
+    pub async fn replace_all(&self, rows: SendableRecordBatchStream) -> Result<u64> {
+        let _nobody_writes = self.shards.pause().await;
+        let mut compacted: Vec<(ShardId, GenerationId)> = Vec::new();
+        for shard in self.shards.shards() {
+            shard.claim().await?;
+            shard.freeze();
+        }
+        for shard in self.shards.shards() {
+            shard.drained(self.settings.write_timeout).await?;
+            let newest = shard.manifest().cached().and_then(|m| m.sstables.iter().map(|t| t.generation).max());
+            compacted.extend(newest.map(|g| (shard.shard(), GenerationId(g))));
+        }
+        let base = self.control.current().base.clone();
+        let base = base.refresh().await?.unwrap_or(base);
+        let base = base.replace(rows, &compacted).await?;
+        let rows = base.rows() as u64;
+        self.control.update(|version| {
+            version.base = base;
+            version.replacements += 1;
+            version.shards.iter_mut().for_each(|shard| shard.generations.clear());
+        });
+        for (shard, generation) in compacted {
+            let Some(writer) = self.shards.shards().iter().find(|w| w.shard() == shard) else { continue };
+            if let Err(error) = trim(writer, generation).await {
+                tracing::warn!(%shard, %error, "compacted generations stay in the shard manifest until the next commit");
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Takes generations up to `compacted` out of the shard's manifest.
+async fn trim(shard: &ShardWriter, compacted: GenerationId) -> Result<()> {
+    let Role::Writer(epoch) = shard.role() else { return Ok(()) };
+    let trimmed = shard.manifest().commit(epoch, |current| {
+        let mut next = current.clone();
+        next.sstables.retain(|t| t.generation > compacted.0);
+        Ok(next)
+    });
+    trimmed.await.map(|_| ())
+}

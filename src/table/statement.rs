@@ -1,0 +1,261 @@
+//! A statement that writes: rows in, units out, one count.
+//!
+//! Rows are collected into units of one shard. What fits into the buffer is written at once when the statement ends:
+//! all of it becomes visible together, and a conflict leaves nothing behind. A larger statement writes what it has
+//! whenever the buffer is full.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+
+use super::handle::LsmTable;
+use crate::base;
+use crate::error::{Error, ErrorKind, Result};
+use crate::memtable::row_bytes;
+use crate::planner;
+use crate::schema::TableSchema;
+use crate::settings::{Ack, OnConflict};
+use crate::version::Snapshot;
+use crate::writer::{Check, PendingWrite, Unit};
+
+/// How many units a statement collects before it writes.
+const BUFFERED_UNITS: usize = 4;
+/// How often an INSERT that looks for existing keys looks again after a conflict.
+const ATTEMPTS: usize = 8;
+
+/// What a statement does with its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementKind {
+    /// A row replaces the one of the same key; the last writer wins.
+    Upsert,
+    /// A key that exists is an error, or its row is left out.
+    Insert(OnConflict),
+    /// Full new rows for keys that the snapshot shows; the first writer wins.
+    Update,
+    /// The keys of rows that the snapshot shows; the first writer wins.
+    Delete,
+}
+
+/// A statement on its way. Dropping it writes nothing more.
+#[derive(Debug)]
+pub struct Statement {
+    table: Arc<LsmTable>,
+    schema: Arc<TableSchema>,
+    kind: StatementKind,
+    snapshot: Option<Arc<Snapshot>>,
+    ack: Ack,
+    /// For each shard, rows of the stored schema and their bytes.
+    collected: Vec<(Vec<RecordBatch>, usize)>,
+    collected_bytes: usize,
+    written: u64,
+    /// Keys that an INSERT which may not replace has written so far.
+    own_keys: HashSet<Vec<u8>>,
+}
+
+impl Statement {
+    pub(super) fn new(table: Arc<LsmTable>, kind: StatementKind, snapshot: Option<Arc<Snapshot>>, ack: Ack) -> Self {
+        let schema = table.table_schema();
+        let shards = table.shards.shards().len();
+        Self {
+            table,
+            schema,
+            kind,
+            snapshot,
+            ack,
+            collected: vec![(Vec::new(), 0); shards],
+            collected_bytes: 0,
+            written: 0,
+            own_keys: HashSet::new(),
+        }
+    }
+
+    /// Adds rows: of the logical schema, or for a DELETE the key columns in key order.
+    ///
+    /// # Errors
+    /// `Invalid` if the rows are not the table's; as [`finish`](Self::finish) if the buffer is full.
+    pub async fn push(&mut self, rows: RecordBatch) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let stored = match self.kind {
+            StatementKind::Delete => self.schema.tombstones(rows.columns())?,
+            _ => self.schema.to_stored(&rows)?,
+        };
+        // NULL keys are told before anything is written.
+        self.schema.key().of_batch(&stored)?;
+        for (shard, rows) in self.route(stored)? {
+            let bytes = row_bytes(&rows);
+            self.collected[shard].0.push(rows);
+            self.collected[shard].1 += bytes;
+            self.collected_bytes += bytes;
+        }
+        if self.collected_bytes >= BUFFERED_UNITS * self.table.settings.statement_unit.as_usize() {
+            let pending = self.write().await?;
+            self.settle(pending).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was collected and waits until it is acknowledged. Returns how many rows the statement wrote.
+    ///
+    /// # Errors
+    /// `Conflict` if another statement changed one of the rows first; `Invalid` if an INSERT meets an existing key and
+    /// may not replace it; `Fenced`, `Backpressure`, `Indeterminate`, `Unavailable` as [`ErrorKind`] says. A statement
+    /// that was larger than its buffer may have left rows: the error says how many.
+    pub async fn finish(mut self) -> Result<u64> {
+        let pending = self.write().await?;
+        self.settle(pending).await?;
+        Ok(self.written)
+    }
+
+    /// As [`finish`](Self::finish), but returns as soon as the rows are accepted.
+    pub(super) async fn submit(mut self) -> Result<PendingWrite> {
+        self.write().await
+    }
+
+    async fn settle(&mut self, pending: PendingWrite) -> Result<()> {
+        let rows = pending.wait().await.map_err(|e| self.with_written(e))?;
+        self.written += rows;
+        Ok(())
+    }
+
+    fn with_written(&self, error: Error) -> Error {
+        if self.written > 0 { error.with_context("rows_written_before", self.written) } else { error }
+    }
+
+    /// Splits rows by shard.
+    fn route(&self, rows: RecordBatch) -> Result<Vec<(usize, RecordBatch)>> {
+        if self.collected.len() == 1 {
+            return Ok(vec![(0, rows)]);
+        }
+        let sharding = self.table.control.with(|v| v.base.sharding().clone());
+        let buckets = base::bucket(&sharding, &rows)?;
+        let mut by_shard: Vec<Vec<u32>> = vec![Vec::new(); self.collected.len()];
+        for (row, bucket) in buckets.iter().enumerate() {
+            by_shard[*bucket as usize].push(row as u32);
+        }
+        by_shard
+            .into_iter()
+            .enumerate()
+            .filter(|(_, rows)| !rows.is_empty())
+            .map(|(shard, indices)| Ok((shard, take_record_batch(&rows, &UInt32Array::from(indices))?)))
+            .collect()
+    }
+
+    /// Writes what was collected.
+    async fn write(&mut self) -> Result<PendingWrite> {
+        let collected: Vec<Vec<RecordBatch>> =
+            self.collected.iter_mut().map(|(rows, bytes)| (std::mem::take(rows), *bytes = 0).0).collect();
+        self.collected_bytes = 0;
+        let result = match self.kind {
+            StatementKind::Insert(on_conflict) => self.insert(&collected, on_conflict).await,
+            _ => {
+                let check = match (&self.snapshot, self.kind) {
+                    (Some(snapshot), StatementKind::Update | StatementKind::Delete) => {
+                        Check::Unchanged(Arc::clone(snapshot))
+                    }
+                    _ => Check::None,
+                };
+                self.table.shards.write(self.units(&collected)?, &check, self.ack).await
+            }
+        };
+        result.map_err(|e| self.with_written(e))
+    }
+
+    /// Cuts rows into units.
+    fn units(&self, collected: &[Vec<RecordBatch>]) -> Result<Vec<Unit>> {
+        let settings = &self.table.settings;
+        let (max_bytes, max_rows) = (settings.statement_unit.as_usize(), settings.memtable_rows);
+        let mut units = Vec::new();
+        for (shard, batches) in collected.iter().enumerate() {
+            let mut open: Vec<RecordBatch> = Vec::new();
+            let (mut rows, mut bytes) = (0, 0);
+            let mut close = |open: &mut Vec<RecordBatch>, bytes: &mut usize, rows: &mut usize| -> Result<()> {
+                let batch = match open.as_slice() {
+                    [] => return Ok(()),
+                    [only] => only.clone(),
+                    several => concat_batches(self.schema.stored(), several)?,
+                };
+                let keys = self.schema.key().of_batch(&batch)?;
+                units.push(Unit { shard, rows: batch, keys, bytes: *bytes });
+                open.clear();
+                (*bytes, *rows) = (0, 0);
+                Ok(())
+            };
+            for batch in batches {
+                let total = row_bytes(batch);
+                let per_row = total / batch.num_rows().max(1) + 1;
+                let step = (max_bytes / per_row).clamp(1, max_rows);
+                for from in (0..batch.num_rows()).step_by(step) {
+                    let part = batch.slice(from, step.min(batch.num_rows() - from));
+                    let part_bytes = if part.num_rows() == batch.num_rows() { total } else { row_bytes(&part) };
+                    if rows + part.num_rows() > max_rows || (rows > 0 && bytes + part_bytes > max_bytes) {
+                        close(&mut open, &mut bytes, &mut rows)?;
+                    }
+                    rows += part.num_rows();
+                    bytes += part_bytes;
+                    open.push(part);
+                }
+            }
+            close(&mut open, &mut bytes, &mut rows)?;
+        }
+        Ok(units)
+    }
+
+    /// Writes rows whose keys do not exist. Whether they do is looked up anew if somebody writes one meanwhile.
+    async fn insert(&mut self, collected: &[Vec<RecordBatch>], on_conflict: OnConflict) -> Result<PendingWrite> {
+        let own_before = self.own_keys.clone();
+        for attempt in 1.. {
+            let snapshot = self.table.snapshot();
+            let mut fresh = Vec::with_capacity(collected.len());
+            for batches in collected {
+                let mut kept = Vec::new();
+                for batch in batches {
+                    let keep = self.absent(&snapshot, batch, on_conflict).await?;
+                    kept.push(filter_record_batch(batch, &keep)?);
+                }
+                kept.retain(|b| b.num_rows() > 0);
+                fresh.push(kept);
+            }
+            let units = self.units(&fresh)?;
+            match self.table.shards.write(units, &Check::Unchanged(snapshot), self.ack).await {
+                Err(error) if error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS => {
+                    self.own_keys = own_before.clone();
+                }
+                other => return other,
+            }
+        }
+        Err(Error::internal("an INSERT ended without a result"))
+    }
+
+    /// Which rows have a key that neither the table nor this statement has yet.
+    async fn absent(
+        &mut self,
+        snapshot: &Snapshot,
+        rows: &RecordBatch,
+        on_conflict: OnConflict,
+    ) -> Result<BooleanArray> {
+        let columns: Vec<ArrayRef> =
+            self.schema.key().columns().iter().map(|c| Arc::clone(rows.column(c.index))).collect();
+        let present = planner::present(snapshot, self.table.control.block_lists(), &columns).await?;
+        let keys = self.schema.key().of_columns(&columns)?;
+        let mut keep = Vec::with_capacity(rows.num_rows());
+        for (i, present) in present.iter().enumerate() {
+            let fresh = !present && self.own_keys.insert(keys.get(i).to_bytes());
+            if !fresh && on_conflict == OnConflict::Error {
+                let key: Vec<String> = columns
+                    .iter()
+                    .map(|c| arrow::util::display::array_value_to_string(c, i).unwrap_or_default())
+                    .collect();
+                return Err(Error::invalid(format!(
+                    "the key ({}) exists already: use REPLACE INTO, or 'lsm.on_conflict' = 'replace' or 'ignore'",
+                    key.join(", ")
+                )));
+            }
+            keep.push(fresh);
+        }
+        Ok(BooleanArray::from(keep))
+    }
+}
