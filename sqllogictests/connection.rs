@@ -90,9 +90,7 @@ impl<E: Engine> Connection<E> {
                 let process = (!power).then_some(process.as_str());
                 machine.engine.crash(process, machine.take_sessions(process)).await
             }
-            Control::Reopen => {
-                machine.engine.close(Some(&process), machine.take_sessions(Some(&process))).await
-            }
+            Control::Reopen => machine.engine.close(Some(&process), machine.take_sessions(Some(&process))).await,
             Control::Process(name) => {
                 machine.seats()[self.slot] = Seat { process: name, session: None };
                 Ok(())

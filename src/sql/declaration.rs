@@ -2,6 +2,7 @@
 //!
 //! What it says and we would not do is refused: an option or clause that is read and dropped would be a promise.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
@@ -14,11 +15,17 @@ use crate::base::{AdoptSpec, CreateSpec};
 use crate::error::{Error, Result};
 use crate::settings::{OnDrop, Settings};
 
+/// What a session says of its own statements, and not of the tables it opens.
+pub(super) const OF_A_STATEMENT: &[&str] = &["lsm.ack", "lsm.on_conflict", "lsm.drop"];
+
 /// A checked declaration.
 #[derive(Debug)]
 pub(super) struct Declaration {
     pub(super) uri: String,
+    /// What is said, by the session or the declaration, over the defaults.
     pub(super) settings: Settings,
+    /// What the table is told: what its declaration says, and what its session does for all tables.
+    pub(super) told: BTreeMap<&'static str, String>,
     pub(super) options: TableOptions,
     /// The declared columns and key; `None` if the table is opened as it is.
     pub(super) columns: Option<(SchemaRef, Vec<String>)>,
@@ -32,8 +39,16 @@ impl Declaration {
         let (uri, local) = location::canonical(&command.location)?;
         let options = TableOptions::parse(&command.options, local)?;
         let mut settings = Settings::default();
-        for (name, value) in session.iter().flat_map(|s| s.values()).chain(options.own()) {
+        let mut told = BTreeMap::new();
+        for (name, value) in session.iter().flat_map(|s| s.values()) {
             settings.set(name, value)?;
+            if !OF_A_STATEMENT.contains(name) {
+                told.insert(*name, value.clone());
+            }
+        }
+        for (name, value) in options.own() {
+            settings.set(name, value)?;
+            told.insert(*name, value.clone());
         }
         settings.validate()?;
         let key = key_of(command)?;
@@ -44,7 +59,7 @@ impl Declaration {
             }
             _ => Some((normalise(command.schema.as_arrow(), &key), key)),
         };
-        Ok(Self { uri, settings, options, columns })
+        Ok(Self { uri, settings, told, options, columns })
     }
 
     /// What to create if there is nothing.
@@ -55,7 +70,7 @@ impl Declaration {
             key: key.clone(),
             shards: self.settings.shards,
             shard_column: self.settings.shard_column.clone(),
-            defaults: self.options.kept(),
+            defaults: HashMap::new(),
         })
     }
 

@@ -24,17 +24,15 @@ use crate::settings::OnDrop;
 pub(super) fn install(session: &dyn Session, name: &TableReference, engine: &Arc<LsmEngine>) -> Result<()> {
     let refuse = |why: String| Error::invalid(format!("option 'lsm.drop' = 'delete' is not possible here: {why}"));
     let state = session.as_any().downcast_ref::<SessionState>().ok_or_else(|| refuse("a foreign session".into()))?;
-    let resolved = name.clone().resolve(
-        &state.config_options().catalog.default_catalog,
-        &state.config_options().catalog.default_schema,
-    );
+    let resolved = name
+        .clone()
+        .resolve(&state.config_options().catalog.default_catalog, &state.config_options().catalog.default_schema);
     let catalog = state
         .catalog_list()
         .catalog(&resolved.catalog)
         .ok_or_else(|| refuse(format!("there is no catalog '{}'", resolved.catalog)))?;
-    let inner = catalog
-        .schema(&resolved.schema)
-        .ok_or_else(|| refuse(format!("there is no schema '{}'", resolved.schema)))?;
+    let inner =
+        catalog.schema(&resolved.schema).ok_or_else(|| refuse(format!("there is no schema '{}'", resolved.schema)))?;
     if inner.is::<DropHook>() {
         return Ok(());
     }

@@ -3,19 +3,24 @@
 //! Two open tables of one location would be two writers that fence each other, so opening is single flight and an
 //! open table is found again. The engine holds no table open: who uses it does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock, Weak};
 
 use datafusion::arrow::datatypes::{Field, SchemaRef};
+use datafusion::physical_plan::memory::MemoryStream;
 use parking_lot::Mutex;
 
+use super::declaration::OF_A_STATEMENT;
 use super::location;
 use crate::base::{AdoptSpec, CreateSpec};
 use crate::error::{Error, Result};
 use crate::settings::{Access, Settings};
 use crate::table::{Components, LsmTable};
 use crate::task::Supervisor;
+
+/// What matters only when a table is created or opened first.
+const OF_THE_START: &[&str] = &["lsm.adopt", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
 
 static GLOBAL: LazyLock<Arc<LsmEngine>> = LazyLock::new(LsmEngine::new);
 
@@ -26,10 +31,8 @@ type ComponentsOf = dyn Fn(&str) -> Components + Send + Sync;
 pub struct OpenRequest {
     /// Where the table is.
     pub uri: String,
-    /// What the handle is told.
-    pub settings: Settings,
-    /// The options among them that were asked for: a handle that is open already must agree with them.
-    pub asked: Vec<&'static str>,
+    /// What the handle is told beyond what is stored with the table; one that is open already must agree.
+    pub options: BTreeMap<&'static str, String>,
     /// What Lance needs to reach the storage.
     pub storage_options: HashMap<String, String>,
     /// Create the table if there is none.
@@ -71,11 +74,7 @@ impl LsmEngine {
 
     /// An engine whose tables get their components, such as clock and event listener, by location.
     pub fn with_components(components: impl Fn(&str) -> Components + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self {
-            slots: Mutex::default(),
-            components: Box::new(components),
-            drops: Supervisor::new(),
-        })
+        Arc::new(Self { slots: Mutex::default(), components: Box::new(components), drops: Supervisor::new() })
     }
 
     /// The engine of the process.
@@ -89,28 +88,33 @@ impl LsmEngine {
     /// `Invalid` if it is open with other settings, is not there and not to be created, or is another table.
     pub async fn open(&self, request: OpenRequest) -> Result<Arc<LsmTable>> {
         let (uri, _) = location::canonical(&request.uri)?;
-        let slot = self.slot(&uri, request.settings.access == Access::Read);
+        let mut told = Settings::default();
+        for (name, value) in &request.options {
+            told.set(name, value)?;
+        }
+        let reads = told.access == Access::Read;
+        let slot = self.slot(&uri, reads);
         let mut open = slot.lock().await;
-        if let Some(table) = open.upgrade().filter(|t| !t.is_closed()) {
+        if let Some(table) = usable(open.upgrade()).await {
             if request.replace {
                 return Err(Error::invalid("the table is in use and cannot be replaced: drop its other names first")
                     .with_context("table", uri));
             }
-            check_settings(table.settings(), &request.settings, &request.asked)?;
+            check_options(table.settings(), &request.options)?;
             return Ok(table);
         }
-        let mut builder = LsmTable::builder(&uri)
-            .settings(request.settings)
-            .storage_options(request.storage_options)
-            .components((self.components)(&uri))
-            .replace(request.replace);
+        let mut builder =
+            LsmTable::builder(&uri).storage_options(request.storage_options).components((self.components)(&uri));
+        for (name, value) in request.options {
+            builder = builder.option(name, value);
+        }
         if let Some(create) = request.create {
-            builder = builder.create(create);
+            builder = builder.create(create).replace(request.replace);
         }
         if let Some(adopt) = request.adopt {
             builder = builder.adopt(adopt);
         }
-        let table = builder.open().await?;
+        let table = Box::pin(builder.open()).await?;
         *open = Arc::downgrade(&table);
         Ok(table)
     }
@@ -149,8 +153,8 @@ impl LsmEngine {
                 Err(_) => slot.lock_owned().await,
             };
             *open = Weak::new();
-            if let Err(error) = table.destroy().await {
-                tracing::error!(table = table.uri(), %error, "a dropped table could not be deleted");
+            if let Err(error) = destroy(&table).await {
+                tracing::error!(table = table.uri(), %error, "a dropped table could not be deleted: its data is kept");
             }
         });
     }
@@ -165,10 +169,29 @@ impl LsmEngine {
     }
 }
 
-/// Fails if `asked` options differ from those of the open table.
-fn check_settings(open: &Settings, wanted: &Settings, asked: &[&'static str]) -> Result<()> {
+/// Deletes a table's directory. Emptying it first claims every shard: whoever else writes is fenced before files go.
+async fn destroy(table: &LsmTable) -> Result<()> {
+    let nothing = MemoryStream::try_new(Vec::new(), table.schema(), None)?;
+    Box::pin(table.replace_all(Box::pin(nothing))).await?;
+    table.close().await?;
+    table.object_io().delete_dir("").await
+}
+
+/// The open table, unless it cannot be used any more: it was closed, or another process has claimed a shard.
+async fn usable(table: Option<Arc<LsmTable>>) -> Option<Arc<LsmTable>> {
+    let table = table?;
+    let failed = table.wal().await.map_or(true, |shards| shards.iter().any(|s| s.role == "failed"));
+    (!failed).then_some(table)
+}
+
+/// Fails if options differ from those of the open table.
+fn check_options(open: &Settings, options: &BTreeMap<&'static str, String>) -> Result<()> {
+    let mut wanted = open.clone();
+    for (name, value) in options {
+        wanted.set(name, value)?;
+    }
     for ((name, is, _), (_, want, _)) in open.entries().into_iter().zip(wanted.entries()) {
-        if is != want && asked.contains(&name) {
+        if is != want && !OF_THE_START.contains(&name) && !OF_A_STATEMENT.contains(&name) {
             return Err(Error::invalid(format!(
                 "the table is open in this process with option '{name}' = {is}, {want} was asked for: drop its other \
                  names first, or leave the option out"
@@ -202,8 +225,7 @@ pub(super) fn check_declared(table: &LsmTable, schema: &SchemaRef, key: &[String
 }
 
 fn columns(schema: &SchemaRef) -> String {
-    let column = |f: &Arc<Field>| {
-        format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "" } else { " NOT NULL" })
-    };
+    let column =
+        |f: &Arc<Field>| format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "" } else { " NOT NULL" });
     schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
 }

@@ -43,8 +43,7 @@ impl TableProviderFactory for LsmTableFactory {
         }
         let request = OpenRequest {
             uri: declaration.uri.clone(),
-            settings: declaration.settings.clone(),
-            asked: declaration.options.own().keys().copied().filter(|name| !Defaults::NAMES.contains(name)).collect(),
+            options: declaration.told.clone(),
             storage_options: declaration.options.storage().clone(),
             create: declaration.create(),
             adopt: declaration.adopt(),
@@ -54,7 +53,7 @@ impl TableProviderFactory for LsmTableFactory {
         if let Some((schema, key)) = &declaration.columns {
             check_declared(&table, schema, key)?;
         }
-        let defaults = Defaults::new(declaration.options.own(), &command.column_defaults)?;
+        let defaults = Defaults::new(&declaration, &command.column_defaults)?;
         Ok(Arc::new(LsmTableProvider::new(table).with_defaults(defaults)))
     }
 }

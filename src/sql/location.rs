@@ -23,7 +23,8 @@ pub(super) fn canonical(location: &str) -> Result<(String, bool)> {
 
 /// The absolute path without links, as far as it exists.
 fn local(path: &str) -> Result<String> {
-    let invalid = |e: std::io::Error| Error::invalid("the location is no path").with_context("location", path).with_source(e);
+    let invalid =
+        |e: std::io::Error| Error::invalid("the location is no path").with_context("location", path).with_source(e);
     let absolute = std::path::absolute(path).map_err(invalid)?;
     let resolved = resolve(&absolute);
     match resolved.to_str() {

@@ -19,7 +19,8 @@ const PREFIX: &str = "lsm";
 const OF_ONE_TABLE: &[&str] = &["lsm.adopt", "lsm.shards", "lsm.shard.column"];
 
 /// What is about one handle and is not kept with the table.
-const OF_ONE_HANDLE: &[&str] = &["lsm.access", "lsm.adopt", "lsm.drop", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
+const OF_ONE_HANDLE: &[&str] =
+    &["lsm.access", "lsm.adopt", "lsm.drop", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
 
 /// The option that `key` spells, if it is one of ours: `lsm.memtable.rows`, `memtable_rows` or `format.memtable_rows`.
 ///
@@ -32,10 +33,9 @@ fn own_name(key: &str) -> Result<Option<&'static str>> {
     match (Settings::NAMES.iter().find(|name| same(name)), ours) {
         (Some(name), _) => Ok(Some(name)),
         (None, None) => Ok(None),
-        (None, Some(ours)) => Err(Error::invalid(format!(
-            "unknown option '{PREFIX}.{ours}': known are {}",
-            Settings::NAMES.join(", ")
-        ))),
+        (None, Some(ours)) => {
+            Err(Error::invalid(format!("unknown option '{PREFIX}.{ours}': known are {}", Settings::NAMES.join(", "))))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`super::LsmStatementRule`] pins. DELETE and UPDATE go only through that rule: DataFusion's hooks for them lose the
 //! predicate in places, so here they refuse.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::declaration::Declaration;
 use super::options::SessionOptions;
 use super::replace_sink::{self, Replace};
 use super::sink::{LsmSink, Write};
@@ -34,19 +35,14 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    /// The options that belong to a name and not to the open table.
-    pub(super) const NAMES: &'static [&'static str] = &["lsm.ack", "lsm.on_conflict", "lsm.drop", "lsm.adopt"];
-
     /// # Errors
     /// `Invalid` if a value does not fit.
-    pub(super) fn new(
-        options: &BTreeMap<&'static str, String>,
-        columns: &HashMap<String, Expr>,
-    ) -> crate::error::Result<Self> {
+    pub(super) fn new(declaration: &Declaration, columns: &HashMap<String, Expr>) -> crate::error::Result<Self> {
+        let options = declaration.options.own();
         Ok(Self {
             ack: options.get("lsm.ack").map(|v| v.parse()).transpose()?,
             on_conflict: options.get("lsm.on_conflict").map(|v| v.parse()).transpose()?,
-            on_drop: options.get("lsm.drop").map(|v| v.parse()).transpose()?,
+            on_drop: Some(declaration.settings.on_drop),
             columns: columns.clone(),
         })
     }
@@ -144,17 +140,16 @@ impl TableProvider for LsmTableProvider {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
-        let scan = self.table.scan(&snapshot, projection.map(Vec::as_slice), filters, limit);
-        Ok(Box::pin(scan).await?)
+        Ok(self.table.scan(&snapshot, projection.map(Vec::as_slice), filters, limit)?)
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| match self.table.supports_filter(filter) {
+        let support = |support| match support {
             FilterSupport::Exact => TableProviderFilterPushDown::Exact,
             FilterSupport::Inexact => TableProviderFilterPushDown::Inexact,
             FilterSupport::Unsupported => TableProviderFilterPushDown::Unsupported,
         };
-        Ok(filters.iter().map(support).collect())
+        Ok(self.table.supports_filters(filters).into_iter().map(support).collect())
     }
 
     async fn insert_into(

@@ -27,14 +27,17 @@ pub(super) fn schema(function: LsmFunction) -> SchemaRef {
         ],
         LsmFunction::Wal => vec![
             text("shard"),
+            text("role"),
             number("epoch"),
-            text("mode"),
             number("next_position"),
             number("replay_after"),
-            number("last_seen"),
-            number("queued_entries"),
+            number("current_generation"),
+            number("manifest_version"),
+            number("queued_units"),
             number("queued_bytes"),
-            text("state"),
+            number("quarantined_entries"),
+            number("quarantined_rows"),
+            optional(text("error")),
         ],
         LsmFunction::Metrics => vec![text("name"), number("value"), text("unit")],
         LsmFunction::Flush => vec![number("generations")],
@@ -82,7 +85,7 @@ fn maybe_texts(values: impl IntoIterator<Item = Option<String>>) -> ArrayRef {
 
 fn sources(sources: &[SourceInfo]) -> Vec<ArrayRef> {
     vec![
-        texts(sources.iter().map(|s| s.shard.to_string())),
+        maybe_texts(sources.iter().map(|s| s.shard.map(|shard| shard.to_string()))),
         texts(sources.iter().map(|s| s.kind)),
         numbers(sources.iter().map(|s| s.generation.0)),
         numbers(sources.iter().map(|s| s.rows)),
@@ -94,16 +97,20 @@ fn sources(sources: &[SourceInfo]) -> Vec<ArrayRef> {
 }
 
 fn wal(shards: &[WalInfo]) -> Vec<ArrayRef> {
+    let figure = |of: fn(&WalInfo) -> u64| numbers(shards.iter().map(of));
     vec![
         texts(shards.iter().map(|s| s.shard.to_string())),
-        numbers(shards.iter().map(|s| s.epoch.0)),
-        texts(shards.iter().map(|s| s.mode)),
-        numbers(shards.iter().map(|s| s.next_position.0)),
-        numbers(shards.iter().map(|s| s.replay_after.0)),
-        numbers(shards.iter().map(|s| s.last_seen.0)),
-        numbers(shards.iter().map(|s| s.queued_entries)),
-        numbers(shards.iter().map(|s| s.queued_bytes)),
-        texts(shards.iter().map(|s| s.state.as_str())),
+        texts(shards.iter().map(|s| s.role)),
+        figure(|s| s.epoch),
+        figure(|s| s.next_position),
+        figure(|s| s.replay_after),
+        figure(|s| s.current_generation),
+        figure(|s| s.manifest_version),
+        figure(|s| s.queued_units),
+        figure(|s| s.queued_bytes),
+        figure(|s| s.quarantined_entries),
+        figure(|s| s.quarantined_rows),
+        maybe_texts(shards.iter().map(|s| s.error.clone())),
     ]
 }
 

@@ -79,9 +79,9 @@ fn keys_of(key: &PrimaryKey, input: &LogicalPlan) -> Result<LogicalPlan> {
     let schema = input.schema();
     let column = |name: &str| {
         let found = schema.iter().find(|(_, field)| field.name() == name);
-        found.map(|(qualifier, field)| Expr::Column(Column::from((qualifier, field)))).ok_or_else(|| {
-            Error::internal(format!("the rows to delete come without their key column '{name}'"))
-        })
+        found
+            .map(|(qualifier, field)| Expr::Column(Column::from((qualifier, field))))
+            .ok_or_else(|| Error::internal(format!("the rows to delete come without their key column '{name}'")))
     };
     let keys = key.columns().iter().map(|c| column(&c.name)).collect::<Result<Vec<_>, _>>()?;
     LogicalPlanBuilder::from(input.clone()).project(keys)?.build()

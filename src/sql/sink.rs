@@ -21,6 +21,9 @@ use crate::settings::{Ack, OnConflict};
 use crate::table::{LsmTable, StatementKind};
 use crate::version::Snapshot;
 
+/// What a statement adds to its error if rows of it are in.
+const ROWS_WRITTEN: &str = "rows_written_before";
+
 /// What a statement does with its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Write {
@@ -76,12 +79,7 @@ pub(super) struct LsmSink {
 }
 
 impl LsmSink {
-    pub(super) fn new(
-        table: Arc<LsmTable>,
-        write: Write,
-        snapshot: Option<Arc<Snapshot>>,
-        ack: Option<Ack>,
-    ) -> Self {
+    pub(super) fn new(table: Arc<LsmTable>, write: Write, snapshot: Option<Arc<Snapshot>>, ack: Option<Ack>) -> Self {
         let schema = if write == Write::Delete { key_schema(&table) } else { table.schema() };
         let nullable = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
         let schema = Arc::new(Schema::new(nullable));
@@ -116,6 +114,11 @@ impl LsmSink {
     }
 }
 
+/// Whether a conflict left nothing of the statement behind: an increment that is partly in must not run twice.
+fn nothing_written(error: &Error) -> bool {
+    error.kind() == ErrorKind::Conflict && !error.context().iter().any(|(name, _)| *name == ROWS_WRITTEN)
+}
+
 /// The first writing node of `plan` and its input.
 fn sink_of(plan: &Arc<dyn ExecutionPlan>) -> Option<(&Arc<dyn ExecutionPlan>, &LsmSink)> {
     if let Some(exec) = plan.downcast_ref::<DataSinkExec>() {
@@ -144,7 +147,7 @@ impl DataSink for LsmSink {
     async fn write_all(&self, data: SendableRecordBatchStream, context: &Arc<TaskContext>) -> Result<u64> {
         let count = |name: &'static str| -> Count { MetricBuilder::new(&self.metrics).counter(name, 0) };
         let written = match (Box::pin(self.write(data)).await, &self.rerun) {
-            (Err(error), Some(rerun)) if error.kind() == ErrorKind::Conflict => {
+            (Err(error), Some(rerun)) if nothing_written(&error) => {
                 count("conflicts").add(1);
                 Box::pin(self.write_again(rerun, context)).await?
             }

@@ -90,9 +90,10 @@ impl TableProvider for LsmTarget {
         };
         let table = Arc::clone(self.provider.table());
         let sink = LsmSink::new(table, write, self.provider.snapshot().cloned(), self.provider.ack(state));
-        let rerun = state.as_any().downcast_ref::<SessionState>().map(|state| {
-            Rerun { session: Arc::new(state.clone()), statement: Arc::clone(&self.statement) }
-        });
+        let rerun = state
+            .as_any()
+            .downcast_ref::<SessionState>()
+            .map(|state| Rerun { session: Arc::new(state.clone()), statement: Arc::clone(&self.statement) });
         Ok(sink.with_rerun(rerun).plan(input))
     }
 }
