@@ -229,3 +229,92 @@ fn columns(schema: &SchemaRef) -> String {
         |f: &Arc<Field>| format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "" } else { " NOT NULL" });
     schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn request(fixture: &Fixture, options: &[(&'static str, &str)]) -> OpenRequest {
+        let options = options.iter().map(|(name, value)| (*name, (*value).to_string())).collect();
+        OpenRequest { uri: fixture.path("t"), options, ..OpenRequest::default() }
+    }
+
+    #[tokio::test]
+    async fn who_opens_at_once_gets_one_table() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(1).await);
+        assert!(fixture.engine.tables().is_empty());
+        let open = || fixture.engine.open(request(&fixture, &[]));
+        let (a, b, c) = tokio::join!(open(), open(), open());
+        let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+        assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&b, &c));
+        assert_eq!(fixture.engine.tables().len(), 1);
+        drop((a, b, c));
+        assert!(fixture.engine.tables().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_table_that_is_open_is_not_told_otherwise() {
+        let fixture = Fixture::new();
+        let _session = fixture.with_rows(1).await;
+        let same = fixture.engine.open(request(&fixture, &[("lsm.sync", "false"), ("lsm.ack", "memory")])).await;
+        assert!(same.is_ok());
+        let error = fixture.engine.open(request(&fixture, &[("lsm.memtable.rows", "7")])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.message().contains("lsm.memtable.rows"), "{error}");
+        // A handle that only reads is another handle.
+        assert!(fixture.engine.open(request(&fixture, &[("lsm.access", "read")])).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_table_that_was_closed_or_fenced_is_opened_anew() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(1).await;
+        let closed = fixture.engine.open(request(&fixture, &[])).await.unwrap();
+        closed.close().await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (2, 0)").await.unwrap_err().kind(), ErrorKind::Closed);
+        let opened = fixture.engine.open(request(&fixture, &[])).await.unwrap();
+        assert!(!Arc::ptr_eq(&opened, &closed));
+
+        let session = fixture.another().await;
+        let rival = LsmEngine::new().open(request(&fixture, &[])).await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (2, 0)").await.unwrap(), ["1"]);
+        let rows = session.sql("SELECT 3 AS id, 0 AS n").await.unwrap();
+        let rows = rows.select(vec![
+            datafusion::prelude::cast(datafusion::prelude::col("id"), datafusion::arrow::datatypes::DataType::Int64)
+                .alias("id"),
+            datafusion::prelude::cast(datafusion::prelude::col("n"), datafusion::arrow::datatypes::DataType::Int64)
+                .alias("n"),
+        ]);
+        rival.put(rows.unwrap().collect().await.unwrap().remove(0)).await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (4, 0)").await.unwrap_err().kind(), ErrorKind::Fenced);
+        let session = fixture.another().await;
+        assert_eq!(run(&session, "INSERT INTO t VALUES (4, 0)").await.unwrap(), ["1"]);
+        assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["4"]);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_table_with_lsm_drop_is_deleted_and_its_writers_fenced() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(3).await);
+        let rival = LsmEngine::new();
+        let rival_session = {
+            use super::super::LsmSessionExt;
+            let session = datafusion::prelude::SessionContext::new().with_lsm_engine(Arc::clone(&rival));
+            let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
+            run(&session, &open).await.unwrap();
+            session
+        };
+        assert_eq!(run(&rival_session, "INSERT INTO t VALUES (4, 0)").await.unwrap(), ["1"]);
+        let session = fixture.session();
+        let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
+        run(&session, &format!("{open} OPTIONS ('lsm.drop' 'delete')")).await.unwrap();
+        run(&session, "DROP TABLE t").await.unwrap();
+        let error = run(&session, &open).await.unwrap_err();
+        assert!(error.message().contains("no table"), "{error}");
+        assert!(!fixture.dir.path().join("t").exists());
+        assert_eq!(run(&rival_session, "INSERT INTO t VALUES (5, 0)").await.unwrap_err().kind(), ErrorKind::Fenced);
+    }
+}

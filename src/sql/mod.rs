@@ -8,6 +8,8 @@ mod declaration;
 mod drop_hook;
 mod engine;
 mod factory;
+#[cfg(test)]
+mod fixture;
 mod functions;
 mod location;
 mod options;

@@ -200,3 +200,41 @@ fn without_rule(statement: &str) -> Error {
          to its analyzer"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::prelude::SessionContext;
+
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[tokio::test]
+    async fn without_the_rule_delete_and_update_refuse_and_the_rest_works() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(3).await;
+        let bare = SessionContext::new();
+        bare.register_table("t", session.table_provider("t").await.unwrap()).unwrap();
+        for sql in ["DELETE FROM t WHERE false", "DELETE FROM t", "UPDATE t SET n = 1 WHERE id = 1"] {
+            let error = run(&bare, sql).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.message().contains("LsmSessionExt"), "{error}");
+        }
+        assert_eq!(run(&bare, "INSERT INTO t VALUES (4, 4), (1, 1)").await.unwrap(), ["2"]);
+        assert_eq!(run(&bare, "SELECT count(*), sum(n) FROM t").await.unwrap(), ["4 5"]);
+        assert_eq!(run(&bare, "SELECT n FROM t WHERE id IN (1, 4) ORDER BY n").await.unwrap(), ["1", "4"]);
+        assert_eq!(run(&bare, "TRUNCATE TABLE t").await.unwrap(), ["4"]);
+    }
+
+    #[tokio::test]
+    async fn the_key_is_told_as_a_constraint() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(1).await;
+        let provider = session.table_provider("t").await.unwrap();
+        let key = Constraints::new_unverified(vec![Constraint::PrimaryKey(vec![0])]);
+        assert_eq!(provider.constraints(), Some(&key));
+        assert!(Arc::clone(&provider).schema().field(0).name() == "id");
+    }
+}

@@ -94,3 +94,46 @@ fn functions_of() -> impl Iterator<Item = (&'static str, Arc<dyn TableFunctionIm
         (function.name(), implementation)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+
+    #[tokio::test]
+    async fn registering_twice_changes_nothing() {
+        let engine = LsmEngine::new();
+        let session = SessionContext::new().with_lsm_engine(Arc::clone(&engine));
+        run(&session, "SET lsm.ack = 'memory'").await.unwrap();
+        let rules = session.state().analyzer().rules.len();
+        let session = session.with_lsm_engine(engine);
+        assert_eq!(session.state().analyzer().rules.len(), rules);
+        let options = session.copied_config().options().extensions.get::<SessionOptions>().unwrap().clone();
+        assert!(options.ack().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_session_built_from_a_builder_knows_all() {
+        let fixture = Fixture::new();
+        let builder = SessionStateBuilder::new().with_default_features().with_lsm_engine(Arc::clone(&fixture.engine));
+        let state = builder.with_lsm_engine(Arc::clone(&fixture.engine)).build();
+        let rules = state.analyzer().rules.iter().filter(|rule| rule.name() == RULE).count();
+        assert_eq!(rules, 1);
+        let session = SessionContext::new_with_state(state);
+        let table = "CREATE EXTERNAL TABLE t (id INT PRIMARY KEY) STORED AS lsm LOCATION";
+        run(&session, &format!("{table} '{}'", fixture.path("t"))).await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (1), (2)").await.unwrap(), ["2"]);
+        assert_eq!(run(&session, "DELETE FROM t WHERE id = 1").await.unwrap(), ["1"]);
+        assert_eq!(run(&session, "SELECT generations FROM lsm_flush('t')").await.unwrap(), ["1"]);
+    }
+
+    #[test]
+    fn tools_that_check_table_options_know_ours() {
+        let session = SessionContext::new().with_lsm_engine(LsmEngine::new());
+        let mut options = session.state().default_table_options();
+        let given = |key: &str, value: &str| [(key.to_string(), value.to_string())].into();
+        options.alter_with_string_hash_map(&given("lsm.shards", "3")).unwrap();
+        assert!(options.alter_with_string_hash_map(&given("lsm.shards", "many")).is_err());
+        assert!(options.alter_with_string_hash_map(&given("lsm.nope", "3")).is_err());
+    }
+}

@@ -172,3 +172,89 @@ impl fmt::Debug for LsmSink {
         f.debug_struct("LsmSink").field("table", &self.table.uri()).field("write", &self.write).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::catalog::streaming::StreamingTable;
+    use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+    use datafusion::physical_plan::streaming::PartitionStream;
+    use datafusion::prelude::SessionContext;
+    use futures::{FutureExt, StreamExt, stream};
+
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+
+    async fn increment(session: SessionContext, times: usize) -> usize {
+        let mut done = 0;
+        for _ in 0..times {
+            match run(&session, "UPDATE t SET n = n + 1 WHERE id = 1").await {
+                Ok(count) => {
+                    assert_eq!(count, ["1"]);
+                    done += 1;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+            }
+        }
+        done
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_increment_of_one_row_is_lost() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(1).await;
+        let (a, b, c) = (fixture.another().await, fixture.another().await, fixture.another().await);
+        let (a, b, c) = tokio::join!(increment(a, 30), increment(b, 30), increment(c, 30));
+        assert!(a + b + c > 0);
+        assert_eq!(run(&session, "SELECT n FROM t").await.unwrap(), [(a + b + c).to_string()]);
+    }
+
+    #[tokio::test]
+    async fn a_conflict_is_answered_by_running_the_statement_once_more() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(3).await;
+        let frame = session.sql("UPDATE t SET n = n + 1").await.unwrap();
+        let (context, plan) = (frame.task_ctx(), frame.create_physical_plan().await.unwrap());
+        // Between the plan's snapshot and its execution somebody else writes.
+        run(&session, "UPDATE t SET n = 10 WHERE id = 1").await.unwrap();
+        run(&session, "DELETE FROM t WHERE id = 2").await.unwrap();
+        let rows = datafusion::physical_plan::collect(Arc::clone(&plan), Arc::new(context)).await.unwrap();
+        assert_eq!(super::super::fixture::text(&rows), ["2"]);
+        assert_eq!(run(&session, "SELECT id, n FROM t ORDER BY id").await.unwrap(), ["1 11", "3 1"]);
+        assert_eq!(plan.metrics().unwrap().sum_by_name("conflicts").unwrap().as_usize(), 1);
+    }
+
+    /// Gives one batch and then nothing, for ever.
+    #[derive(Debug)]
+    struct Stuck(SchemaRef);
+
+    impl PartitionStream for Stuck {
+        fn schema(&self) -> &SchemaRef {
+            &self.0
+        }
+
+        fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+            use datafusion::arrow::array::{Int64Array, RecordBatch};
+            let ids = Arc::new(Int64Array::from_iter_values(100..200));
+            let batch = RecordBatch::try_new(Arc::clone(&self.0), vec![Arc::clone(&ids) as _, ids]).unwrap();
+            let rows = stream::once(async move { Ok(batch) }).chain(stream::pending());
+            Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.0), rows))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_statement_leaves_nothing() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(3).await;
+        let schema = session.table_provider("t").await.unwrap().schema();
+        let stuck = StreamingTable::try_new(Arc::clone(&schema), vec![Arc::new(Stuck(schema))]).unwrap();
+        session.register_table("stuck", Arc::new(stuck)).unwrap();
+        let mut statement = Box::pin(run(&session, "INSERT INTO t SELECT * FROM stuck"));
+        for _ in 0..1000 {
+            assert!((&mut statement).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        drop(statement);
+        assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["3"]);
+        assert_eq!(run(&session, "INSERT INTO t VALUES (4, 4)").await.unwrap(), ["1"]);
+    }
+}
