@@ -281,14 +281,8 @@ mod tests {
         let session = fixture.another().await;
         let rival = LsmEngine::new().open(request(&fixture, &[])).await.unwrap();
         assert_eq!(run(&session, "INSERT INTO t VALUES (2, 0)").await.unwrap(), ["1"]);
-        let rows = session.sql("SELECT 3 AS id, 0 AS n").await.unwrap();
-        let rows = rows.select(vec![
-            datafusion::prelude::cast(datafusion::prelude::col("id"), datafusion::arrow::datatypes::DataType::Int64)
-                .alias("id"),
-            datafusion::prelude::cast(datafusion::prelude::col("n"), datafusion::arrow::datatypes::DataType::Int64)
-                .alias("n"),
-        ]);
-        rival.put(rows.unwrap().collect().await.unwrap().remove(0)).await.unwrap();
+        let rows = session.sql("SELECT CAST(3 AS BIGINT) AS id, CAST(0 AS BIGINT) AS n").await.unwrap();
+        rival.put(rows.collect().await.unwrap().remove(0)).await.unwrap();
         assert_eq!(run(&session, "INSERT INTO t VALUES (4, 0)").await.unwrap_err().kind(), ErrorKind::Fenced);
         let session = fixture.another().await;
         assert_eq!(run(&session, "INSERT INTO t VALUES (4, 0)").await.unwrap(), ["1"]);
