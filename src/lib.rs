@@ -3,6 +3,7 @@
 
 pub mod base;
 pub mod block_list;
+pub mod cache;
 pub mod clock;
 pub mod dataset;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod planner;
 pub mod schema;
 pub mod settings;
 pub mod source;
+pub mod sql;
 pub mod store;
 pub mod table;
 pub mod task;

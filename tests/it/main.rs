@@ -1,7 +1,12 @@
 //! Behaviour of the whole crate through its public API: one binary, because linking it is what takes time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod base;
 mod faults;
+mod generation;
 mod model;
+mod place;
+mod row_index;
 mod support;
+mod table;
 mod tidy;
