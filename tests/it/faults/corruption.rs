@@ -166,26 +166,44 @@ async fn a_version_hint_is_only_a_hint() {
     assert_eq!(read(&place).await.unwrap(), rows);
 }
 
-#[tokio::test]
-async fn a_damaged_generation_is_corrupt() {
+/// Cuts, then removes a file of a generation: both must be found, and told of the generation.
+async fn check_damage(file: impl Fn(&Path) -> PathBuf, lengths: impl Fn(usize) -> Vec<usize>) {
     let (place, rows, shard) = with_generation().await;
-    let dir = std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path());
-    let dir = dir.into_iter().find(|path| path.to_str().unwrap().contains("_gen_")).unwrap();
-    for file in [only_file(&dir.join("data"), ".lance"), only_file(&dir.join("_versions"), ".manifest")] {
-        let whole = std::fs::read(&file).unwrap();
-        for len in [0, 1, whole.len() / 2, whole.len() - 1] {
-            std::fs::write(&file, &whole[..len]).unwrap();
-            let error = read(&place).await.expect_err(&format!("{file:?} was cut at {len} of {}", whole.len()));
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{file:?} cut at {len}: {error}");
-            assert!(error.to_string().contains("_gen_1"), "{file:?} cut at {len}: {error}");
+    let dir = generation_dir(&shard);
+    let file = file(&dir);
+    let whole = std::fs::read(&file).unwrap();
+    let mut wrong = Vec::new();
+    for len in lengths(whole.len()) {
+        std::fs::write(&file, &whole[..len]).unwrap();
+        let error = read(&place).await.expect_err(&format!("{file:?} was cut at {len} of {}", whole.len()));
+        if error.kind() != ErrorKind::Corrupt || !error.to_string().contains("_gen_1") {
+            wrong.push(format!("cut at {len} of {}: {error}", whole.len()));
         }
-        std::fs::remove_file(&file).unwrap();
-        let error = read(&place).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{file:?} removed: {error}");
-        std::fs::write(&file, &whole).unwrap();
-        assert_eq!(read(&place).await.unwrap(), rows);
     }
-    std::fs::rename(&dir, shard.join("elsewhere")).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let error = read(&place).await.unwrap_err();
+    if error.kind() != ErrorKind::Corrupt || !error.to_string().contains("_gen_1") {
+        wrong.push(format!("removed: {error}"));
+    }
+    assert!(wrong.is_empty(), "{file:?}: {wrong:#?}");
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(read(&place).await.unwrap(), rows);
+}
+
+fn generation_dir(shard: &Path) -> PathBuf {
+    let dirs = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path());
+    dirs.into_iter().find(|path| path.to_str().unwrap().contains("_gen_")).unwrap()
+}
+
+#[tokio::test]
+async fn a_damaged_data_file_of_a_generation_is_corrupt() {
+    check_damage(|dir| only_file(&dir.join("data"), ".lance"), some_positions).await;
+}
+
+#[tokio::test]
+async fn a_generation_that_is_gone_is_corrupt() {
+    let (place, _, shard) = with_generation().await;
+    std::fs::rename(generation_dir(&shard), shard.join("elsewhere")).unwrap();
     let error = read(&place).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("_gen_1"), "{error}");
 }
