@@ -4,6 +4,8 @@
 mod base;
 mod faults;
 mod generation;
+mod interop;
+mod leaks;
 mod model;
 mod place;
 mod row_index;
