@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use support::Result;
 use support::answer::{Fingerprint, same};
 use support::bench::{Bench, run};
-use support::measure::{Rounds, alternate, median, timed, timed_here};
+use support::measure::{Rounds, alternate, timed, timed_here};
 use support::ours::{self, Ours};
 use support::peer::{self, Peer};
 use support::report::Unit;
@@ -189,10 +189,8 @@ fn make_durable(dir: &Path, number: usize, bytes: &[u8]) -> Result<()> {
 async fn crowd(bench: &mut Bench) -> Result<()> {
     let writers = bench.size(64, 4);
     let puts = bench.size(20, 2);
-    let rows: Vec<Vec<RecordBatch>> = shuffled(0, writers * puts, 13)
-        .chunks(puts)
-        .map(|ids| KIND.batches(ids, 0, 1))
-        .collect::<Result<_>>()?;
+    let rows: Vec<Vec<RecordBatch>> =
+        shuffled(0, writers * puts, 13).chunks(puts).map(|ids| KIND.batches(ids, 0, 1)).collect::<Result<_>>()?;
     let cases = [
         ("durable_b1_64writers", LANCE_DEFAULT, Some(10.0), Rounds::new(5, 7, 20)),
         ("durable_b1_64writers_vs_1ms", LANCE_SHORT, None, Rounds::new(5, 31, 10)),

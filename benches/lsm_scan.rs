@@ -86,9 +86,7 @@ impl Sources {
             let runs = rows.chunk_by(|a, b| a.1 == b.1);
             runs.map(|run| KIND.rows(&run.iter().map(|r| r.0).collect::<Vec<_>>(), run[0].1 as u64)).collect()
         };
-        rows.chunks(BATCH)
-            .map(|rows| Ok(arrow::compute::concat_batches(&KIND.schema(), &batch(rows)?)?))
-            .collect()
+        rows.chunks(BATCH).map(|rows| Ok(arrow::compute::concat_batches(&KIND.schema(), &batch(rows)?)?)).collect()
     }
 }
 

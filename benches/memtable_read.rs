@@ -122,7 +122,8 @@ async fn plain_datasets(bench: &mut Bench, pair: &Pair, shape: &Shape, rows: &[R
             let dataset = plain(&format!("memory://{metric}"), &shape.kind.schema(), rows.to_vec(), fragment).await?;
             let written = Fingerprint::of_batches(rows)?;
             same(metric, written, Fingerprint::of(stream(&dataset).await?).await?)?;
-            scan_metric(bench, metric, target, async || pair.ours.stream().await, async || stream(&dataset).await).await?;
+            scan_metric(bench, metric, target, async || pair.ours.stream().await, async || stream(&dataset).await)
+                .await?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use arrow::util::pretty::pretty_format_batches;
 use datafusion::common::ScalarValue;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
@@ -27,10 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let location = dir.path().join("docs");
     let uri = location.to_str().ok_or("the path is not UTF-8")?;
 
-    let schema = Schema::new(vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("body", DataType::Utf8, true),
-    ]);
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("body", DataType::Utf8, true)]);
     let spec = CreateSpec {
         schema: Arc::new(schema),
         key: vec!["id".to_string()],
@@ -47,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     pending.wait().await?;
 
     let found = table.get(&[ScalarValue::Int64(Some(2))]).await?;
-    println!("row 2: {:?}", found.map(|row| row.column(1).clone()));
+    println!("row 2:\n{}", pretty_format_batches(found.as_slice())?);
 
     // A snapshot stays what it is while the table moves on.
     let snapshot = table.snapshot();
@@ -55,10 +53,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     table.delete(key).await?;
     table.flush().await?;
     table.put(rows(&[1], &["one, again"])?).await?;
-    println!("rows then: {}, rows now: {}", table.live_rows(&snapshot).await?, table.live_rows(&table.snapshot()).await?);
-    let plan = table.scan(&snapshot, None, &[], None).await?;
+    println!(
+        "rows then: {}, rows now: {}",
+        table.live_rows(&snapshot).await?,
+        table.live_rows(&table.snapshot()).await?
+    );
+    let plan = table.scan(&snapshot, None, &[], None)?;
     let session = SessionContext::new().with_lsm();
-    println!("{}", arrow::util::pretty::pretty_format_batches(&collect(plan, session.task_ctx()).await?)?);
+    println!("{}", pretty_format_batches(&collect(plan, session.task_ctx()).await?)?);
 
     for source in table.sources() {
         println!("{source:?}");

@@ -62,16 +62,12 @@ impl Bench {
 
     /// Takes down a metric that has a target: `ours` is to be so many times better than `peer`.
     pub(crate) fn compared(&mut self, metric: &str, unit: Unit, (ours, peer): (f64, f64), target: f64) {
-        self.report.add(metric, unit, ours, Some(peer), Some(target));
+        // Tiny figures say nothing about targets.
+        self.report.add(metric, unit, ours, Some(peer), (!self.smoke).then_some(target));
     }
 
     /// Takes down a metric that is told beside the others.
     pub(crate) fn beside(&mut self, metric: &str, unit: Unit, (ours, peer): (f64, f64)) {
         self.report.add(metric, unit, ours, Some(peer), None);
-    }
-
-    /// Takes down a figure of ours alone.
-    pub(crate) fn alone(&mut self, metric: &str, unit: Unit, ours: f64) {
-        self.report.add(metric, unit, ours, None, None);
     }
 }

@@ -14,9 +14,9 @@ use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
 use datafusion_lsm::table::LsmTable;
 
 use super::Result;
+use super::peer;
 use super::place::uri;
 use super::rows::KEY;
-use super::{peer, rows};
 
 /// The name under which the table is registered.
 pub(crate) const NAME: &str = "t";
@@ -49,9 +49,14 @@ pub(crate) fn durable() -> Settings {
 
 impl Ours {
     /// Makes a table at `dir` whose base has `base`.
-    pub(crate) async fn create(dir: &Path, schema: &SchemaRef, base: Vec<RecordBatch>, settings: Settings) -> Result<Self> {
+    pub(crate) async fn create(
+        dir: &Path,
+        schema: &SchemaRef,
+        base: Vec<RecordBatch>,
+        settings: Settings,
+    ) -> Result<Self> {
         let builder = LsmTable::builder(uri(dir)?).settings(settings);
-        let key = vec![rows::KEY.to_string()];
+        let key = vec![KEY.to_string()];
         let table = if base.is_empty() {
             let schema = Arc::clone(schema);
             let spec = CreateSpec { schema, key, shards: 1, shard_column: None, defaults: Default::default() };

@@ -64,7 +64,12 @@ pub(crate) fn durable(interval: Duration) -> ShardWriterConfig {
 }
 
 /// Writes a plain dataset at `uri`, of one fragment unless `fragment` rows make one.
-pub(crate) async fn plain(uri: &str, schema: &SchemaRef, rows: Vec<RecordBatch>, fragment: Option<usize>) -> Result<Dataset> {
+pub(crate) async fn plain(
+    uri: &str,
+    schema: &SchemaRef,
+    rows: Vec<RecordBatch>,
+    fragment: Option<usize>,
+) -> Result<Dataset> {
     let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
     let params = WriteParams { max_rows_per_file: fragment.unwrap_or(total + 1), ..WriteParams::default() };
     let reader = RecordBatchIterator::new(rows.into_iter().map(Ok), Arc::clone(schema));

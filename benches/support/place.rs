@@ -39,7 +39,11 @@ impl Place {
     }
 
     /// A fresh copy of the data that `build` makes in the directory it is given, unless an earlier run made it.
-    pub(crate) async fn copy_of_built(&self, label: &str, build: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub(crate) async fn copy_of_built(
+        &self,
+        label: &str,
+        build: impl AsyncFnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let built = self.built(label, build).await?;
         self.copy(&built, label)
     }

@@ -63,8 +63,13 @@ impl Report {
     /// Adds a metric; `ours` and `peer` are seconds.
     pub(crate) fn add(&mut self, metric: &str, unit: Unit, ours: f64, peer: Option<f64>, target: Option<f64>) {
         let ratio = peer.map(|peer| peer / ours);
-        let measure =
-            Measure { metric: metric.to_string(), unit: unit.name(), ours: unit.of(ours), peer: peer.map(|p| unit.of(p)), ratio };
+        let measure = Measure {
+            metric: metric.to_string(),
+            unit: unit.name(),
+            ours: unit.of(ours),
+            peer: peer.map(|p| unit.of(p)),
+            ratio,
+        };
         let shown = |figure: Option<f64>| figure.map_or_else(|| "-".to_string(), short);
         let verdict = match (ratio, target) {
             (Some(ratio), Some(target)) => format!(">= {target}{}", if ratio >= target { "" } else { "  MISSED" }),

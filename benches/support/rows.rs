@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -90,7 +92,7 @@ fn rng(id: i64, version: u64) -> SmallRng {
 
 fn words(id: i64, version: u64) -> String {
     const WORDS: [&str; 8] = ["hello", "world", "search", "benchmark", "lance", "memory", "test", "data"];
-    let word = |step: usize| WORDS[(id as usize + step) % WORDS.len()];
+    let word = |step: i64| WORDS[(id + step).rem_euclid(WORDS.len() as i64) as usize];
     format!("{} {} {} row_{id}_{version}", word(0), word(3), word(5))
 }
 

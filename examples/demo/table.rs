@@ -1,6 +1,7 @@
 //! The demo's table, in SQL.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, UInt64Type};
@@ -13,21 +14,21 @@ use crate::text::Rows;
 /// A connection to the table `chunks`.
 pub(crate) struct Table {
     session: SessionContext,
-    engine: std::sync::Arc<LsmEngine>,
+    engine: Arc<LsmEngine>,
 }
 
 impl Table {
     /// Creates the table, or opens it if it is there.
     pub(crate) async fn open(location: &Path) -> Result<Self> {
         let engine = LsmEngine::new();
-        let session = SessionContext::new().with_lsm_engine(std::sync::Arc::clone(&engine));
+        let session = SessionContext::new().with_lsm_engine(Arc::clone(&engine));
         let table = Self { session, engine };
-        // A memtable of 16 MiB becomes a generation: small, so that the demo has some.
+        // A memtable of 48 MiB becomes a generation: small, so that the demo has some.
         let create = format!(
             "CREATE EXTERNAL TABLE chunks (
                path TEXT NOT NULL, chunk INT NOT NULL, body TEXT, bytes BIGINT, modified TIMESTAMP,
                PRIMARY KEY (path, chunk)
-             ) STORED AS LSM LOCATION '{}' OPTIONS ('lsm.memtable.bytes' '16MiB')",
+             ) STORED AS LSM LOCATION '{}' OPTIONS ('lsm.memtable.bytes' '48MiB')",
             location.display().to_string().replace('\'', "''")
         );
         table.session.sql(&create).await?.collect().await?;

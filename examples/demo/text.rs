@@ -129,6 +129,17 @@ impl Rows {
         self.paths.len()
     }
 
+    /// The bodies of each file's chunks, file by file.
+    pub(crate) fn by_file(&self) -> impl Iterator<Item = (&str, &[String])> {
+        let mut from = 0;
+        self.paths.chunk_by(|a, b| a == b).map(move |paths| {
+            let to = from + paths.len();
+            let bodies = &self.bodies[from..to];
+            from = to;
+            (paths[0].as_str(), bodies)
+        })
+    }
+
     /// How many bytes of text.
     pub(crate) fn text(&self) -> u64 {
         self.bytes.iter().map(|b| b.unsigned_abs()).sum()
