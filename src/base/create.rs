@@ -19,7 +19,7 @@ use lance_index::mem_wal::{MEM_WAL_INDEX_NAME, MemWalIndexDetails};
 use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
 use uuid::Uuid;
 
-use super::{AdoptSpec, BaseTable, CreateSpec, Sharding, types};
+use super::{AdoptSpec, BaseTable, CreateSpec, Sharding, column_type};
 use crate::dataset::{DatasetHandle, DatasetOpener};
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
@@ -41,7 +41,7 @@ impl BaseTable {
     /// `Invalid` if a column or the key cannot be stored, or a dataset is there already.
     pub async fn create(opener: &DatasetOpener, io: &ObjectIo, spec: &CreateSpec) -> Result<Arc<Self>> {
         check_names(&spec.schema)?;
-        types::check(&spec.schema)?;
+        column_type::check(&spec.schema)?;
         let key = PrimaryKey::try_new(&spec.schema, &spec.key)?;
         let sharding = Sharding::plan(&key, spec.shards, spec.shard_column.as_deref())?;
         let schema = marked(&spec.schema, &key);
@@ -88,7 +88,7 @@ impl BaseTable {
                 .with_context("location", io.uri()));
         }
         let numbered = arrow_schema_with_field_ids(dataset.schema());
-        types::check(&numbered)?;
+        column_type::check(&numbered)?;
         let schema = Arc::new(TableSchema::try_new(&numbered, &spec.key)?);
         let sharding = Sharding::plan(schema.key(), spec.shards, spec.shard_column.as_deref())?;
         let rows = DatasetHandle::try_new(Arc::clone(&dataset), Arc::clone(&schema), "base".into())?;
@@ -254,8 +254,11 @@ fn marks(n: usize) -> Vec<HashMap<String, String>> {
 fn marked(schema: &Schema, key: &PrimaryKey) -> SchemaRef {
     let marks = marks(key.columns().len());
     let fields = schema.fields().iter().enumerate().map(|(i, field)| {
-        let field =
-            field.as_ref().clone().with_data_type(types::as_stored(field.data_type())).with_metadata(HashMap::new());
+        let field = field
+            .as_ref()
+            .clone()
+            .with_data_type(column_type::as_stored(field.data_type()))
+            .with_metadata(HashMap::new());
         match key.columns().iter().position(|c| c.index == i) {
             Some(place) => field.with_nullable(false).with_metadata(marks[place].clone()),
             None => field,

@@ -3,13 +3,11 @@
 //! A [`BaseTable`] is one version of it and never changes; whoever commits gets the next one. What the table knows
 //! about itself beyond its columns is in the MemWAL index of the dataset.
 
+mod column_type;
 mod create;
 mod find;
 mod replace;
 mod sharding;
-#[cfg(test)]
-pub(crate) mod tests;
-mod types;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,9 +16,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
-use lance_table::format::DataStorageFormat;
 
-use crate::dataset::{DatasetHandle, DatasetOpener};
+use crate::dataset::{DatasetHandle, DatasetOpener, FileLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::KeyMap;
@@ -127,13 +124,8 @@ impl BaseTable {
         })
     }
 
-    /// The file version that Lance writes the table's data with; generations follow it.
-    pub(crate) fn storage_format(&self) -> DataStorageFormat {
-        self.handle.dataset().manifest().data_storage_format.clone()
-    }
-
-    /// The highest field id that any column of the table has or had.
-    pub(crate) fn max_field_id(&self) -> i32 {
-        self.handle.dataset().manifest().max_field_id()
+    /// How files that go with this version are written.
+    pub fn layout(&self) -> FileLayout {
+        self.handle.layout()
     }
 }

@@ -19,7 +19,7 @@ use lance_index::mem_wal::CompactedSsTable;
 use lance_table::format::Fragment;
 
 use super::BaseTable;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::store::from_lance;
 
@@ -31,7 +31,7 @@ impl BaseTable {
     ///
     /// # Errors
     /// `Conflict` if another commit changed the same rows first, `Invalid` if the rows are not the table's: nothing is
-    /// changed then.
+    /// changed then. `Indeterminate` if the storage failed while committing.
     pub async fn replace(
         &self,
         rows: SendableRecordBatchStream,
@@ -60,9 +60,9 @@ impl BaseTable {
         let committed = CommitBuilder::new(Arc::clone(dataset))
             .execute(Transaction::new(self.version(), operation, None))
             .await
-            .map_err(failed)?;
-        self.io.sync_tree("_transactions").await?;
-        self.io.sync_tree("_versions").await?;
+            .map_err(|error| undecided(failed(error)))?;
+        self.io.sync_tree("_transactions").await.map_err(undecided)?;
+        self.io.sync_tree("_versions").await.map_err(undecided)?;
         Self::of(self.opener.clone(), self.io.clone(), Arc::new(committed)).await
     }
 
@@ -77,7 +77,7 @@ impl BaseTable {
         }
         let rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
         let mut params = self.opener.write_params();
-        params.data_storage_version = Some(self.storage_format().version.to_selector());
+        params.data_storage_version = Some(self.layout().version());
         let fragments = FragmentCreateBuilder::new(self.io.uri())
             .schema(dataset.schema())
             .write_params(&params)
@@ -105,5 +105,15 @@ impl BaseTable {
             })
         });
         Box::pin(batches)
+    }
+}
+
+/// A commit whose outcome the storage did not tell.
+fn undecided(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Unavailable | ErrorKind::Internal => {
+            Error::indeterminate("the rows may or may not be replaced: read before repeating").with_source(error)
+        }
+        _ => error,
     }
 }

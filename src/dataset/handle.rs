@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
-use arrow::datatypes::UInt64Type;
+use arrow::datatypes::{Schema, UInt64Type};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
@@ -20,6 +21,8 @@ use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadOptions};
 use lance_core::datatypes::Schema as LanceSchema;
 use roaring::RoaringTreemap;
 
+use super::failure::{diagnose, from_plan};
+use super::layout::FileLayout;
 use super::origin::Origins;
 use super::scan::DatasetScanExec;
 use crate::error::{Error, Result};
@@ -72,6 +75,12 @@ impl DatasetHandle {
         self.rows
     }
 
+    /// How files that go with this dataset are written.
+    pub fn layout(&self) -> FileLayout {
+        let manifest = self.dataset.manifest();
+        FileLayout { version: manifest.data_storage_format.version, max_field_id: manifest.max_field_id() }
+    }
+
     /// A plan of one partition that reads the rows passing all `filters`: the logical columns `projection`, nullable
     /// as stored, then `_rowid`. Nothing is read before it is polled.
     ///
@@ -91,20 +100,21 @@ impl DatasetHandle {
         if let Some(id) = row_ids.iter().find(|id| !self.may_have(**id)) {
             return Err(Error::corrupt(format!("there is no row {id}")).with_context("dataset", self.dataset.uri()));
         }
-        let read = if row_ids.is_empty() || wanted.fields.is_empty() {
+        let read = if row_ids.is_empty() {
+            return Ok(RecordBatch::new_empty(schema));
+        } else if wanted.fields.is_empty() {
             let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
-            let empty = LanceSchema { fields: Vec::new(), ..wanted };
-            if row_ids.is_empty() {
-                return Ok(RecordBatch::new_empty(schema));
-            }
-            RecordBatch::try_new_with_options(Arc::new((&empty).into()), Vec::new(), &options)?
+            RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?
         } else {
-            self.dataset
-                .take_builder(row_ids, ProjectionRequest::from_schema(wanted))
-                .map_err(|error| self.failed(error))?
-                .execute()
-                .await
-                .map_err(|error| self.failed(error))?
+            let take = self.dataset.take_builder(row_ids, ProjectionRequest::from_schema(wanted));
+            let read = match take {
+                Ok(take) => take.execute().await,
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(read) => read,
+                Err(error) => return Err(diagnose(&self.dataset, from_lance(error)).await),
+            }
         };
         if read.num_rows() != row_ids.len() {
             return Err(Error::corrupt(format!(
@@ -130,8 +140,11 @@ impl DatasetHandle {
         let mut ids = Vec::with_capacity(self.rows);
         let mut tombstones = RoaringTreemap::new();
         let mut read = self.stream(&columns)?;
-        while let Some(batch) = read.try_next().await.map_err(Error::from)? {
-            let batch = self.origins.rows(&batch, &columns, &schema)?;
+        while let Some(batch) = read.next().await {
+            let batch = match batch {
+                Ok(batch) => self.origins.rows(&batch, &columns, &schema)?,
+                Err(error) => return Err(diagnose(&self.dataset, from_plan(error)).await),
+            };
             let parts: Vec<ArrayRef> = batch.columns()[..key.columns().len()].to_vec();
             keys.extend(&key.of_columns(&parts).map_err(|error| error.with_context("dataset", self.dataset.uri()))?);
             let batch_ids = batch.column(columns.len()).as_primitive::<UInt64Type>().values();
@@ -156,12 +169,16 @@ impl DatasetHandle {
         names.sort_unstable();
         names.dedup();
         let mut scanner = self.dataset.scan();
-        scanner.project(&names).map_err(|e| self.failed(e))?.filter_expr(filter).with_row_id();
-        let mut read = scanner.try_into_stream().await.map_err(|e| self.failed(e))?;
-        let mut batches = Vec::new();
-        while let Some(batch) = read.try_next().await.map_err(|e| self.failed(e))? {
-            batches.push(self.origins.rows(&batch, projection, &schema)?);
-        }
+        let read = async {
+            scanner.project(&names)?.filter_expr(filter).with_row_id();
+            scanner.try_into_stream().await?.try_collect::<Vec<_>>().await
+        };
+        let read = match read.await {
+            Ok(read) => read,
+            Err(error) => return Err(diagnose(&self.dataset, from_lance(error)).await),
+        };
+        let batches = read.iter().map(|batch| self.origins.rows(batch, projection, &schema));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
         Ok(concat_batches(&schema, &batches)?)
     }
 
@@ -180,14 +197,10 @@ impl DatasetHandle {
     pub(super) fn reader(&self, columns: &[usize]) -> Result<FilteredReadExec> {
         let projection = self.dataset.empty_projection().union_schema(&self.lance_schema(columns)?).with_row_id();
         FilteredReadExec::try_new(Arc::clone(&self.dataset), FilteredReadOptions::new(projection), None)
-            .map_err(|error| self.failed(error))
+            .map_err(|error| from_lance(error).with_context("dataset", self.dataset.uri()))
     }
 
-    pub(super) fn failed(&self, error: lance_core::Error) -> Error {
-        from_lance(error).with_context("dataset", self.dataset.uri())
-    }
-
-    fn stream(&self, columns: &[usize]) -> Result<datafusion::execution::SendableRecordBatchStream> {
+    fn stream(&self, columns: &[usize]) -> Result<SendableRecordBatchStream> {
         Ok(self.reader(columns)?.execute(0, Arc::default())?)
     }
 

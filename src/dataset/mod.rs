@@ -3,13 +3,18 @@
 //! Nobody above this room, `generation` and `base` names a type of Lance's: what comes out is Arrow and DataFusion.
 
 mod conform;
+mod failure;
 mod handle;
+mod layout;
 mod opener;
 mod origin;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 pub use conform::conform;
 pub use handle::DatasetHandle;
+pub use layout::FileLayout;
 pub use opener::DatasetOpener;
 pub use scan::DatasetScanExec;
 

@@ -23,6 +23,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
+use super::failure::{diagnose, from_plan};
 use super::handle::DatasetHandle;
 use crate::error::{Error, Result};
 
@@ -137,11 +138,16 @@ impl ExecutionPlan for DatasetScanExec {
             filter: self.filter.clone(),
         };
         let baseline = BaselineMetrics::new(&self.metrics, 0);
+        let handle = Arc::clone(&self.handle);
+        let read = read.or_else(move |error| {
+            let handle = Arc::clone(&handle);
+            async move { Err(DataFusionError::from(diagnose(handle.dataset(), from_plan(error)).await)) }
+        });
         let rows = read.map(move |batch| {
             let _timer = baseline.elapsed_compute().timer();
             let batch = shape.apply(&batch?)?;
             baseline.record_output(batch.num_rows());
-            Ok::<_, DataFusionError>(batch)
+            Ok(batch)
         });
         let rows = rows.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))

@@ -32,8 +32,8 @@ pub(super) async fn flush(
         manifest.check_fenced(request.epoch).await?;
         let view = MemTableView::new(Arc::clone(&request.memtable), request.memtable.rows());
         let rows = task::blocking(move || view.newest_rows().collect::<Result<Vec<_>>>()).await?;
-        let base = context.control.current().base.clone();
-        let record = generation::write(&context.opener, &context.io, request.shard, id, rows, schema, &base).await?;
+        let layout = context.control.current().base.layout();
+        let record = generation::write(&context.opener, &context.io, request.shard, id, rows, schema, layout).await?;
         context.events.on_flush_written(request.shard, id);
         let table = SsTable {
             generation: id.0,

@@ -4,8 +4,6 @@
 //! them a newer source supersedes is the business of the block lists above: nothing here hides a row.
 
 mod sidecar;
-#[cfg(test)]
-mod tests;
 mod write;
 
 use std::sync::Arc;
@@ -19,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
+use crate::store::TablePaths;
 
 pub use write::write;
 
@@ -119,6 +118,6 @@ fn damaged(error: Error) -> Error {
 }
 
 /// Where a generation is.
-fn uri(table_uri: &str, shard: ShardId, path: &str) -> String {
-    format!("{}/_mem_wal/{shard}/{path}", table_uri.trim_end_matches('/'))
+fn uri(table_uri: &str, shard: ShardId, name: &str) -> String {
+    format!("{}/{}", table_uri.trim_end_matches('/'), TablePaths::generation_dir(shard, name))
 }

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat, sort_to_indices, take};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::ScalarValue;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use lance::dataset::mem_wal::index::encode_pk_tuple;
 use lance::dataset::mem_wal::util::pk_index_path;
 use lance_core::ROW_ADDR;
 use lance_core::cache::LanceCache;
@@ -20,7 +18,7 @@ use lance_index::scalar::registry::VALUE_COLUMN_NAME;
 use lance_io::object_store::ObjectStore;
 
 use crate::error::Result;
-use crate::key::PrimaryKey;
+use crate::key::{KeyRef, PrimaryKey};
 use crate::store::from_lance;
 
 /// Keys a page.
@@ -57,10 +55,31 @@ fn image(batch: &RecordBatch, key: &PrimaryKey) -> Result<ArrayRef> {
     if let [only] = key.columns() {
         return Ok(Arc::clone(batch.column(only.index)));
     }
-    let mut tuples = Vec::with_capacity(batch.num_rows());
-    for row in 0..batch.num_rows() {
-        let values = key.columns().iter().map(|c| ScalarValue::try_from_array(batch.column(c.index), row));
-        tuples.push(encode_pk_tuple(&values.collect::<Result<Vec<_>, _>>()?).map_err(from_lance)?);
+    let mut tuples = vec![Vec::new(); batch.num_rows()];
+    for column in key.columns() {
+        let alone = PrimaryKey::try_new(&batch.schema(), std::slice::from_ref(&column.name))?;
+        for (tuple, value) in tuples.iter_mut().zip(alone.of_batch(batch)?.iter()) {
+            append(tuple, value, &column.data_type);
+        }
     }
     Ok(Arc::new(BinaryArray::from_iter_values(tuples)))
+}
+
+/// Appends one value of a tuple: a mark that it is not NULL, then eight ordered bytes of a number, one of a boolean, or
+/// the bytes of a string with zeros escaped and two zeros behind.
+fn append(tuple: &mut Vec<u8>, value: KeyRef<'_>, data_type: &DataType) {
+    tuple.push(1);
+    match value {
+        KeyRef::Fixed(truth) if data_type == &DataType::Boolean => tuple.push(u8::from(truth != 0)),
+        KeyRef::Fixed(number) => tuple.extend_from_slice(&number.to_be_bytes()),
+        KeyRef::Bytes(bytes) => {
+            for byte in bytes {
+                tuple.push(*byte);
+                if *byte == 0 {
+                    tuple.push(0xFF);
+                }
+            }
+            tuple.extend_from_slice(&[0, 0]);
+        }
+    }
 }

@@ -19,14 +19,14 @@ use lance_table::format::{Fragment, Manifest};
 use lance_table::io::commit::{ManifestNamingScheme, write_manifest_file_to_path};
 
 use super::{GenerationRecord, sidecar, uri};
-use crate::base::BaseTable;
-use crate::dataset::DatasetOpener;
+use crate::dataset::{DatasetOpener, FileLayout};
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::schema::{TableSchema, relabel};
 use crate::store::{ObjectIo, TablePaths, from_lance};
 
-/// Writes `batches` (stored schema; of each key only the newest row, tombstones included) as generation `id`.
+/// Writes `batches` (stored schema; of each key only the newest row, tombstones included) as generation `id`; `layout`
+/// is the base's.
 ///
 /// # Errors
 /// `Unavailable` if the storage fails: the generation may be written again.
@@ -37,7 +37,7 @@ pub async fn write(
     id: GenerationId,
     batches: Vec<RecordBatch>,
     schema: &TableSchema,
-    base: &BaseTable,
+    layout: FileLayout,
 ) -> Result<GenerationRecord> {
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     if rows == 0 {
@@ -53,13 +53,13 @@ pub async fn write(
         *record.key_bytes.get_or_insert_default() += schema.key().of_batch(batch)?.memory() as u64;
     }
 
-    let numbered = numbered_schema(schema, base)?;
+    let numbered = numbered_schema(schema, layout)?;
     let lance_schema = LanceSchema::try_from(numbered.as_ref()).map_err(failed)?;
     let mut params = opener.write_params();
     params.mode = WriteMode::Create;
     params.max_rows_per_file = usize::MAX;
     params.max_bytes_per_file = usize::MAX;
-    params.data_storage_version = Some(base.storage_format().version.to_selector());
+    params.data_storage_version = Some(layout.version());
     let fragment = FragmentCreateBuilder::new(&uri)
         .schema(&lance_schema)
         .write_params(&params)
@@ -73,7 +73,7 @@ pub async fn write(
     if schema.key().is_lance_key() {
         sidecar::write(&store, &root, &batches, schema.key()).await.map_err(|e| e.with_context("generation", &uri))?;
     }
-    commit(&store, &root, lance_schema, fragment, base).await.map_err(failed)?;
+    commit(&store, &root, lance_schema, fragment, layout).await.map_err(failed)?;
     io.sync_tree(&TablePaths::generation_dir(shard, &name)).await?;
     Ok(record)
 }
@@ -84,9 +84,9 @@ async fn commit(
     root: &object_store::path::Path,
     schema: LanceSchema,
     fragment: Fragment,
-    base: &BaseTable,
+    layout: FileLayout,
 ) -> lance_core::Result<()> {
-    let format = base.storage_format();
+    let format = layout.format();
     let mut manifest = Manifest::new(schema, Arc::new(vec![fragment]), format, HashMap::new());
     manifest.set_timestamp(0);
     manifest.update_max_fragment_id();
@@ -97,8 +97,8 @@ async fn commit(
 }
 
 /// The table's numbered schema with a number for `_tombstone` that no column of the base has or had.
-fn numbered_schema(schema: &TableSchema, base: &BaseTable) -> Result<SchemaRef> {
-    let free = base.max_field_id().max(max_id(schema.numbered().fields())) + 1;
+fn numbered_schema(schema: &TableSchema, layout: FileLayout) -> Result<SchemaRef> {
+    let free = layout.max_field_id.max(max_id(schema.numbered().fields())) + 1;
     let fields: Vec<Arc<Field>> = schema
         .numbered()
         .fields()

@@ -1,4 +1,8 @@
 //! Behaviour of the whole crate through its public API: one binary, because linking it is what takes time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod base;
+mod generation;
+mod place;
+mod table;
 mod tidy;

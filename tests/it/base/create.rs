@@ -1,3 +1,9 @@
+//! Creating, opening, scanning and searching the base table.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::datatypes::Schema;
 use arrow::datatypes::{DataType, Field};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{col, lit};
@@ -6,10 +12,11 @@ use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::ScalarIndexParams;
 
-use super::*;
-use crate::base::bucket;
-use crate::error::ErrorKind;
-use crate::ids::{GenerationId, ShardId};
+use crate::place::*;
+use datafusion_lsm::base::BaseTable;
+use datafusion_lsm::base::bucket;
+use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::ids::{GenerationId, ShardId};
 
 #[tokio::test]
 async fn a_new_table_is_found_again_as_it_was_made() {
@@ -232,8 +239,10 @@ async fn the_shards_of_a_table_of_lances_are_found() {
     let place = Place::new().await;
     place.create(&spec()).await;
     std::fs::remove_dir_all(place.io.local_root().unwrap()).unwrap();
-    let id = Field::new("id", DataType::Int64, false)
-        .with_metadata(HashMap::from([("lance-schema:unenforced-primary-key".into(), "true".into())]));
+    let id = Field::new("id", DataType::Int64, false).with_metadata(std::collections::HashMap::from([(
+        "lance-schema:unenforced-primary-key".into(),
+        "true".into(),
+    )]));
     let schema = Arc::new(Schema::new(vec![id]));
     let empty = arrow::array::RecordBatchIterator::new(vec![], schema);
     let mut lance = lance::Dataset::write(empty, place.io.uri(), None).await.unwrap();

@@ -1,3 +1,5 @@
+//! Lance's generations read here, ours read by Lance.
+
 use datafusion::common::ScalarValue;
 use lance::dataset::mem_wal::scanner::{LsmDataSourceCollector, LsmPointLookupPlanner};
 use lance::dataset::mem_wal::{DatasetMemWalExt, LsmScanner, ShardSnapshot, ShardWriterConfig};
@@ -48,8 +50,7 @@ async fn what_we_flush_lance_reads() {
             RecordBatch::try_new(Arc::clone(table.schema().logical()), columns).unwrap()
         };
         let stored = |batch: RecordBatch| table.schema().to_stored(&batch).unwrap();
-        let base =
-            table.replace(crate::base::tests::stream(vec![logical(&[1, 9], vec!["a", "base"])]), &[]).await.unwrap();
+        let base = table.replace(stream(vec![logical(&[1, 9], vec!["a", "base"])]), &[]).await.unwrap();
         let first = flush(&place, &table, 1, vec![stored(logical(&[3, 1, 2], vec!["c", "a", "b"]))]).await;
         let dead: Vec<ArrayRef> = match composite {
             true => vec![Arc::new(StringArray::from(vec!["c"])), longs(&[3])],
@@ -79,4 +80,35 @@ async fn what_we_flush_lance_reads() {
         assert!(planner.lookup(&lookup(3, "c"), None).await.unwrap().is_none());
         assert_eq!(planner.lookup(&lookup(2, "b"), None).await.unwrap().unwrap().num_rows(), 1);
     }
+}
+
+#[tokio::test]
+async fn lance_finds_composite_keys_of_every_kind_in_our_sidecar() {
+    use arrow::array::*;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec!["", "a", "a\0", "a\0b"])),
+        Arc::new(BinaryArray::from_iter_values([&[0u8, 0][..], &[0], &[], &[255, 0, 1]])),
+        Arc::new(BooleanArray::from(vec![true, false, true, false])),
+        Arc::new(Int8Array::from(vec![-128, -1, 0, 127])),
+        Arc::new(Int64Array::from(vec![i64::MIN, -1, 0, i64::MAX])),
+        Arc::new(UInt16Array::from(vec![0, 1, 256, u16::MAX])),
+        Arc::new(UInt64Array::from(vec![0, 1, 256, u64::MAX])),
+        Arc::new(LargeStringArray::from(vec!["x", "y", "", "z"])),
+    ];
+    let place = Place::new().await;
+    let names: Vec<String> = (0..columns.len()).map(|i| format!("k{i}")).collect();
+    let fields = names.iter().zip(&columns).map(|(name, c)| Field::new(name, c.data_type().clone(), false)).collect();
+    let key: Vec<&str> = names.iter().map(String::as_str).collect();
+    let table = place.create(&spec_of(fields, &key)).await;
+    let batch = RecordBatch::try_new(Arc::clone(table.schema().logical()), columns).unwrap();
+    let stored = table.schema().to_stored(&batch).unwrap();
+    let first = flush(&place, &table, 1, vec![stored.clone()]).await;
+    let second = flush(&place, &table, 2, vec![stored.slice(2, 2), stored.slice(0, 2)]).await;
+    let snapshot = ShardSnapshot::new(ShardId::unsharded().0)
+        .with_current_generation(3)
+        .with_sstable(1, first.path)
+        .with_sstable(2, second.path);
+    let scanner = LsmScanner::new(Arc::new(place.lance().await), vec![snapshot], names.clone());
+    let read = scanner.try_into_batch().await.unwrap();
+    assert_eq!(read.num_rows(), 4, "the newer generation hides every row of the older one");
 }

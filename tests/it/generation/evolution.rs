@@ -1,3 +1,5 @@
+//! Generations older than the table's schema.
+
 use lance::dataset::{ColumnAlteration, NewColumnTransform};
 
 use super::*;
@@ -53,8 +55,9 @@ async fn a_memtable_of_the_old_schema_is_flushed_under_the_old_numbers() {
     place.lance().await.drop_columns(&["a"]).await.unwrap();
     let table = old.refresh().await.unwrap().unwrap();
     let shard = ShardId::unsharded();
-    let record =
-        write(&place.opener, &place.io, shard, GenerationId(1), vec![batch], old.schema(), &table).await.unwrap();
+    let record = write(&place.opener, &place.io, shard, GenerationId(1), vec![batch], old.schema(), table.layout())
+        .await
+        .unwrap();
     let generation = open(&place, &table, &record).await;
     assert_eq!(strings(scan(&generation, &[1], &[]).await.column(0)), ["in b"]);
 }

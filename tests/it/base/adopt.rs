@@ -1,12 +1,20 @@
+//! Making a table of a plain dataset.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use arrow::array::RecordBatchIterator;
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance_table::system_index::mem_wal::{MemWalIndexDetails, new_mem_wal_index_meta};
 
-use super::*;
-use crate::base::AdoptSpec;
-use crate::error::ErrorKind;
+use crate::place::*;
+use datafusion_lsm::base::AdoptSpec;
+use datafusion_lsm::base::BaseTable;
+use datafusion_lsm::error::ErrorKind;
 
 async fn plain(place: &Place, ids: Vec<Option<i64>>) {
     let schema =

@@ -12,18 +12,18 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{col, lit};
 
-use super::{Generation, GenerationRecord, write};
-use crate::base::BaseTable;
-use crate::base::tests::{Place, Recorder, rows, spec, spec_of, strings};
-use crate::dataset::DatasetOpener;
-use crate::error::ErrorKind;
-use crate::ids::{GenerationId, ShardId};
-use crate::key::KeyRef;
-use crate::store::TablePaths;
+use crate::place::{Place, Recorder, rows, spec, spec_of, stream, strings};
+use datafusion_lsm::base::BaseTable;
+use datafusion_lsm::dataset::DatasetOpener;
+use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::generation::{Generation, GenerationRecord, write};
+use datafusion_lsm::ids::{GenerationId, ShardId};
+use datafusion_lsm::key::KeyRef;
+use datafusion_lsm::store::TablePaths;
 
 async fn flush(place: &Place, table: &BaseTable, id: u64, batches: Vec<RecordBatch>) -> GenerationRecord {
     let shard = ShardId::unsharded();
-    write(&place.opener, &place.io, shard, GenerationId(id), batches, table.schema(), table).await.unwrap()
+    write(&place.opener, &place.io, shard, GenerationId(id), batches, table.schema(), table.layout()).await.unwrap()
 }
 
 async fn open(place: &Place, table: &BaseTable, record: &GenerationRecord) -> Arc<Generation> {
@@ -82,7 +82,8 @@ async fn all_of_a_generation_is_synced_and_one_data_file() {
     let io = place.io.clone().with_hook(Arc::new(Recorder::default()));
     let batches: Vec<_> = (0..4).map(|i| table.schema().to_stored(&rows(vec![i], vec!["x"])).unwrap()).collect();
     let shard = ShardId::unsharded();
-    let record = write(&place.opener, &io, shard, GenerationId(1), batches, table.schema(), &table).await.unwrap();
+    let record =
+        write(&place.opener, &io, shard, GenerationId(1), batches, table.schema(), table.layout()).await.unwrap();
     let dir = TablePaths::generation_dir(shard, &record.path);
     assert_eq!(io.unsynced(&dir).await.unwrap(), Vec::<String>::new());
     assert!(io.synced().unwrap().files().iter().any(|f| f.starts_with(&dir) && f.contains("_pk_index")));
@@ -135,11 +136,29 @@ async fn a_generation_that_is_not_there_or_damaged_is_corrupt() {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(error.to_string().contains("_gen_1"), "{error}");
     }
-    let error = write(&place.opener, &place.io, ShardId::unsharded(), GenerationId(2), vec![], table.schema(), &table);
+    let error =
+        write(&place.opener, &place.io, ShardId::unsharded(), GenerationId(2), vec![], table.schema(), table.layout());
     assert_eq!(error.await.unwrap_err().kind(), ErrorKind::Internal);
 }
 
-async fn reopen(place: &Place, table: &BaseTable, record: &GenerationRecord) -> crate::error::Error {
+async fn reopen(place: &Place, table: &BaseTable, record: &GenerationRecord) -> datafusion_lsm::error::Error {
     let opener = DatasetOpener::new(Default::default());
     Generation::open(&opener, place.io.uri(), ShardId::unsharded(), record, table.schema()).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_table_in_an_object_store_works_as_one_on_disk() {
+    let opener = DatasetOpener::new(Default::default());
+    let io =
+        datafusion_lsm::store::ObjectIo::open("memory://generations/table", &Default::default(), true).await.unwrap();
+    let table = BaseTable::create(&opener, &io, &spec()).await.unwrap();
+    let shard = ShardId::unsharded();
+    let batch = table.schema().to_stored(&rows(vec![1], vec!["a"])).unwrap();
+    let record =
+        write(&opener, &io, shard, GenerationId(1), vec![batch], table.schema(), table.layout()).await.unwrap();
+    let generation = Generation::open(&opener, io.uri(), shard, &record, table.schema()).await.unwrap();
+    assert_eq!(strings(scan(&generation, &[1], &[]).await.column(0)), ["a"]);
+    let table = table.replace(stream(vec![rows(vec![2], vec!["b"])]), &[(shard, record.id)]).await.unwrap();
+    assert_eq!((table.rows(), table.compacted(shard)), (1, GenerationId(1)));
+    assert!(BaseTable::open(&opener, &io).await.unwrap().is_some());
 }

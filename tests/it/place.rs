@@ -1,9 +1,4 @@
-//! The base table on a real directory, and what Lance makes of it.
-
-mod adopt;
-mod create;
-mod replace;
-mod types;
+//! A directory for a table, what opens it, and rows to put there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,9 +12,9 @@ use datafusion::physical_plan::collect;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use tempfile::TempDir;
 
-use super::{BaseTable, CreateSpec};
-use crate::dataset::DatasetOpener;
-use crate::store::{IoHook, ObjectIo, SyncRecord};
+use datafusion_lsm::base::{BaseTable, CreateSpec};
+use datafusion_lsm::dataset::DatasetOpener;
+use datafusion_lsm::store::{IoHook, ObjectIo, SyncRecord};
 
 /// A directory for a table and what opens it.
 pub(crate) struct Place {

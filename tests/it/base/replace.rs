@@ -1,13 +1,18 @@
+//! TRUNCATE and OVERWRITE, and commits of others.
+
+use std::sync::Arc;
+
 use arrow::array::AsArray;
+use arrow::array::Int64Array;
 use lance::dataset::mem_wal::DatasetMemWalExt;
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::ScalarIndexParams;
 
-use super::*;
-use crate::error::ErrorKind;
-use crate::ids::{GenerationId, ShardId};
+use crate::place::*;
+use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::ids::{GenerationId, ShardId};
 
 #[tokio::test]
 async fn one_commit_replaces_rows_and_marks_generations() {

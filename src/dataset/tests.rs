@@ -1,0 +1,133 @@
+//! Opening datasets and reading them under a table's schema.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchIterator};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use datafusion::physical_plan::collect;
+use futures::future::join_all;
+use lance::Dataset;
+use lance::dataset::WriteParams;
+use lance::dataset::mem_wal::arrow_schema_with_field_ids;
+
+use super::{DatasetHandle, DatasetOpener, conform};
+use crate::error::ErrorKind;
+use crate::schema::TableSchema;
+
+async fn dataset(uri: &str, params: Option<WriteParams>) -> Arc<Dataset> {
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(vec![1, 2, 3]))]).unwrap();
+    Arc::new(Dataset::write(RecordBatchIterator::new([Ok(batch)], schema), uri, params).await.unwrap())
+}
+
+fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
+    let numbered = arrow_schema_with_field_ids(dataset.schema());
+    let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
+    DatasetHandle::try_new(Arc::clone(dataset), schema, "it".into()).unwrap()
+}
+
+#[tokio::test]
+async fn a_version_is_opened_once_for_all_who_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().to_str().unwrap();
+    dataset(uri, None).await;
+    let opener = DatasetOpener::new(HashMap::new());
+    let all = join_all((0..8).map(|_| opener.version(uri, 1))).await;
+    let first = all[0].as_ref().unwrap();
+    assert!(all.iter().all(|one| Arc::ptr_eq(one.as_ref().unwrap(), first)));
+    assert_eq!(opener.latest(uri).await.unwrap().unwrap().version().version, 1);
+    opener.forget(uri).await;
+    assert!(!Arc::ptr_eq(&opener.version(uri, 1).await.unwrap(), first));
+    assert!(opener.version(uri, 7).await.is_err());
+    assert!(opener.latest(&format!("{uri}/none")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn deleted_rows_are_neither_counted_nor_read_nor_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dataset = Arc::unwrap_or_clone(dataset(dir.path().to_str().unwrap(), None).await);
+    dataset.delete("id = 2").await.unwrap();
+    let handle = handle(&Arc::new(dataset));
+    assert_eq!((handle.rows(), handle.key_map().await.unwrap().len()), (2, 2));
+    let plan = handle.scan(&[0], &[]).unwrap();
+    let statistics = plan.partition_statistics(None).unwrap();
+    assert_eq!(statistics.num_rows.get_value(), Some(&2));
+    let read = collect(plan, Arc::default()).await.unwrap();
+    assert_eq!(read[0].column(0).as_primitive::<Int64Type>().values(), &[1, 3]);
+    assert_eq!(handle.take(&[1], &[0]).await.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn stable_row_ids_are_taken_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let params = WriteParams { enable_stable_row_ids: true, ..Default::default() };
+    let mut dataset = Arc::unwrap_or_clone(dataset(dir.path().to_str().unwrap(), Some(params)).await);
+    dataset.delete("id = 1").await.unwrap();
+    let handle = handle(&Arc::new(dataset));
+    let taken = handle.take(&[2, 1], &[0]).await.unwrap();
+    assert_eq!(taken.column(0).as_primitive::<Int64Type>().values(), &[3, 2]);
+    for missing in [vec![0], vec![77], vec![1, 77]] {
+        assert_eq!(handle.take(&missing, &[0]).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_vanished_is_corrupt_and_named_also_within_a_query() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path().to_str().unwrap(), None).await;
+    let handle = handle(&dataset);
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    let error = collect(handle.scan(&[0], &[]).unwrap(), Arc::default()).await.unwrap_err();
+    let error = crate::error::Error::from(error);
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains(&dataset.fragments()[0].files[0].path), "{error}");
+}
+
+#[tokio::test]
+async fn a_dataset_of_another_table_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path().to_str().unwrap(), None).await;
+    let id = |number: &str, data_type| {
+        Field::new("id", data_type, false)
+            .with_metadata(HashMap::from([("lance:field_id".to_string(), number.to_string())]))
+    };
+    for (field, said) in [(id("0", DataType::Int32), "stored as Int64"), (id("5", DataType::Int64), "is missing")] {
+        let schema = Arc::new(TableSchema::try_new(&Schema::new(vec![field]), &["id".into()]).unwrap());
+        let error = DatasetHandle::try_new(Arc::clone(&dataset), schema, "it".into()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.message().contains(said), "{error}");
+    }
+}
+
+#[test]
+fn rows_of_an_older_schema_are_brought_to_the_stored_one() {
+    let field = |name: &str, id: &str, nullable| {
+        Field::new(name, DataType::Int64, nullable)
+            .with_metadata(HashMap::from([("lance:field_id".to_string(), id.to_string())]))
+    };
+    let longs = |v: i64| Arc::new(Int64Array::from(vec![v])) as arrow::array::ArrayRef;
+    let now = Schema::new(vec![field("new", "3", true), field("id", "0", false), field("b", "1", true)]);
+    let now = Arc::new(TableSchema::try_new(&now, &["id".into()]).unwrap());
+    // `a` became `b`, the old `b` is gone; the `_tombstone` of then has the number of `new`.
+    let tombstone = Field::new("_tombstone", DataType::Boolean, false)
+        .with_metadata(HashMap::from([("lance:field_id".to_string(), "3".to_string())]));
+    let then = vec![field("id", "0", false), field("a", "1", true), field("b", "2", true), tombstone];
+    let then = Arc::new(Schema::new(then));
+    let gone = Arc::new(arrow::array::BooleanArray::from(vec![true])) as arrow::array::ArrayRef;
+    let batch = RecordBatch::try_new(Arc::clone(&then), vec![longs(7), longs(8), longs(9), gone]).unwrap();
+    let rows = &conform(&now, &then, vec![batch.clone()]).unwrap()[0];
+    assert_eq!(rows.schema_ref(), now.stored());
+    assert_eq!(rows.column(0).as_ref().logical_null_count(), 1);
+    assert_eq!(rows.column(2), &longs(8));
+    assert!(rows.column(3).as_boolean().value(0));
+
+    let plain =
+        Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("b", DataType::Int64, true)]));
+    let logical = RecordBatch::try_new(Arc::clone(&plain), vec![longs(1), longs(2)]).unwrap();
+    let rows = &conform(&now, &plain, vec![logical.clone()]).unwrap()[0];
+    assert_eq!((rows.column(2), rows.column(3).as_boolean().value(0)), (&longs(2), false));
+    let keyless = Arc::new(Schema::new(vec![field("a", "1", true)]));
+    let error = conform(&now, &keyless, vec![logical.project(&[1]).unwrap()]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}

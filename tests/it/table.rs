@@ -1,0 +1,96 @@
+//! The life of a row through the Rust interface.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use datafusion::common::ScalarValue;
+use datafusion::prelude::SessionContext;
+use datafusion_lsm::base::CreateSpec;
+use datafusion_lsm::settings::Settings;
+use datafusion_lsm::table::LsmTable;
+
+fn rows(ids: &[i64], body: &str) -> RecordBatch {
+    let bodies = StringArray::from_iter_values(ids.iter().map(|i| format!("{body} {i}")));
+    RecordBatch::try_from_iter([
+        ("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef),
+        ("body", Arc::new(bodies)),
+    ])
+    .unwrap()
+}
+
+fn keys(ids: &[i64]) -> RecordBatch {
+    RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef)]).unwrap()
+}
+
+fn spec(shards: u32) -> CreateSpec {
+    CreateSpec {
+        schema: Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("body", DataType::Utf8, true),
+        ])),
+        key: vec!["id".into()],
+        shards,
+        shard_column: None,
+        defaults: Default::default(),
+    }
+}
+
+async fn scan(table: &Arc<LsmTable>) -> Vec<(i64, String)> {
+    let plan = table.scan(&table.snapshot(), None, &[], None).unwrap();
+    let batches = datafusion::physical_plan::collect(plan, SessionContext::new().task_ctx()).await.unwrap();
+    let mut all: Vec<(i64, String)> = batches
+        .iter()
+        .flat_map(|b| {
+            let ids = b.column(0).as_primitive::<Int64Type>().values().to_vec();
+            let bodies = b.column(1).as_string::<i32>().iter().map(|s| s.unwrap().to_string()).collect::<Vec<_>>();
+            ids.into_iter().zip(bodies)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+async fn body(table: &Arc<LsmTable>, id: i64) -> Option<String> {
+    let row = table.get(&[ScalarValue::Int64(Some(id))]).await.unwrap()?;
+    Some(row.column(1).as_string::<i32>().value(0).to_string())
+}
+
+async fn life_of_rows(shards: u32) {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_string_lossy().to_string();
+    let table = LsmTable::builder(&uri).create(spec(shards)).open().await.unwrap();
+    assert_eq!(table.put(rows(&[1, 2, 3], "first")).await.unwrap(), 3);
+    assert_eq!(body(&table, 2).await.unwrap(), "first 2");
+    table.flush().await.unwrap();
+    table.put(rows(&[2, 4], "second")).await.unwrap();
+    table.delete(keys(&[3])).await.unwrap();
+    let expected = vec![(1, "first 1".to_string()), (2, "second 2".into()), (4, "second 4".into())];
+    assert_eq!(scan(&table).await, expected);
+    drop(table);
+
+    // A crash: nothing was closed.
+    let table = LsmTable::open(&uri, Settings::default()).await.unwrap();
+    assert_eq!(scan(&table).await, expected);
+    assert_eq!(body(&table, 3).await, None);
+    table.put(rows(&[5], "third")).await.unwrap();
+    table.flush().await.unwrap();
+    assert_eq!(scan(&table).await.len(), 4);
+    let many = table.get_many(&keys(&[5, 3, 1])).await.unwrap();
+    assert_eq!(many.column(0).as_primitive::<Int64Type>().values().to_vec(), [5, 1]);
+    table.close().await.unwrap();
+
+    let table = LsmTable::open(&uri, Settings::default()).await.unwrap();
+    assert_eq!(scan(&table).await.len(), 4);
+    assert_eq!(table.live_rows(&table.snapshot()).await.unwrap(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_survive_flush_crash_and_close() {
+    life_of_rows(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_survive_flush_crash_and_close_in_three_shards() {
+    life_of_rows(3).await;
+}
