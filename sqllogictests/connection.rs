@@ -1,11 +1,11 @@
-//! What sqllogictest talks to: the connections of a file and the process they share.
+//! What sqllogictest talks to: the connections of a file, their processes and the machine these share.
 //!
-//! Sessions are kept by the process and not by their connections, so that a crash takes all of them at once: a
+//! Sessions are kept by the machine and not by their connections, so that a crash takes all of a process at once: a
 //! session that lived on would go on writing.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,62 +19,87 @@ use sqllogictest::{AsyncDB, DBOutput};
 use crate::control::Control;
 use crate::engine::Engine;
 
+/// The process of a connection that was not told otherwise.
+const FIRST: &str = "first";
+
 /// An engine and the sessions on it: one for each connection, none after a crash until the connection speaks again.
-pub(crate) struct Process<E> {
+pub(crate) struct Machine<E> {
     engine: E,
     dir: String,
-    sessions: Mutex<Vec<Option<SessionContext>>>,
+    seats: Mutex<Vec<Seat>>,
 }
 
-impl<E: Engine> Process<E> {
+/// Where a connection is.
+struct Seat {
+    process: String,
+    session: Option<SessionContext>,
+}
+
+impl<E: Engine> Machine<E> {
     pub(crate) fn new(engine: E, dir: &Path) -> Self {
-        Self { engine, dir: dir.to_string_lossy().into_owned(), sessions: Mutex::default() }
+        Self { engine, dir: dir.to_string_lossy().into_owned(), seats: Mutex::default() }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Vec<Seat>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn session(&self, slot: usize) -> SessionContext {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions[slot].get_or_insert_with(|| self.engine.session()).clone()
+        let mut seats = self.seats();
+        let Seat { process, session } = &mut seats[slot];
+        session.get_or_insert_with(|| self.engine.session(process)).clone()
     }
 
-    fn take_sessions(&self) -> Vec<SessionContext> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.iter_mut().filter_map(Option::take).collect()
+    /// Takes the sessions of a process, or of all.
+    fn take_sessions(&self, process: Option<&str>) -> Vec<SessionContext> {
+        let mut seats = self.seats();
+        let ours = seats.iter_mut().filter(|seat| process.is_none_or(|p| seat.process == p));
+        ours.filter_map(|seat| seat.session.take()).collect()
     }
 
     /// Closes what is open, in order.
     pub(crate) async fn close(&self) -> Result<(), DataFusionError> {
-        self.engine.close(self.take_sessions()).await
+        let sessions = self.take_sessions(None);
+        self.engine.close(None, sessions).await
     }
 }
 
 /// One connection.
 pub(crate) struct Connection<E> {
-    process: Arc<Process<E>>,
+    machine: Arc<Machine<E>>,
     slot: usize,
 }
 
 impl<E: Engine> Connection<E> {
-    pub(crate) fn new(process: Arc<Process<E>>) -> Self {
+    pub(crate) fn new(machine: Arc<Machine<E>>) -> Self {
         let slot = {
-            let mut sessions = process.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.push(None);
-            sessions.len() - 1
+            let mut seats = machine.seats();
+            seats.push(Seat { process: FIRST.to_string(), session: None });
+            seats.len() - 1
         };
-        Self { process, slot }
+        Self { machine, slot }
     }
 
     async fn control(&self, control: Control) -> Result<(), DataFusionError> {
-        let engine = &self.process.engine;
+        let machine = &self.machine;
+        let process = machine.seats()[self.slot].process.clone();
         match control {
-            Control::Flush(table) => engine.flush(&self.process.session(self.slot), &table).await,
-            Control::Refresh(table) => engine.refresh(&self.process.session(self.slot), &table).await,
-            Control::Crash { power } => engine.crash(self.process.take_sessions(), power).await,
-            Control::Reopen => self.process.close().await,
+            Control::Flush(table) => machine.engine.flush(&machine.session(self.slot), &table).await,
+            Control::Refresh(table) => machine.engine.refresh(&machine.session(self.slot), &table).await,
+            Control::Crash { power } => {
+                let process = (!power).then_some(process.as_str());
+                machine.engine.crash(process, machine.take_sessions(process)).await
+            }
+            Control::Reopen => machine.engine.close(Some(&process), machine.take_sessions(Some(&process))).await,
+            Control::Process(name) => {
+                machine.seats()[self.slot] = Seat { process: name, session: None };
+                Ok(())
+            }
         }
     }
 
     async fn query(&self, sql: &str) -> Result<DBOutput<DFColumnType>, DFSqlLogicTestError> {
-        let frame = self.process.session(self.slot).sql(sql).await?;
+        let frame = self.machine.session(self.slot).sql(sql).await?;
         let context = Arc::new(frame.task_ctx());
         let plan = frame.create_physical_plan().await?;
         let schema = plan.schema();
@@ -94,7 +119,7 @@ impl<E: Engine> AsyncDB for Connection<E> {
     type ColumnType = DFColumnType;
 
     async fn run(&mut self, text: &str) -> Result<DBOutput<DFColumnType>, Failure> {
-        let dir = &self.process.dir;
+        let dir = &self.machine.dir;
         let hide = |message: String| Failure(message.replace(dir, "$DIR"));
         if let Some(control) = Control::parse(text) {
             self.control(control.map_err(Failure)?).await.map_err(|e| hide(e.to_string()))?;

@@ -7,14 +7,16 @@ pub(crate) enum Control {
     Flush(String),
     /// `control refresh t`: `t` looks for what other processes wrote.
     Refresh(String),
-    /// `control crash`: the process dies without closing anything. `control crash power`: and what was never synced,
-    /// names included, is gone. Every connection goes on with a new session that knows no table.
+    /// `control crash`: the process dies without closing anything. `control crash power`: every process dies, and what
+    /// was never synced, names included, is gone. Their connections go on with new sessions that know no table.
     Crash {
         /// Whether the machine dies with the process.
         power: bool,
     },
-    /// `control reopen`: every table is closed in order. Every connection goes on with a new session.
+    /// `control reopen`: every table of the process is closed in order. Its connections go on with new sessions.
     Reopen,
+    /// `control process NAME`: from now on this connection is one of the process NAME, with a new session.
+    Process(String),
 }
 
 impl Control {
@@ -31,9 +33,10 @@ impl Control {
             ["crash"] => Ok(Self::Crash { power: false }),
             ["crash", "power"] => Ok(Self::Crash { power: true }),
             ["reopen"] => Ok(Self::Reopen),
+            ["process", name] => Ok(Self::Process((*name).to_string())),
             _ => Err(format!(
-                "'{text}': known are control flush TABLE, control refresh TABLE, control crash, control crash power \
-                 and control reopen"
+                "'{text}': known are control flush TABLE, control refresh TABLE, control crash, control crash power, \
+                 control reopen and control process NAME"
             )),
         })
     }

@@ -16,7 +16,7 @@ use datafusion_sqllogictest::{df_value_validator, value_normalizer};
 use libtest_mimic::{Arguments, Failed, Trial};
 use sqllogictest::{Runner, strict_column_validator};
 
-use connection::{Connection, Process};
+use connection::{Connection, Machine};
 use engine::SessionEngine;
 
 /// The partitions that EXPLAIN shows in the files.
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             trials.push(trial(&name, path, PARTITIONS, Mode::Complete));
             continue;
         }
-        let explains = std::fs::read_to_string(&path).unwrap().to_ascii_uppercase().contains("EXPLAIN");
+        let explains = std::fs::read_to_string(&path).unwrap().contains("query TT\nEXPLAIN");
         if !explains {
             trials.push(trial(&format!("{name}::partitions_1"), path.clone(), 1, Mode::Check));
         }
@@ -70,8 +70,8 @@ fn trial(name: &str, path: PathBuf, partitions: usize, mode: Mode) -> Trial {
 
 async fn run(path: PathBuf, partitions: usize, mode: Mode) -> Result<(), String> {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let process = Arc::new(Process::new(SessionEngine::new(dir.path(), partitions), dir.path()));
-    let opened = Arc::clone(&process);
+    let machine = Arc::new(Machine::new(SessionEngine::new(partitions), dir.path()));
+    let opened = Arc::clone(&machine);
     let mut runner = Runner::new(move || {
         let connection = Connection::new(Arc::clone(&opened));
         async move { Ok(connection) }
@@ -89,5 +89,5 @@ async fn run(path: PathBuf, partitions: usize, mode: Mode) -> Result<(), String>
         }
     };
     drop(runner);
-    outcome.and(process.close().await.map_err(|e| e.to_string()))
+    outcome.and(machine.close().await.map_err(|e| e.to_string()))
 }

@@ -18,6 +18,7 @@ pub mod planner;
 pub mod schema;
 pub mod settings;
 pub mod source;
+pub mod sql;
 pub mod store;
 pub mod table;
 pub mod task;

@@ -1,0 +1,320 @@
+//! The tables that are open in a process: sessions that share an engine share tables by their location.
+//!
+//! Two open tables of one location would be two writers that fence each other, so opening is single flight and an
+//! open table is found again. The engine holds no table open: who uses it does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, LazyLock, Weak};
+
+use datafusion::arrow::datatypes::{Field, SchemaRef};
+use datafusion::physical_plan::memory::MemoryStream;
+use parking_lot::Mutex;
+
+use super::declaration::OF_A_STATEMENT;
+use super::location;
+use crate::base::{AdoptSpec, CreateSpec};
+use crate::error::{Error, Result};
+use crate::settings::{Access, Settings};
+use crate::table::{Components, LsmTable};
+use crate::task::Supervisor;
+
+/// What matters only when a table is created or opened first.
+const OF_THE_START: &[&str] = &["lsm.adopt", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
+
+static GLOBAL: LazyLock<Arc<LsmEngine>> = LazyLock::new(LsmEngine::new);
+
+type ComponentsOf = dyn Fn(&str) -> Components + Send + Sync;
+
+/// What to open.
+#[derive(Debug, Clone, Default)]
+pub struct OpenRequest {
+    /// Where the table is.
+    pub uri: String,
+    /// What the handle is told beyond what is stored with the table; one that is open already must agree.
+    pub options: BTreeMap<&'static str, String>,
+    /// What Lance needs to reach the storage.
+    pub storage_options: HashMap<String, String>,
+    /// Create the table if there is none.
+    pub create: Option<CreateSpec>,
+    /// Make a table of a plain dataset.
+    pub adopt: Option<AdoptSpec>,
+    /// Delete what is there first.
+    pub replace: bool,
+}
+
+/// One location in one way of access: a handle that only reads is not the one that writes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Place {
+    uri: String,
+    reads: bool,
+}
+
+/// The open table of a place; its lock is held while it is opened or deleted.
+type Slot = tokio::sync::Mutex<Weak<LsmTable>>;
+
+/// Opens tables once for all sessions that share it.
+pub struct LsmEngine {
+    slots: Mutex<HashMap<Place, Arc<Slot>>>,
+    components: Box<ComponentsOf>,
+    drops: Supervisor,
+}
+
+impl fmt::Debug for LsmEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LsmEngine").field("slots", &self.slots.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl LsmEngine {
+    /// An engine of its own: what it opens is shared with no other engine.
+    pub fn new() -> Arc<Self> {
+        Self::with_components(|_| Components::default())
+    }
+
+    /// An engine whose tables get their components, such as clock and event listener, by location.
+    pub fn with_components(components: impl Fn(&str) -> Components + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { slots: Mutex::default(), components: Box::new(components), drops: Supervisor::new() })
+    }
+
+    /// The engine of the process.
+    pub fn global() -> Arc<Self> {
+        Arc::clone(&GLOBAL)
+    }
+
+    /// The table, which is opened if it is not open.
+    ///
+    /// # Errors
+    /// `Invalid` if it is open with other settings, is not there and not to be created, or is another table.
+    pub async fn open(&self, request: OpenRequest) -> Result<Arc<LsmTable>> {
+        let (uri, _) = location::canonical(&request.uri)?;
+        let mut told = Settings::default();
+        for (name, value) in &request.options {
+            told.set(name, value)?;
+        }
+        let reads = told.access == Access::Read;
+        let slot = self.slot(&uri, reads);
+        let mut open = slot.lock().await;
+        if let Some(table) = usable(open.upgrade()).await {
+            if request.replace {
+                return Err(Error::invalid("the table is in use and cannot be replaced: drop its other names first")
+                    .with_context("table", uri));
+            }
+            check_options(table.settings(), &request.options)?;
+            return Ok(table);
+        }
+        let mut builder =
+            LsmTable::builder(&uri).storage_options(request.storage_options).components((self.components)(&uri));
+        for (name, value) in request.options {
+            builder = builder.option(name, value);
+        }
+        if let Some(create) = request.create {
+            builder = builder.create(create).replace(request.replace);
+        }
+        if let Some(adopt) = request.adopt {
+            builder = builder.adopt(adopt);
+        }
+        let table = Box::pin(builder.open()).await?;
+        *open = Arc::downgrade(&table);
+        Ok(table)
+    }
+
+    /// The tables that are open.
+    pub fn tables(&self) -> Vec<Arc<LsmTable>> {
+        let slots: Vec<_> = self.slots.lock().values().map(Arc::clone).collect();
+        slots.iter().filter_map(|slot| slot.try_lock().ok().and_then(|open| open.upgrade())).collect()
+    }
+
+    /// Closes every open table and waits for deletions that were begun.
+    ///
+    /// # Errors
+    /// The first error; the other tables are closed all the same.
+    pub async fn close(&self) -> Result<()> {
+        let slots: Vec<_> = self.slots.lock().drain().map(|(_, slot)| slot).collect();
+        let mut outcome = Ok(());
+        for slot in slots {
+            // Waits for who opens or deletes.
+            let table = std::mem::take(&mut *slot.lock().await).upgrade();
+            if let Some(table) = table {
+                outcome = outcome.and(table.close().await);
+            }
+        }
+        outcome
+    }
+
+    /// Deletes the table's directory in the background. Whoever opens its location waits for that.
+    pub(super) fn delete(self: &Arc<Self>, table: Arc<LsmTable>) {
+        let slot = self.slot(table.uri(), table.settings().access == Access::Read);
+        // Taken at once, so that nobody opens the table between now and the task's first step.
+        let held = Arc::clone(&slot).try_lock_owned();
+        self.drops.spawn_until("delete", move |_| async move {
+            let mut open = match held {
+                Ok(open) => open,
+                Err(_) => slot.lock_owned().await,
+            };
+            *open = Weak::new();
+            if let Err(error) = destroy(&table).await {
+                tracing::error!(table = table.uri(), %error, "a dropped table could not be deleted: its data is kept");
+            }
+        });
+    }
+
+    fn slot(&self, uri: &str, reads: bool) -> Arc<Slot> {
+        let mut slots = self.slots.lock();
+        // A slot that only this map knows and whose table is gone is nobody's.
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().map_or(true, |open| open.strong_count() > 0)
+        });
+        Arc::clone(slots.entry(Place { uri: uri.to_string(), reads }).or_default())
+    }
+}
+
+/// Deletes a table's directory. Emptying it first claims every shard: whoever else writes is fenced before files go.
+async fn destroy(table: &LsmTable) -> Result<()> {
+    let nothing = MemoryStream::try_new(Vec::new(), table.schema(), None)?;
+    Box::pin(table.replace_all(Box::pin(nothing))).await?;
+    table.close().await?;
+    table.object_io().delete_dir("").await
+}
+
+/// The open table, unless it cannot be used any more: it was closed, or another process has claimed a shard.
+async fn usable(table: Option<Arc<LsmTable>>) -> Option<Arc<LsmTable>> {
+    let table = table?;
+    let failed = table.wal().await.map_or(true, |shards| shards.iter().any(|s| s.role == "failed"));
+    (!failed).then_some(table)
+}
+
+/// Fails if options differ from those of the open table.
+fn check_options(open: &Settings, options: &BTreeMap<&'static str, String>) -> Result<()> {
+    let mut wanted = open.clone();
+    for (name, value) in options {
+        wanted.set(name, value)?;
+    }
+    for ((name, is, _), (_, want, _)) in open.entries().into_iter().zip(wanted.entries()) {
+        if is != want && !OF_THE_START.contains(&name) && !OF_A_STATEMENT.contains(&name) {
+            return Err(Error::invalid(format!(
+                "the table is open in this process with option '{name}' = {is}, {want} was asked for: drop its other \
+                 names first, or leave the option out"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless the table has these columns and this key.
+pub(super) fn check_declared(table: &LsmTable, schema: &SchemaRef, key: &[String]) -> Result<()> {
+    let is = table.table_schema();
+    if is.logical() != schema {
+        return Err(Error::invalid(format!(
+            "the table at this location has other columns: it has ({}), declared are ({}); leave the columns out to \
+             open it as it is",
+            columns(is.logical()),
+            columns(schema)
+        ))
+        .with_context("table", table.uri()));
+    }
+    if is.key().names() != key {
+        return Err(Error::invalid(format!(
+            "the table at this location has another primary key: it has ({}), declared is ({})",
+            is.key().names().join(", "),
+            key.join(", ")
+        ))
+        .with_context("table", table.uri()));
+    }
+    Ok(())
+}
+
+fn columns(schema: &SchemaRef) -> String {
+    let column =
+        |f: &Arc<Field>| format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "" } else { " NOT NULL" });
+    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn request(fixture: &Fixture, options: &[(&'static str, &str)]) -> OpenRequest {
+        let options = options.iter().map(|(name, value)| (*name, (*value).to_string())).collect();
+        OpenRequest { uri: fixture.path("t"), options, ..OpenRequest::default() }
+    }
+
+    #[tokio::test]
+    async fn who_opens_at_once_gets_one_table() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(1).await);
+        assert!(fixture.engine.tables().is_empty());
+        let open = || fixture.engine.open(request(&fixture, &[]));
+        let (a, b, c) = tokio::join!(open(), open(), open());
+        let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+        assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(&b, &c));
+        assert_eq!(fixture.engine.tables().len(), 1);
+        drop((a, b, c));
+        assert!(fixture.engine.tables().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_table_that_is_open_is_not_told_otherwise() {
+        let fixture = Fixture::new();
+        let _session = fixture.with_rows(1).await;
+        let same = fixture.engine.open(request(&fixture, &[("lsm.sync", "false"), ("lsm.ack", "memory")])).await;
+        assert!(same.is_ok());
+        let error = fixture.engine.open(request(&fixture, &[("lsm.memtable.rows", "7")])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.message().contains("lsm.memtable.rows"), "{error}");
+        // A handle that only reads is another handle.
+        assert!(fixture.engine.open(request(&fixture, &[("lsm.access", "read")])).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_table_that_was_closed_or_fenced_is_opened_anew() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(1).await;
+        let closed = fixture.engine.open(request(&fixture, &[])).await.unwrap();
+        closed.close().await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (2, 0)").await.unwrap_err().kind(), ErrorKind::Closed);
+        let opened = fixture.engine.open(request(&fixture, &[])).await.unwrap();
+        assert!(!Arc::ptr_eq(&opened, &closed));
+
+        let session = fixture.another().await;
+        let rival = LsmEngine::new().open(request(&fixture, &[])).await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (2, 0)").await.unwrap(), ["1"]);
+        let rows = session.sql("SELECT 3 AS id, 0 AS n").await.unwrap();
+        let rows = rows.select(vec![
+            datafusion::prelude::cast(datafusion::prelude::col("id"), datafusion::arrow::datatypes::DataType::Int64)
+                .alias("id"),
+            datafusion::prelude::cast(datafusion::prelude::col("n"), datafusion::arrow::datatypes::DataType::Int64)
+                .alias("n"),
+        ]);
+        rival.put(rows.unwrap().collect().await.unwrap().remove(0)).await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (4, 0)").await.unwrap_err().kind(), ErrorKind::Fenced);
+        let session = fixture.another().await;
+        assert_eq!(run(&session, "INSERT INTO t VALUES (4, 0)").await.unwrap(), ["1"]);
+        assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["4"]);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_table_with_lsm_drop_is_deleted_and_its_writers_fenced() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(3).await);
+        let rival = LsmEngine::new();
+        let rival_session = {
+            use super::super::LsmSessionExt;
+            let session = datafusion::prelude::SessionContext::new().with_lsm_engine(Arc::clone(&rival));
+            let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
+            run(&session, &open).await.unwrap();
+            session
+        };
+        assert_eq!(run(&rival_session, "INSERT INTO t VALUES (4, 0)").await.unwrap(), ["1"]);
+        let session = fixture.session();
+        let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
+        run(&session, &format!("{open} OPTIONS ('lsm.drop' 'delete')")).await.unwrap();
+        run(&session, "DROP TABLE t").await.unwrap();
+        let error = run(&session, &open).await.unwrap_err();
+        assert!(error.message().contains("no table"), "{error}");
+        assert!(!fixture.dir.path().join("t").exists());
+        assert_eq!(run(&rival_session, "INSERT INTO t VALUES (5, 0)").await.unwrap_err().kind(), ErrorKind::Fenced);
+    }
+}

@@ -1,0 +1,31 @@
+//! The table in SQL: sessions, statements, table functions and the tables that are open in a process.
+//!
+//! Owns: what a statement means (its snapshot, its conflicts, its retry) and every type of DataFusion's catalog. Does
+//! not own rows: all it does to them goes through [`crate::table::LsmTable`]. Nothing here acts at planning time:
+//! EXPLAIN plans too.
+
+mod declaration;
+mod drop_hook;
+mod engine;
+mod factory;
+#[cfg(test)]
+mod fixture;
+mod functions;
+mod location;
+mod options;
+mod provider;
+mod replace_sink;
+mod report;
+mod rewrite;
+mod rule;
+mod session;
+mod sink;
+mod target;
+
+pub use engine::{LsmEngine, OpenRequest};
+pub use factory::LsmTableFactory;
+pub use functions::{LsmFunction, LsmTableFunction};
+pub use options::{SessionOptions, TableOptionNames};
+pub use provider::LsmTableProvider;
+pub use rule::LsmStatementRule;
+pub use session::LsmSessionExt;

@@ -1,0 +1,240 @@
+//! An LSM table as DataFusion's catalog sees it.
+//!
+//! Without a pinned snapshot each scan takes its own: consistent in itself, not with the other scans of a statement.
+//! [`super::LsmStatementRule`] pins. DELETE and UPDATE go only through that rule: DataFusion's hooks for them lose the
+//! predicate in places, so here they refuse.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Constraint, Constraints, Result, SchemaExt};
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::declaration::Declaration;
+use super::options::SessionOptions;
+use super::replace_sink::{self, Replace};
+use super::sink::{LsmSink, Write};
+use crate::error::Error;
+use crate::planner::FilterSupport;
+use crate::settings::{Ack, OnConflict, OnDrop};
+use crate::table::LsmTable;
+use crate::version::Snapshot;
+
+/// What one name of a table was declared with: it may differ from name to name of one open table.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Defaults {
+    ack: Option<Ack>,
+    on_conflict: Option<OnConflict>,
+    on_drop: Option<OnDrop>,
+    columns: HashMap<String, Expr>,
+}
+
+impl Defaults {
+    /// # Errors
+    /// `Invalid` if a value does not fit.
+    pub(super) fn new(declaration: &Declaration, columns: &HashMap<String, Expr>) -> crate::error::Result<Self> {
+        let options = declaration.options.own();
+        Ok(Self {
+            ack: options.get("lsm.ack").map(|v| v.parse()).transpose()?,
+            on_conflict: options.get("lsm.on_conflict").map(|v| v.parse()).transpose()?,
+            on_drop: Some(declaration.settings.on_drop),
+            columns: columns.clone(),
+        })
+    }
+}
+
+/// A table in a catalog, as of now or as of one snapshot.
+#[derive(Debug, Clone)]
+pub struct LsmTableProvider {
+    table: Arc<LsmTable>,
+    snapshot: Option<Arc<Snapshot>>,
+    constraints: Constraints,
+    defaults: Arc<Defaults>,
+}
+
+impl LsmTableProvider {
+    /// The table as of the moment it is read.
+    pub fn new(table: Arc<LsmTable>) -> Self {
+        let key = table.table_schema().key().columns().iter().map(|c| c.index).collect();
+        let constraints = Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]);
+        Self { table, snapshot: None, constraints, defaults: Arc::default() }
+    }
+
+    pub(super) fn with_defaults(self, defaults: Defaults) -> Self {
+        Self { defaults: Arc::new(defaults), ..self }
+    }
+
+    /// The table as of `snapshot`.
+    #[must_use]
+    pub fn pinned(&self, snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot: Some(snapshot), ..self.clone() }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<LsmTable> {
+        &self.table
+    }
+
+    /// The snapshot that scans read, if one is pinned.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
+    }
+
+    /// What DROP TABLE does with the data.
+    pub(super) fn on_drop(&self) -> OnDrop {
+        self.defaults.on_drop.unwrap_or(self.table.settings().on_drop)
+    }
+
+    /// When a write of `session` is acknowledged: the session decides, then the name, then the table.
+    pub(super) fn ack(&self, session: &dyn Session) -> Option<Ack> {
+        options(session).and_then(SessionOptions::ack).or(self.defaults.ack)
+    }
+
+    /// What an INSERT of `session` is: the session decides, then the name, then the table.
+    pub(super) fn insert(&self, session: &dyn Session) -> Write {
+        let asked = options(session).and_then(SessionOptions::on_conflict).or(self.defaults.on_conflict);
+        match asked.unwrap_or(self.table.settings().on_conflict) {
+            OnConflict::Replace => Write::Upsert,
+            other => Write::Insert(other),
+        }
+    }
+
+    /// Fails unless `input` has the table's columns.
+    pub(super) fn check_input(&self, input: &Arc<dyn ExecutionPlan>) -> Result<()> {
+        self.schema().logically_equivalent_names_and_types(&input.schema())
+    }
+}
+
+fn options(session: &dyn Session) -> Option<&SessionOptions> {
+    session.config_options().extensions.get::<SessionOptions>()
+}
+
+#[async_trait]
+impl TableProvider for LsmTableProvider {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.defaults.columns.get(column)
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
+        Ok(self.table.scan(&snapshot, projection.map(Vec::as_slice), filters, limit)?)
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |(filter, support): (&&Expr, FilterSupport)| match support {
+            FilterSupport::Exact if keeps_its_form(filter) => TableProviderFilterPushDown::Exact,
+            FilterSupport::Exact | FilterSupport::Inexact => TableProviderFilterPushDown::Inexact,
+            FilterSupport::Unsupported => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().zip(self.table.supports_filters(filters)).map(support).collect())
+    }
+
+    async fn insert_into(
+        &self,
+        state: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.check_input(&input)?;
+        let write = match op {
+            InsertOp::Append => self.insert(state),
+            InsertOp::Replace => Write::Upsert,
+            InsertOp::Overwrite => return Ok(replace_sink::plan(&self.table, input, Replace::Overwrite)),
+        };
+        Ok(LsmSink::new(Arc::clone(&self.table), write, self.snapshot.clone(), self.ack(state)).plan(input))
+    }
+
+    async fn delete_from(&self, _state: &dyn Session, _filters: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(without_rule("DELETE").into())
+    }
+
+    async fn update(
+        &self,
+        _state: &dyn Session,
+        _assignments: Vec<(String, Expr)>,
+        _filters: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(without_rule("UPDATE").into())
+    }
+
+    async fn truncate(&self, _state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(replace_sink::truncate(&self.table))
+    }
+}
+
+/// Whether the optimizer, which rewrites filters after they were pushed into a scan, leaves this one as it is. What is
+/// promised to be exact must still be recognised when the scan is planned: `id IN (1, NULL)` becomes `id = 1 OR NULL`.
+fn keeps_its_form(filter: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else { return false };
+    let literal = |e: &Expr| matches!(e, Expr::Literal(value, _) if !value.is_null());
+    let column = |e: &Expr| matches!(e, Expr::Column(_));
+    (column(left) && literal(right)) || (literal(left) && column(right))
+}
+
+fn without_rule(statement: &str) -> Error {
+    Error::invalid(format!(
+        "{statement} needs the statement rule: make the session with LsmSessionExt::with_lsm, or add LsmStatementRule \
+         to its analyzer"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::prelude::SessionContext;
+
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[tokio::test]
+    async fn without_the_rule_delete_and_update_refuse_and_the_rest_works() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(3).await;
+        let bare = SessionContext::new();
+        bare.register_table("t", session.table_provider("t").await.unwrap()).unwrap();
+        for sql in ["DELETE FROM t WHERE false", "DELETE FROM t", "UPDATE t SET n = 1 WHERE id = 1"] {
+            let error = run(&bare, sql).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.message().contains("LsmSessionExt"), "{error}");
+        }
+        assert_eq!(run(&bare, "INSERT INTO t VALUES (4, 4), (1, 1)").await.unwrap(), ["2"]);
+        assert_eq!(run(&bare, "SELECT count(*), sum(n) FROM t").await.unwrap(), ["4 5"]);
+        assert_eq!(run(&bare, "SELECT n FROM t WHERE id IN (1, 4) ORDER BY n").await.unwrap(), ["1", "4"]);
+        assert_eq!(run(&bare, "TRUNCATE TABLE t").await.unwrap(), ["4"]);
+    }
+
+    #[tokio::test]
+    async fn the_key_is_told_as_a_constraint() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(1).await;
+        let provider = session.table_provider("t").await.unwrap();
+        let key = Constraints::new_unverified(vec![Constraint::PrimaryKey(vec![0])]);
+        assert_eq!(provider.constraints(), Some(&key));
+        assert!(Arc::clone(&provider).schema().field(0).name() == "id");
+    }
+}

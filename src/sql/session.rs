@@ -1,0 +1,139 @@
+//! One call that teaches a session all of this crate: tables, rules, functions, options.
+//!
+//! It changes what is there, it adds nothing twice: calling it again is no error.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::catalog::{TableFunction, TableFunctionImpl};
+use datafusion::config::TableOptions;
+use datafusion::execution::SessionState;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::engine::LsmEngine;
+use super::factory::{FILE_TYPE, LsmTableFactory};
+use super::functions::{LsmFunction, LsmTableFunction};
+use super::options::{SessionOptions, TableOptionNames};
+use super::rule::{LsmStatementRule, RULE};
+
+/// Registers LSM tables: `STORED AS LSM`, the rule that statements need, the `lsm_…` table functions and the `lsm.*`
+/// options.
+///
+/// ```
+/// use datafusion::prelude::SessionContext;
+/// use datafusion_lsm::sql::LsmSessionExt;
+///
+/// let context = SessionContext::new().with_lsm();
+/// # let _ = context;
+/// ```
+pub trait LsmSessionExt: Sized {
+    /// Registers everything; tables are shared with every session of the process that was made so.
+    #[must_use]
+    fn with_lsm(self) -> Self {
+        self.with_lsm_engine(LsmEngine::global())
+    }
+
+    /// Registers everything; tables are shared with the sessions of the same engine.
+    #[must_use]
+    fn with_lsm_engine(self, engine: Arc<LsmEngine>) -> Self;
+}
+
+impl LsmSessionExt for SessionContext {
+    fn with_lsm_engine(self, engine: Arc<LsmEngine>) -> Self {
+        {
+            let state = self.state_ref();
+            register(&mut state.write(), &engine);
+        }
+        self
+    }
+}
+
+impl LsmSessionExt for SessionStateBuilder {
+    fn with_lsm_engine(mut self, engine: Arc<LsmEngine>) -> Self {
+        let config = self.config().get_or_insert_with(SessionConfig::new);
+        let options = config.options_mut();
+        if options.extensions.get::<SessionOptions>().is_none() {
+            options.extensions.insert(SessionOptions::default());
+        }
+        let defaults = TableOptions::default_from_session_config(config.options());
+        self.table_options().get_or_insert(defaults).extensions.insert(TableOptionNames);
+        self.table_factories().get_or_insert_with(HashMap::new).insert(FILE_TYPE.into(), factory(&engine));
+        let functions = self.table_functions().get_or_insert_with(HashMap::new);
+        for (name, function) in functions_of() {
+            functions.insert(name.into(), Arc::new(TableFunction::new(name.into(), function)));
+        }
+        let in_analyzer = self.analyzer().iter().flat_map(|a| &a.rules).any(|rule| rule.name() == RULE);
+        let added = self.analyzer_rules().iter().flatten().any(|rule| rule.name() == RULE);
+        if in_analyzer || added { self } else { self.with_analyzer_rule(Arc::new(LsmStatementRule)) }
+    }
+}
+
+fn register(state: &mut SessionState, engine: &Arc<LsmEngine>) {
+    let options = state.config_mut().options_mut();
+    if options.extensions.get::<SessionOptions>().is_none() {
+        options.extensions.insert(SessionOptions::default());
+    }
+    state.register_table_options_extension(TableOptionNames);
+    state.table_factories_mut().insert(FILE_TYPE.into(), factory(engine));
+    for (name, function) in functions_of() {
+        state.register_udtf(name, function);
+    }
+    if !state.analyzer().rules.iter().any(|rule| rule.name() == RULE) {
+        state.add_analyzer_rule(Arc::new(LsmStatementRule));
+    }
+}
+
+fn factory(engine: &Arc<LsmEngine>) -> Arc<LsmTableFactory> {
+    Arc::new(LsmTableFactory::new(Arc::clone(engine)))
+}
+
+fn functions_of() -> impl Iterator<Item = (&'static str, Arc<dyn TableFunctionImpl>)> {
+    LsmFunction::ALL.iter().map(|function| {
+        let implementation: Arc<dyn TableFunctionImpl> = Arc::new(LsmTableFunction::new(*function));
+        (function.name(), implementation)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+
+    #[tokio::test]
+    async fn registering_twice_changes_nothing() {
+        let engine = LsmEngine::new();
+        let session = SessionContext::new().with_lsm_engine(Arc::clone(&engine));
+        run(&session, "SET lsm.ack = 'memory'").await.unwrap();
+        let rules = session.state().analyzer().rules.len();
+        let session = session.with_lsm_engine(engine);
+        assert_eq!(session.state().analyzer().rules.len(), rules);
+        let options = session.copied_config().options().extensions.get::<SessionOptions>().unwrap().clone();
+        assert!(options.ack().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_session_built_from_a_builder_knows_all() {
+        let fixture = Fixture::new();
+        let builder = SessionStateBuilder::new().with_default_features().with_lsm_engine(Arc::clone(&fixture.engine));
+        let state = builder.with_lsm_engine(Arc::clone(&fixture.engine)).build();
+        let rules = state.analyzer().rules.iter().filter(|rule| rule.name() == RULE).count();
+        assert_eq!(rules, 1);
+        let session = SessionContext::new_with_state(state);
+        let table = "CREATE EXTERNAL TABLE t (id INT PRIMARY KEY) STORED AS lsm LOCATION";
+        run(&session, &format!("{table} '{}'", fixture.path("t"))).await.unwrap();
+        assert_eq!(run(&session, "INSERT INTO t VALUES (1), (2)").await.unwrap(), ["2"]);
+        assert_eq!(run(&session, "DELETE FROM t WHERE id = 1").await.unwrap(), ["1"]);
+        assert_eq!(run(&session, "SELECT generations FROM lsm_flush('t')").await.unwrap(), ["1"]);
+    }
+
+    #[test]
+    fn tools_that_check_table_options_know_ours() {
+        let session = SessionContext::new().with_lsm_engine(LsmEngine::new());
+        let mut options = session.state().default_table_options();
+        let given = |key: &str, value: &str| [(key.to_string(), value.to_string())].into();
+        options.alter_with_string_hash_map(&given("lsm.shards", "3")).unwrap();
+        assert!(options.alter_with_string_hash_map(&given("lsm.shards", "many")).is_err());
+        assert!(options.alter_with_string_hash_map(&given("lsm.nope", "3")).is_err());
+    }
+}
