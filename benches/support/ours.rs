@@ -60,17 +60,17 @@ impl Ours {
         let table = if base.is_empty() {
             let schema = Arc::clone(schema);
             let spec = CreateSpec { schema, key, shards: 1, shard_column: None, defaults: Default::default() };
-            builder.create(spec).open().await?
+            Box::pin(builder.create(spec).open()).await?
         } else {
             peer::plain(uri(dir)?, schema, base, None).await?;
-            builder.adopt(AdoptSpec { key, shards: 1, ..AdoptSpec::default() }).open().await?
+            Box::pin(builder.adopt(AdoptSpec { key, shards: 1, ..AdoptSpec::default() }).open()).await?
         };
         Self::with(table)
     }
 
     /// Opens the table at `dir`.
     pub(crate) async fn open(dir: &Path, settings: Settings) -> Result<Self> {
-        Self::with(LsmTable::open(uri(dir)?, settings).await?)
+        Self::with(Box::pin(LsmTable::open(uri(dir)?, settings)).await?)
     }
 
     fn with(table: Arc<LsmTable>) -> Result<Self> {

@@ -73,7 +73,7 @@ pub(crate) async fn plain(
     let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
     let params = WriteParams { max_rows_per_file: fragment.unwrap_or(total + 1), ..WriteParams::default() };
     let reader = RecordBatchIterator::new(rows.into_iter().map(Ok), Arc::clone(schema));
-    Ok(Dataset::write(reader, uri, Some(params)).await?)
+    Ok(Box::pin(Dataset::write(reader, uri, Some(params))).await?)
 }
 
 impl Peer {
@@ -89,21 +89,22 @@ impl Peer {
         let mut maintained = Vec::new();
         if index {
             let params = ScalarIndexParams::default();
-            dataset.create_index(&[KEY], IndexType::BTree, Some(KEY_INDEX.to_string()), &params, true).await?;
+            let name = Some(KEY_INDEX.to_string());
+            Box::pin(dataset.create_index(&[KEY], IndexType::BTree, name, &params, true)).await?;
             maintained.push(KEY_INDEX);
         }
-        dataset.initialize_mem_wal().maintained_indexes(maintained).execute().await?;
+        Box::pin(dataset.initialize_mem_wal().maintained_indexes(maintained).execute()).await?;
         Self::with(dataset, config).await
     }
 
     /// Opens the table at `dir`, replaying its WAL.
     pub(crate) async fn open(dir: &Path, config: ShardWriterConfig) -> Result<Self> {
-        Self::with(Dataset::open(uri(dir)?).await?, config).await
+        Self::with(Box::pin(Dataset::open(uri(dir)?)).await?, config).await
     }
 
     async fn with(dataset: Dataset, config: ShardWriterConfig) -> Result<Self> {
         let config = ShardWriterConfig { shard_id: SHARD, ..config };
-        let writer = dataset.mem_wal_writer(SHARD, config).await?;
+        let writer = Box::pin(dataset.mem_wal_writer(SHARD, config)).await?;
         Ok(Self { dataset: Arc::new(dataset), writer, cache: Arc::new(SsTableCache::new(64)) })
     }
 
