@@ -19,10 +19,12 @@ use ledger::Ledger;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::support::number_from_env;
+use crate::support::{self, number_from_env};
 
 /// Rows of a group: a statement writes all of them.
 const GROUP: i64 = 8;
+/// More generations than this are folded into the base.
+const GENERATIONS: usize = 12;
 
 /// A table and what is known of its rows.
 struct Victim {
@@ -77,7 +79,10 @@ impl Victim {
     fn check(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         match runtime.block_on(read(&self.table())) {
-            Some(rows) => self.ledger.check(rows),
+            Some(rows) => {
+                self.ledger.check(rows.clone());
+                runtime.block_on(fold(&self.table(), rows));
+            }
             None => assert!(self.ledger.is_empty(), "there is no table, but rows were acknowledged"),
         }
     }
@@ -97,6 +102,15 @@ async fn read(location: &Path) -> Option<Vec<arrow::array::RecordBatch>> {
     let count: usize = rows.iter().map(|batch| batch.num_rows()).sum();
     assert_eq!(table.live_rows(&snapshot).await.unwrap(), count as u64);
     Some(rows)
+}
+
+/// Many generations are made one base, or reading them would take most of the time.
+async fn fold(location: &Path, rows: Vec<arrow::array::RecordBatch>) {
+    let table = LsmTable::open(location.to_str().unwrap(), Settings::default()).await.unwrap();
+    if table.sources().iter().filter(|s| s.kind == "generation").count() > GENERATIONS {
+        let rows = support::rows::stream(table.schema(), rows);
+        table.replace_all(rows).await.unwrap();
+    }
 }
 
 #[test]
