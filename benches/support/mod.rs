@@ -1,0 +1,16 @@
+//! What the benches share: how they run, measure, compare answers and report, and how each side is set up.
+//!
+//! Every bench compares the answers of both sides before it times them: a figure for a wrong answer is worth nothing.
+#![allow(dead_code, reason = "each bench uses a part")]
+
+pub(crate) mod answer;
+pub(crate) mod bench;
+pub(crate) mod measure;
+pub(crate) mod ours;
+pub(crate) mod peer;
+pub(crate) mod place;
+pub(crate) mod report;
+pub(crate) mod rows;
+
+/// What the benches return: any error ends one.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -1,0 +1,106 @@
+//! This crate's table, set up for a bench.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionContext;
+use datafusion_lsm::base::{AdoptSpec, CreateSpec};
+use datafusion_lsm::settings::{Ack, Bytes, Settings};
+use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
+use datafusion_lsm::table::LsmTable;
+
+use super::Result;
+use super::peer;
+use super::place::uri;
+use super::rows::KEY;
+
+/// The name under which the table is registered.
+pub(crate) const NAME: &str = "t";
+
+/// A table and a session that knows it as [`NAME`].
+pub(crate) struct Ours {
+    /// The table.
+    pub(crate) table: Arc<LsmTable>,
+    /// The session.
+    pub(crate) session: SessionContext,
+}
+
+/// Settings whose memtables stay in memory while a bench fills them.
+pub(crate) fn roomy() -> Settings {
+    Settings {
+        ack: Ack::Memory,
+        interop: false,
+        memtable_rows: 200_000,
+        memtable_bytes: Bytes::mib(8 << 10),
+        memtable_limit: Bytes::mib(16 << 10),
+        memtable_entries: 100_000,
+        ..Settings::default()
+    }
+}
+
+/// What a write at the defaults is: in the WAL and synced before it is acknowledged.
+pub(crate) fn durable() -> Settings {
+    Settings::default()
+}
+
+impl Ours {
+    /// Makes a table at `dir` whose base has `base`.
+    pub(crate) async fn create(
+        dir: &Path,
+        schema: &SchemaRef,
+        base: Vec<RecordBatch>,
+        settings: Settings,
+    ) -> Result<Self> {
+        let builder = LsmTable::builder(uri(dir)?).settings(settings);
+        let key = vec![KEY.to_string()];
+        let table = if base.is_empty() {
+            let schema = Arc::clone(schema);
+            let spec = CreateSpec { schema, key, shards: 1, shard_column: None, defaults: Default::default() };
+            Box::pin(builder.create(spec).open()).await?
+        } else {
+            peer::plain(uri(dir)?, schema, base, None).await?;
+            Box::pin(builder.adopt(AdoptSpec { key, shards: 1, ..AdoptSpec::default() }).open()).await?
+        };
+        Self::with(table)
+    }
+
+    /// Opens the table at `dir`.
+    pub(crate) async fn open(dir: &Path, settings: Settings) -> Result<Self> {
+        Self::with(Box::pin(LsmTable::open(uri(dir)?, settings)).await?)
+    }
+
+    fn with(table: Arc<LsmTable>) -> Result<Self> {
+        let session = SessionContext::new().with_lsm();
+        session.register_table(NAME, Arc::new(LsmTableProvider::new(Arc::clone(&table))))?;
+        Ok(Self { table, session })
+    }
+
+    /// Writes batch by batch.
+    pub(crate) async fn fill(&self, rows: &[RecordBatch]) -> Result<()> {
+        for batch in rows {
+            self.table.put(batch.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// All live rows: what the provider plans, planned and started.
+    pub(crate) async fn stream(&self) -> Result<SendableRecordBatchStream> {
+        self.project(None).await
+    }
+
+    /// The key of all live rows.
+    pub(crate) async fn keys(&self) -> Result<SendableRecordBatchStream> {
+        let key = self.table.schema().index_of(KEY)?;
+        self.project(Some(&vec![key])).await
+    }
+
+    async fn project(&self, projection: Option<&Vec<usize>>) -> Result<SendableRecordBatchStream> {
+        let provider = self.session.table_provider(NAME).await?;
+        let plan = provider.scan(&self.session.state(), projection, &[], None).await?;
+        Ok(execute_stream(plan, self.session.task_ctx())?)
+    }
+}

@@ -1,0 +1,107 @@
+//! What a bench found: a line a metric on the terminal, and `bench/<bench>.json` in the target directory.
+#![allow(clippy::print_stdout, reason = "a bench reports on the terminal")]
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::Result;
+
+/// What a figure counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Unit {
+    /// Seconds, told as milliseconds.
+    Milliseconds,
+    /// Seconds, told as microseconds.
+    Microseconds,
+    /// Seconds for the number of rows given, told as rows a second.
+    Rows(usize),
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Milliseconds => "ms",
+            Self::Microseconds => "us",
+            Self::Rows(_) => "rows/s",
+        }
+    }
+
+    /// The figure for a number of seconds.
+    fn of(self, seconds: f64) -> f64 {
+        match self {
+            Self::Milliseconds => seconds * 1e3,
+            Self::Microseconds => seconds * 1e6,
+            Self::Rows(rows) => rows as f64 / seconds,
+        }
+    }
+}
+
+/// One metric. `ratio` tells how many times better ours is, whatever the unit.
+#[derive(Debug, Serialize)]
+struct Measure {
+    metric: String,
+    unit: &'static str,
+    ours: f64,
+    peer: Option<f64>,
+    ratio: Option<f64>,
+}
+
+/// The metrics of a bench.
+pub(crate) struct Report {
+    name: &'static str,
+    measures: Vec<Measure>,
+}
+
+impl Report {
+    /// An empty report of the bench `name`.
+    pub(crate) fn new(name: &'static str) -> Self {
+        println!("{:<34} {:>14} {:>14} {:<7} {:>8}  target", name, "ours", "peer", "", "ratio");
+        Self { name, measures: Vec::new() }
+    }
+
+    /// Adds a metric; `ours` and `peer` are seconds.
+    pub(crate) fn add(&mut self, metric: &str, unit: Unit, ours: f64, peer: Option<f64>, target: Option<f64>) {
+        let ratio = peer.map(|peer| peer / ours);
+        let measure = Measure {
+            metric: metric.to_string(),
+            unit: unit.name(),
+            ours: unit.of(ours),
+            peer: peer.map(|p| unit.of(p)),
+            ratio,
+        };
+        let shown = |figure: Option<f64>| figure.map_or_else(|| "-".to_string(), short);
+        let verdict = match (ratio, target) {
+            (Some(ratio), Some(target)) => format!(">= {target}{}", if ratio >= target { "" } else { "  MISSED" }),
+            _ => String::new(),
+        };
+        println!(
+            "{metric:<34} {:>14} {:>14} {:<7} {:>8}  {verdict}",
+            short(measure.ours),
+            shown(measure.peer),
+            measure.unit,
+            shown(ratio),
+        );
+        self.measures.push(measure);
+    }
+
+    /// Writes the JSON below `target`.
+    pub(crate) fn write(&self, target: &Path) -> Result<()> {
+        let dir = target.join("bench");
+        std::fs::create_dir_all(&dir)?;
+        let path = dir.join(format!("{}.json", self.name));
+        std::fs::write(&path, serde_json::to_vec_pretty(&self.measures)?)?;
+        println!("written to {}", path.display());
+        Ok(())
+    }
+}
+
+/// Three digits and more, no more than needed.
+fn short(figure: f64) -> String {
+    match figure.abs() {
+        x if x >= 100.0 => format!("{figure:.0}"),
+        x if x >= 10.0 => format!("{figure:.1}"),
+        x if x >= 1.0 => format!("{figure:.2}"),
+        _ => format!("{figure:.3}"),
+    }
+}
