@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod base;
+mod faults;
 mod generation;
+mod interop;
+mod leaks;
 mod model;
 mod place;
 mod row_index;

@@ -1,0 +1,191 @@
+//! Flushes that fail: the rows stay readable, the error is shown, and the flush goes on when it can.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion_lsm::clock::ManualClock;
+use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::settings::{Bytes, Settings};
+use datafusion_lsm::store::IoOp;
+use datafusion_lsm::table::Components;
+
+use crate::support::events::Events;
+use crate::support::faults::{ALWAYS, At, Faults};
+use crate::support::key_type::KeyType;
+use crate::support::place::{Place, numbers, quiet};
+use crate::support::rows::{numbered, Rows};
+use crate::support::until;
+
+/// What a flush does with storage: the sync of what Lance wrote, and the commit.
+const STEPS: [(IoOp, &str); 2] = [(IoOp::Sync, "_gen_"), (IoOp::PutIfAbsent, "/manifest/")];
+
+async fn check(place: &Place, table: &datafusion_lsm::table::LsmTable, expected: &Rows) {
+    assert_eq!(&place.rows(table).await, expected);
+    for (key, row) in expected {
+        let found = table.get(&KeyType::Int64.values(*key)).await.unwrap().unwrap();
+        assert_eq!(crate::support::rows::listed(KeyType::Int64, &found), [(*key, row.clone())]);
+    }
+}
+
+#[tokio::test]
+async fn a_failing_flush_keeps_rows_readable_is_shown_and_resumes_by_itself() {
+    for (op, path) in STEPS {
+        let place = Place::simple();
+        let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+        let settings = Settings { memtable_rows: 10, write_timeout: Duration::from_secs(1), ..quiet() };
+        let table = place.open_with(settings, &faults, &events).await;
+        let rows: Vec<(u32, i64)> = (0..8).map(|key| (key, 1)).collect();
+        table.put(numbered(KeyType::Int64, &rows)).await.unwrap();
+        faults.fail(op, path, At::Before, ALWAYS);
+        // The second batch freezes the first one's memtable.
+        table.put(numbered(KeyType::Int64, &rows[..5])).await.unwrap();
+        events.until("a failed flush", |c| c.failed_flushes >= 2).await;
+        table.put(numbered(KeyType::Int64, &[(3, 3), (100, 3)])).await.unwrap();
+        let expected = place.rows(&table).await;
+        assert_eq!((expected.len(), expected[&3].n), (9, 3));
+        check(&place, &table, &expected).await;
+        let sources = table.sources();
+        let failed: Vec<_> = sources.iter().filter(|s| s.state == "failed").collect();
+        assert!(!failed.is_empty(), "{sources:?}");
+        assert!(failed[0].error.as_ref().is_some_and(|e| e.contains("injected")), "{failed:?}");
+        let error = table.flush().await.unwrap_err();
+        assert!(error.to_string().contains("injected"), "{error}");
+
+        faults.heal();
+        events.until("the flush", |c| c.flushes >= 2).await;
+        until("the end of the flush", || table.sources().iter().all(|s| s.state != "failed" && s.state != "frozen")).await;
+        check(&place, &table, &expected).await;
+        let generations = table.sources().iter().filter(|s| s.kind == "generation").count() as u64;
+        assert_eq!(generations, events.counts().flushes);
+        drop(table);
+        let table = place.open(quiet()).await.unwrap();
+        check(&place, &table, &expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_crash_while_flushes_fail_loses_nothing() {
+    for (op, path) in STEPS {
+        for at in [At::Before, At::After] {
+            let place = Place::simple();
+            let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+            let table = place.open_with(Settings { memtable_rows: 10, ..quiet() }, &faults, &events).await;
+            faults.fail(IoOp::PutIfAbsent, "never", At::Before, 1);
+            table.put(numbered(KeyType::Int64, &[(0, 0)])).await.unwrap();
+            // The answer of a commit that is always lost cannot be read back either.
+            faults.fail(op, path, at, ALWAYS);
+            faults.fail(IoOp::Get, "/manifest/", At::Before, ALWAYS);
+            for key in 1..30 {
+                table.put(numbered(KeyType::Int64, &[(key, 1), (key / 2, 2)])).await.unwrap();
+            }
+            events.until("a failed flush", |c| c.failed_flushes >= 1).await;
+            let expected = place.rows(&table).await;
+            assert_eq!(expected.len(), 30);
+            drop(table);
+            let table = place.open(quiet()).await.unwrap();
+            check(&place, &table, &expected).await;
+            table.put(numbered(KeyType::Int64, &[(0, 7)])).await.unwrap();
+            table.flush().await.unwrap();
+            assert_eq!(place.rows(&table).await[&0].n, 7);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_names_its_generation_once() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(quiet(), &faults, &events).await;
+    table.put(numbered(KeyType::Int64, &[(1, 10)])).await.unwrap();
+    faults.fail(IoOp::PutIfAbsent, "/manifest/", At::After, 1);
+    table.flush().await.unwrap();
+    assert_eq!(table.sources().iter().filter(|s| s.kind == "generation").count(), 1);
+    assert_eq!(table.wal().await.unwrap()[0].current_generation, 2);
+    drop(table);
+    let table = place.open(quiet()).await.unwrap();
+    assert_eq!(table.sources().iter().filter(|s| s.kind == "generation").count(), 1);
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 10)]);
+}
+
+#[tokio::test]
+async fn memory_that_cannot_be_flushed_is_backpressure_that_ends_with_its_cause() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let settings = Settings {
+        memtable_bytes: Bytes(32 << 10),
+        memtable_limit: Bytes(256 << 10),
+        write_timeout: Duration::from_millis(200),
+        ..quiet()
+    };
+    let table = place.open_with(settings, &faults, &events).await;
+    faults.fail(IoOp::Sync, "_gen_", At::Before, ALWAYS);
+    let rows: Vec<(u32, i64)> = (0..200).map(|key| (key, i64::from(key))).collect();
+    let mut refused = None;
+    for _ in 0..1000 {
+        if let Err(error) = table.put(numbered(KeyType::Int64, &rows)).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    let error = refused.expect("memory is bounded");
+    assert_eq!(error.kind(), ErrorKind::Backpressure, "{error}");
+    assert!(error.to_string().contains("injected"), "it says why: {error}");
+    assert!(error.is_retryable());
+    assert_eq!(place.rows(&table).await.len(), 200, "reading goes on");
+    faults.heal();
+    events.until("a flush", |c| c.flushes >= 1).await;
+    for _ in 0..20 {
+        table.put(numbered(KeyType::Int64, &rows)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rows_are_read_once_at_every_step_of_a_flush() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(quiet(), &faults, &events).await;
+    let rows: Vec<(u32, i64)> = (0..20).map(|key| (key, 1)).collect();
+    table.put(numbered(KeyType::Int64, &rows)).await.unwrap();
+    let before = table.snapshot();
+    let expected = place.rows(&table).await;
+    for at in [At::Before, At::After] {
+        for (op, path) in STEPS {
+            let gate = faults.hold(op, path, at);
+            table.put(numbered(KeyType::Int64, &[(5, 1)])).await.unwrap();
+            let flush = table.flush();
+            tokio::pin!(flush);
+            tokio::select! {
+                result = &mut flush => panic!("the flush is held: {result:?}"),
+                () = gate.reached() => {}
+            }
+            check(&place, &table, &expected).await;
+            let reader = place.reader().await;
+            check(&place, &reader, &expected).await;
+            gate.open();
+            flush.await.unwrap();
+            check(&place, &table, &expected).await;
+            assert_eq!(place.rows_of(&table, &before).await, expected);
+            reader.refresh().await.unwrap();
+            check(&place, &reader, &expected).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_memtable_that_is_old_enough_is_frozen_by_the_next_write() {
+    let place = Place::simple();
+    let (clock, events) = (Arc::new(ManualClock::default()), Arc::new(Events::default()));
+    let components =
+        Components { clock: Arc::clone(&clock) as _, events: Arc::clone(&events) as _, ..Components::default() };
+    let settings = Settings { memtable_age: Some(Duration::from_secs(60)), ..quiet() };
+    let table = place.builder(settings).components(components).open().await.unwrap();
+    table.put(numbered(KeyType::Int64, &[(1, 1)])).await.unwrap();
+    clock.advance(Duration::from_secs(59));
+    table.put(numbered(KeyType::Int64, &[(2, 1)])).await.unwrap();
+    assert_eq!(events.counts().freezes, 0);
+    assert_eq!(table.sources()[0].age_ms, Some(59_000));
+    clock.advance(Duration::from_secs(1));
+    table.put(numbered(KeyType::Int64, &[(3, 1)])).await.unwrap();
+    events.until("the flush", |c| c.freezes == 1 && c.flushes == 1).await;
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (2, 1), (3, 1)]);
+}

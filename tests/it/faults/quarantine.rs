@@ -1,0 +1,105 @@
+//! `lsm.recovery`: strict refuses, quarantine moves what is damaged aside and goes on.
+
+use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::ids::ShardId;
+use datafusion_lsm::settings::{Recovery, Settings};
+use datafusion_lsm::store::TablePaths;
+use walkdir::WalkDir;
+
+use crate::support::key_type::KeyType;
+use crate::support::place::{Place, numbers, quiet};
+use crate::support::rows::numbered;
+
+fn quarantine() -> Settings {
+    Settings { recovery: Recovery::Quarantine, ..quiet() }
+}
+
+fn row(key: u32) -> arrow::array::RecordBatch {
+    numbered(KeyType::Int64, &[(key, 1)])
+}
+
+#[tokio::test]
+async fn a_damaged_entry_and_all_later_ones_are_moved_aside() {
+    let place = Place::simple();
+    let table = place.open(quiet()).await.unwrap();
+    for key in 1..=6 {
+        table.put(row(key)).await.unwrap();
+    }
+    table.close().await.unwrap();
+    drop(table);
+    let entry = std::fs::read(place.wal_file(4)).unwrap();
+    std::fs::write(place.wal_file(4), &entry[..entry.len() - 3]).unwrap();
+
+    let strict = place.open(quiet()).await.unwrap();
+    let error = strict.put(row(9)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("quarantine"), "it says what to do: {error}");
+    drop(strict);
+
+    let table = place.open(quarantine()).await.unwrap();
+    table.put(row(7)).await.unwrap();
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (2, 1), (3, 1), (7, 1)]);
+    let wal = table.wal().await.unwrap();
+    // Three with rows, and the sentinel of the claim that found the damage.
+    assert_eq!(wal[0].quarantined_entries, 4, "{wal:?}");
+    assert_eq!(wal[0].quarantined_rows, 3, "only the trailer of the damaged one is: {wal:?}");
+    let aside = place.root().join(TablePaths::quarantines(ShardId::unsharded()));
+    let files = WalkDir::new(aside).into_iter().filter(|e| e.as_ref().unwrap().file_type().is_file()).count();
+    assert_eq!(files, 4);
+    drop(table);
+    for settings in [quiet(), quarantine()] {
+        let table = place.open(settings).await.unwrap();
+        assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (2, 1), (3, 1), (7, 1)]);
+        assert_eq!(table.wal().await.unwrap()[0].quarantined_entries, 0);
+    }
+    let table = place.open(quiet()).await.unwrap();
+    table.put(row(8)).await.unwrap();
+    table.flush().await.unwrap();
+    assert_eq!(place.rows(&table).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_writer_whose_entries_were_moved_aside_cannot_fill_their_slots() {
+    let place = Place::simple();
+    let older = place.open(quiet()).await.unwrap();
+    for key in 1..=3 {
+        older.put(row(key)).await.unwrap();
+    }
+    std::fs::write(place.wal_file(2), b"damaged").unwrap();
+    let table = place.open(quarantine()).await.unwrap();
+    table.put(row(7)).await.unwrap();
+    assert_eq!(older.put(row(4)).await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (7, 1)]);
+    drop((older, table));
+    assert_eq!(numbers(&place.rows(place.open(quiet()).await.unwrap().as_ref()).await), [(1, 1), (7, 1)]);
+}
+
+#[tokio::test]
+async fn the_first_entry_can_be_the_damaged_one() {
+    let place = Place::simple();
+    let table = place.open(quiet()).await.unwrap();
+    table.put(row(1)).await.unwrap();
+    table.flush().await.unwrap();
+    table.put(row(2)).await.unwrap();
+    table.put(row(3)).await.unwrap();
+    table.close().await.unwrap();
+    std::fs::write(place.wal_file(2), b"").unwrap();
+    let table = place.open(quarantine()).await.unwrap();
+    table.put(row(7)).await.unwrap();
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (7, 1)], "what was flushed is not touched");
+    assert_eq!(numbers(&place.rows(place.reader().await.as_ref()).await), [(1, 1), (7, 1)]);
+}
+
+#[tokio::test]
+async fn a_reader_moves_nothing_aside() {
+    let place = Place::simple();
+    let table = place.open(quiet()).await.unwrap();
+    table.put(row(1)).await.unwrap();
+    table.close().await.unwrap();
+    std::fs::write(place.wal_file(1), b"damaged").unwrap();
+    let reader = Settings { access: datafusion_lsm::settings::Access::Read, ..quarantine() };
+    let table = place.open(reader).await.unwrap();
+    let error = place.try_scan(&table, &table.snapshot()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(place.wal_slots(ShardId::unsharded()), [1]);
+}

@@ -1,0 +1,86 @@
+//! The base drops and renames columns while rows of the old schema are in the WAL and in generations.
+
+use std::collections::BTreeSet;
+
+use arrow::array::RecordBatch;
+use arrow::util::display::array_value_to_string;
+use datafusion_lsm::table::LsmTable;
+use lance::Dataset;
+use lance::dataset::ColumnAlteration;
+
+use super::lance_side::Lance;
+use crate::support::key_type::KeyType;
+use crate::support::place::{Place, quiet};
+use crate::support::rows::{self, numbered};
+
+/// Rows as text, in no order.
+fn lines(batches: &[RecordBatch]) -> BTreeSet<String> {
+    let line = |batch: &RecordBatch, row: usize| {
+        let values = batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap());
+        values.collect::<Vec<_>>().join("|")
+    };
+    batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| line(batch, row))).collect()
+}
+
+/// Everything we show, of any schema.
+async fn shown(place: &Place) -> BTreeSet<String> {
+    let table = LsmTable::open(&place.uri(), quiet()).await.unwrap();
+    lines(&place.try_scan(&table, &table.snapshot()).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_and_a_renamed_column_are_told_apart_by_both() {
+    let place = Place::simple();
+    let written = Written::write(&place).await;
+    let mut base = Dataset::open(&place.uri()).await.unwrap();
+    base.drop_columns(&["n"]).await.unwrap();
+    // The text takes the name of the number that went.
+    base.alter_columns(&[ColumnAlteration::new("s".into()).rename("n".into())]).await.unwrap();
+
+    let ours = shown(&place).await;
+    let lance = Lance::open_at_defaults(&place).await;
+    assert_eq!(lines(&[lance.scan(&["k", "n"]).await]), ours);
+    assert_eq!(ours, written.expected);
+    lance.close().await;
+    assert_eq!(shown(&place).await, ours, "what Lance replayed and flushed");
+}
+
+/// What is in the table, as `key|text`.
+struct Written {
+    expected: BTreeSet<String>,
+}
+
+impl Written {
+    async fn write(place: &Place) -> Self {
+        let table = place.open(quiet()).await.unwrap();
+        let base = numbered(KeyType::Int64, &[(0, 1), (2, 1), (4, 1)]);
+        table.replace_all(rows::stream(rows::schema(KeyType::Int64), vec![base])).await.unwrap();
+        table.put(numbered(KeyType::Int64, &[(2, 2), (6, 2), (8, 2)])).await.unwrap();
+        table.flush().await.unwrap();
+        table.put(numbered(KeyType::Int64, &[(8, 3), (10, 3)])).await.unwrap();
+        table.delete(KeyType::Int64.batch(&[4])).await.unwrap();
+        table.close().await.unwrap();
+        let row = |key: i64, n: i64| format!("{}|row {n}", key / 2 * 1_000_003);
+        Self { expected: [row(0, 1), row(2, 2), row(6, 2), row(8, 3), row(10, 3)].into() }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_base_changed_is_written_under_the_new_schema() {
+    let place = Place::simple();
+    Written::write(&place).await;
+    let mut base = Dataset::open(&place.uri()).await.unwrap();
+    base.drop_columns(&["n"]).await.unwrap();
+    let table = LsmTable::open(&place.uri(), quiet()).await.unwrap();
+    assert_eq!(table.schema().fields().len(), 2);
+    let batch = numbered(KeyType::Int64, &[(0, 9), (12, 9)]).project(&[0, 2]).unwrap();
+    table.put(batch).await.unwrap();
+    table.flush().await.unwrap();
+    table.delete(KeyType::Int64.batch(&[2])).await.unwrap();
+    let ours = lines(&place.try_scan(&table, &table.snapshot()).await.unwrap());
+    table.close().await.unwrap();
+    let lance = Lance::open_at_defaults(&place).await;
+    assert_eq!(lines(&[lance.scan(&["k", "s"]).await]), ours);
+    assert_eq!(ours.len(), 5, "{ours:?}");
+    lance.abort().await;
+}
