@@ -3,6 +3,7 @@
 
 pub mod base;
 pub mod block_list;
+pub mod cache;
 pub mod clock;
 pub mod dataset;
 pub mod error;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, RecordBatchIterator};
+use arrow::array::{AsArray, Int64Array, RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::physical_plan::collect;
 use futures::future::join_all;

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 
-use super::batch_list::BatchList;
+use super::batch_list::{BatchList, Chunk};
 use super::key_index::KeyIndex;
+use super::row_index::{IndexState, RowIndexFactory};
+use crate::cache::MemoryLease;
 use crate::error::Result;
 use crate::ids::GenerationId;
 use crate::key::{KeyRef, Keys};
@@ -21,29 +23,34 @@ pub struct MemTable {
     schema: Arc<TableSchema>,
     batches: BatchList,
     keys: KeyIndex,
+    indexes: Vec<IndexState>,
     rows: AtomicUsize,
     bytes: AtomicUsize,
     /// Rows below this are visible to readers: durable, if the table waits for that.
     visible: AtomicUsize,
     frozen: AtomicBool,
     created: Duration,
+    lease: MemoryLease,
 }
 
 impl MemTable {
-    /// An empty memtable that becomes generation `generation`; `created` is the time on the engine's clock.
-    pub fn new(generation: GenerationId, schema: Arc<TableSchema>, created: Duration) -> Self {
+    /// An empty memtable that becomes generation `generation`; `created` is the time on the engine's clock, `lease` is
+    /// charged with the memory held until the last reader is gone.
+    pub fn new(generation: GenerationId, schema: Arc<TableSchema>, created: Duration, lease: MemoryLease) -> Self {
         static INSTANCES: AtomicU64 = AtomicU64::new(0);
         Self {
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
             generation,
             batches: BatchList::new(Arc::clone(schema.stored())),
             keys: KeyIndex::new(schema.key().is_fixed()),
+            indexes: Vec::new(),
             schema,
             rows: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             visible: AtomicUsize::new(0),
             frozen: AtomicBool::new(false),
             created,
+            lease,
         }
     }
 
@@ -81,6 +88,7 @@ impl MemTable {
         self.keys.append(keys, |i| flags.value(i));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.rows.store(start + count, Ordering::Release);
+        self.lease.set(self.memory());
         Ok(start + count)
     }
 
@@ -114,9 +122,36 @@ impl MemTable {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of memory held: rows and key index.
+    /// Bytes of memory held: rows and indexes.
     pub fn memory(&self) -> usize {
-        self.row_bytes() + self.keys.memory()
+        self.row_bytes() + self.keys.memory() + self.indexes.iter().map(IndexState::memory).sum::<usize>()
+    }
+
+    /// Adds indexes, before the first row.
+    #[must_use]
+    pub fn with_indexes(mut self, factories: &[Arc<dyn RowIndexFactory>]) -> Self {
+        let state = |f: &Arc<dyn RowIndexFactory>| IndexState::new(f.as_ref(), &self.schema, self.generation);
+        self.indexes = factories.iter().map(state).collect();
+        self
+    }
+
+    /// The indexes besides the key index, in the order they were added.
+    pub fn indexes(&self) -> &[IndexState] {
+        &self.indexes
+    }
+
+    /// How many rows every index has that was not given up.
+    pub fn indexed(&self) -> usize {
+        self.indexes.iter().filter(|i| i.failure().is_none()).map(IndexState::indexed).min().unwrap_or(usize::MAX)
+    }
+
+    /// The rows from `from` to `to`, visible or not, batch by batch with the position of each batch's first row.
+    pub fn rows_between(&self, from: usize, to: usize) -> Vec<(usize, RecordBatch)> {
+        let overlap = |chunk: Chunk| {
+            let (start, end) = (chunk.start.max(from), (chunk.start + chunk.batch.num_rows()).min(to));
+            (start < end).then(|| (start, chunk.batch.slice(start - chunk.start, end - start)))
+        };
+        self.batches.below(to).into_iter().filter_map(overlap).collect()
     }
 
     /// The key index.

@@ -209,7 +209,8 @@ mod tests {
         let schema =
             Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, false)]);
         let schema = TableSchema::try_new(&schema, &["id".into()]).unwrap();
-        Arc::new(MemTable::new(GenerationId(1), Arc::new(schema), Duration::ZERO))
+        let lease = crate::cache::MemoryBudget::new(usize::MAX).lease();
+        Arc::new(MemTable::new(GenerationId(1), Arc::new(schema), Duration::ZERO, lease))
     }
 
     fn put(table: &MemTable, ids: &[i64]) {

@@ -57,3 +57,69 @@ impl TableProviderFactory for LsmTableFactory {
         Ok(Arc::new(LsmTableProvider::new(table).with_defaults(defaults)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Int64Array, RecordBatch, RecordBatchIterator, StringArray};
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// A plain Lance dataset `(id, v)`.
+    async fn dataset(uri: &str, ids: Vec<Option<i64>>) {
+        let fields = vec![Field::new("id", DataType::Int64, true), Field::new("v", DataType::Utf8, true)];
+        let schema = Arc::new(Schema::new(fields));
+        let texts = StringArray::from_iter_values(ids.iter().map(|id| format!("{id:?}")));
+        let columns = vec![Arc::new(Int64Array::from(ids)) as _, Arc::new(texts) as _];
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+        let batches = RecordBatchIterator::new([Ok(batch)], schema);
+        lance::Dataset::write(batches, uri, None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_plain_dataset_becomes_a_table_only_when_asked_and_only_with_a_real_key() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        let create = |name: &str, columns: &str, options: &str| {
+            format!("CREATE EXTERNAL TABLE {name} {columns} STORED AS LSM LOCATION '{}' {options}", fixture.path(name))
+        };
+        let columns = "(id BIGINT, v VARCHAR, PRIMARY KEY (id))";
+        let adopt = "OPTIONS ('lsm.adopt' 'true')";
+        dataset(&fixture.path("good"), vec![Some(1), Some(2), Some(3)]).await;
+        dataset(&fixture.path("twice"), vec![Some(1), Some(2), Some(1)]).await;
+        dataset(&fixture.path("none"), vec![Some(1), None]).await;
+        for name in ["good", "twice", "none"] {
+            let error = run(&session, &create(name, columns, "")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.message().contains("lsm.adopt"), "{error}");
+        }
+        for name in ["twice", "none"] {
+            let error = run(&session, &create(name, columns, adopt)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        }
+        run(&session, &create("good", columns, adopt)).await.unwrap();
+        assert_eq!(run(&session, "UPDATE good SET v = 'x' WHERE id = 2").await.unwrap(), ["1"]);
+        assert_eq!(run(&session, "DELETE FROM good WHERE id = 3").await.unwrap(), ["1"]);
+        let rows = run(&session, "SELECT * FROM good ORDER BY id").await.unwrap();
+        assert_eq!(rows, ["1 Some(1)", "2 x"]);
+    }
+
+    #[tokio::test]
+    async fn adopting_what_is_a_table_already_is_opening_it() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        dataset(&fixture.path("t"), vec![Some(1)]).await;
+        let create = format!(
+            "CREATE EXTERNAL TABLE t (id BIGINT, v VARCHAR, PRIMARY KEY (id)) STORED AS LSM LOCATION '{}' \
+             OPTIONS ('lsm.adopt' 'true')",
+            fixture.path("t")
+        );
+        run(&session, &create).await.unwrap();
+        run(&session, "INSERT INTO t VALUES (2, 'two')").await.unwrap();
+        run(&session, "DROP TABLE t").await.unwrap();
+        run(&session, &create).await.unwrap();
+        assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["2"]);
+    }
+}

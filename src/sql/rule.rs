@@ -75,7 +75,7 @@ pub(super) fn provider_of<P: TableProvider + Clone>(source: &Arc<dyn TableSource
 
 #[cfg(test)]
 mod tests {
-    use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+    use datafusion::common::tree_node::TreeNodeRecursion;
 
     use super::super::fixture::{Fixture, run, text};
     use super::*;
@@ -119,7 +119,8 @@ mod tests {
         let fixture = Fixture::new();
         let session = fixture.with_rows(2).await;
         let frame = session.sql("SELECT count(*) FROM t").await.unwrap();
-        session.register_view("frame", session.sql("SELECT * FROM t").await.unwrap());
+        let view = session.sql("SELECT * FROM t").await.unwrap().into_view();
+        session.register_table("frame", view).unwrap();
         run(&session, "CREATE VIEW v AS SELECT * FROM t WHERE id > 1").await.unwrap();
         run(&session, "PREPARE p AS SELECT count(*) FROM t").await.unwrap();
         assert_eq!(text(&frame.clone().collect().await.unwrap()), ["2"]);

@@ -1,7 +1,7 @@
 //! Opening a table: settings are data, components are parts, and nobody is fenced.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::future::try_join_all;
 use tokio::sync::{Notify, mpsc};
@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use super::handle::{LsmTable, Parts};
 use crate::base::{AdoptSpec, BaseTable, CreateSpec};
 use crate::block_list::BlockLists;
+use crate::cache::MemoryBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::dataset::DatasetOpener;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::events::{EventListener, NoEvents};
 use crate::flush::{self, FlushContext};
 use crate::ids::{GenerationId, WalPosition};
 use crate::manifest::ManifestStore;
-use crate::memtable::MemTable;
+use crate::memtable::{MemTable, RowIndexFactory};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Settings};
 use crate::store::{IoHook, ObjectIo};
@@ -33,11 +34,21 @@ pub struct Components {
     pub events: Arc<dyn EventListener>,
     /// Stands between the table and its objects.
     pub io_hook: Option<Arc<dyn IoHook>>,
+    /// What all tables that share it may hold together; the process's by default.
+    pub budget: Arc<MemoryBudget>,
+    /// Indexes that every memtable gets besides its key index.
+    pub indexes: Vec<Arc<dyn RowIndexFactory>>,
 }
 
 impl Default for Components {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), events: Arc::new(NoEvents), io_hook: None }
+        Self {
+            clock: Arc::new(SystemClock),
+            events: Arc::new(NoEvents),
+            io_hook: None,
+            budget: MemoryBudget::global(),
+            indexes: Vec::new(),
+        }
     }
 }
 
@@ -232,10 +243,13 @@ impl TableBuilder {
         base: Arc<BaseTable>,
         settings: Settings,
     ) -> Result<Arc<LsmTable>> {
-        let Components { clock, events, .. } = self.components;
+        let Components { clock, events, budget, indexes, .. } = self.components;
         let schema = Arc::clone(base.schema());
         let sharding = base.sharding().clone();
-        let memtable = || Arc::new(MemTable::new(GenerationId(1), Arc::clone(&schema), clock.now()));
+        let memtable = || {
+            let memtable = MemTable::new(GenerationId(1), Arc::clone(&schema), clock.now(), budget.lease());
+            Arc::new(memtable.with_indexes(&indexes))
+        };
         let shards = sharding.shards.iter().map(|shard| ShardVersion {
             shard: *shard,
             active: memtable(),
@@ -259,6 +273,8 @@ impl TableBuilder {
             health: supervisor.health(),
             publisher: Publisher::new(Arc::clone(&control)),
             room: Notify::new(),
+            budget: Arc::clone(&budget),
+            indexes: indexes.clone(),
         });
         let mut writers = Vec::new();
         let mut inboxes = Vec::new();
@@ -285,11 +301,17 @@ impl TableBuilder {
             supervisor.spawn_until("flusher", |stop| flush::run(flush, manifest, inbox, stop));
         }
         for writer in &writers {
+            for which in 0..indexes.len() {
+                let writer = Arc::clone(writer);
+                supervisor.spawn_until("index", |stop| writer.run_index(which, stop));
+            }
             let writer = Arc::clone(writer);
             supervisor.spawn_until("wal", |stop| writer.run_wal(stop));
         }
         try_join_all(writers.iter().map(|w| w.open())).await?;
         let shards = Arc::new(ShardSet::new(Arc::clone(&context), writers));
+        let holder: Weak<ShardSet> = Arc::downgrade(&shards);
+        budget.register(holder);
         Ok(LsmTable::start(Parts { io, settings, control, shards, events, clock, supervisor }))
     }
 }

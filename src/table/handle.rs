@@ -300,15 +300,7 @@ impl Refresh {
                 .with_context("version", newer.version()));
         }
         let version = newer.version();
-        self.control.update(|v| {
-            for shard in &mut v.shards {
-                let compacted = newer.compacted(shard.shard);
-                shard.generations.retain(|g| g.id() > compacted);
-            }
-            if newer.version() > v.base.version() {
-                v.base = newer;
-            }
-        });
+        self.shards.adopt_base(newer);
         self.events.on_base_refresh(version);
         Ok(())
     }

@@ -79,7 +79,10 @@ impl LsmTable {
             for view in memtables {
                 let memtable = view.table();
                 let known = status.memtables.iter().find(|m| Arc::ptr_eq(&m.memtable, memtable));
-                let error = known.and_then(|m| m.flush_error.as_ref()).or(shard.damage.as_ref());
+                let error = known
+                    .and_then(|m| m.flush_error.as_ref())
+                    .or(shard.damage.as_ref())
+                    .or(memtable.indexes().iter().find_map(|i| i.failure()));
                 sources.push(SourceInfo {
                     shard: Some(shard.shard),
                     kind: "memtable",

@@ -25,6 +25,15 @@ const BUFFERED_UNITS: usize = 4;
 /// How often an INSERT that looks for existing keys looks again after a conflict.
 const ATTEMPTS: usize = 8;
 
+/// Bytes of foreign buffers that rows may keep alive besides as much as they take themselves.
+const PINNED: usize = 64 << 10;
+
+/// The rows in buffers of their own: a slice of a large batch would keep all of it in memory.
+fn unpinned(rows: &RecordBatch) -> Result<RecordBatch> {
+    let all = UInt32Array::from_iter_values(0..rows.num_rows() as u32);
+    Ok(take_record_batch(rows, &all)?)
+}
+
 /// What a statement does with its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatementKind {
@@ -87,6 +96,7 @@ impl Statement {
         self.schema.key().of_batch(&stored)?;
         for (shard, rows) in self.route(stored)? {
             let bytes = row_bytes(&rows);
+            let rows = if rows.get_array_memory_size() > 2 * bytes + PINNED { unpinned(&rows)? } else { rows };
             self.collected[shard].0.push(rows);
             self.collected[shard].1 += bytes;
             self.collected_bytes += bytes;

@@ -5,6 +5,7 @@
 //! the order of the version, then the version control.
 
 mod conflict;
+mod index_loop;
 mod outcome;
 mod publisher;
 mod replay;

@@ -61,10 +61,8 @@ fn ready_prefixes(shards: &[Arc<ShardWriter>]) -> Vec<usize> {
             .iter()
             .map(|shard| {
                 let core = shard.core.lock();
-                let ready = core
-                    .order
-                    .iter()
-                    .take_while(|t| t.outcome.is_ready() && !blocked.contains(&Arc::as_ptr(&t.outcome)));
+                let ready =
+                    core.order.iter().take_while(|t| t.is_ready() && !blocked.contains(&Arc::as_ptr(&t.outcome)));
                 let mut count = 0;
                 for ticket in ready {
                     found.entry(Arc::as_ptr(&ticket.outcome)).or_insert((0, ticket.outcome.tickets())).0 += 1;

@@ -115,9 +115,8 @@ impl ShardWriter {
         Ok(())
     }
 
-    fn new_slot(&self, generation: GenerationId) -> Slot {
-        let memtable = MemTable::new(generation, Arc::clone(&self.context.schema), self.context.clock.now());
-        Slot::new(Arc::new(memtable))
+    pub(super) fn new_slot(&self, generation: GenerationId) -> Slot {
+        Slot::new(self.context.memtable(generation))
     }
 
     /// Applies one entry; those of generations before `current` are flushed.
@@ -153,6 +152,7 @@ impl ShardWriter {
         slot.last = entry.position;
         core.read(entry.position);
         self.context.control.publish([(&active, active.rows())]);
+        self.index_wake.notify_waiters();
         Ok(())
     }
 

@@ -11,13 +11,14 @@ use tokio::sync::{Notify, mpsc};
 
 use super::outcome::Outcome;
 use super::publisher::Publisher;
+use crate::cache::MemoryBudget;
 use crate::clock::Clock;
 use crate::dataset::DatasetOpener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::EventListener;
 use crate::ids::{Epoch, GenerationId, ShardId, WalPosition};
 use crate::manifest::ManifestStore;
-use crate::memtable::MemTable;
+use crate::memtable::{MemTable, RowIndexFactory};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Recovery, Settings};
 use crate::store::{ObjectIo, Retry};
@@ -51,6 +52,19 @@ pub struct WriterContext {
     pub publisher: Publisher,
     /// A queue or a memtable shrank, or a shard failed.
     pub room: Notify,
+    /// What the tables of the process may hold together.
+    pub budget: Arc<MemoryBudget>,
+    /// Makes the indexes of memtables.
+    pub indexes: Vec<Arc<dyn RowIndexFactory>>,
+}
+
+impl WriterContext {
+    /// An empty memtable.
+    pub fn memtable(&self, generation: GenerationId) -> Arc<MemTable> {
+        let lease = self.budget.lease();
+        let memtable = MemTable::new(generation, Arc::clone(&self.schema), self.clock.now(), lease);
+        Arc::new(memtable.with_indexes(&self.indexes))
+    }
 }
 
 /// What this process may do with a shard.
@@ -132,6 +146,13 @@ pub(super) struct Ticket {
     pub(super) outcome: Arc<Outcome>,
 }
 
+impl Ticket {
+    /// Whether the rows are as durable as their writer wants them, and indexed.
+    pub(super) fn is_ready(&self) -> bool {
+        self.outcome.is_ready() && self.memtable.indexed() >= self.end
+    }
+}
+
 /// What the shard's lock guards.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -181,6 +202,8 @@ pub struct ShardWriter {
     pub(super) claiming: tokio::sync::Mutex<()>,
     /// Something was queued for the WAL, or the role changed.
     pub(super) wal_wake: Notify,
+    /// Rows were appended.
+    pub(super) index_wake: Notify,
     pub(super) flusher: mpsc::UnboundedSender<FlushRequest>,
     /// The WAL writer between the claim and the WAL loop.
     pub(super) appender: Mutex<Option<WalWriter>>,
@@ -223,6 +246,7 @@ impl ShardWriter {
             }),
             claiming: tokio::sync::Mutex::new(()),
             wal_wake: Notify::new(),
+            index_wake: Notify::new(),
             flusher,
             appender: Mutex::new(None),
         })
@@ -400,6 +424,13 @@ impl ShardWriter {
         lost
     }
 
+    /// Bytes held by the active memtable, if it has rows that a flush would free.
+    pub(super) fn active_memory(&self) -> usize {
+        let core = self.core.lock();
+        let flushable = matches!(core.role, Role::Writer(_)) && core.active().rows() > 0;
+        if flushable { core.active().memory() } else { 0 }
+    }
+
     /// Rows in the shard's memtables.
     pub fn memory_rows(&self) -> usize {
         self.core.lock().slots.iter().map(|s| s.memtable.rows()).sum()
@@ -435,7 +466,7 @@ impl ShardWriter {
     pub(super) fn rotate(&self, core: &mut Core, next: GenerationId) {
         let old = Arc::clone(core.active());
         old.freeze();
-        let active = Arc::new(MemTable::new(next, Arc::clone(&self.context.schema), self.context.clock.now()));
+        let active = self.context.memtable(next);
         core.slots.push_back(Slot::new(Arc::clone(&active)));
         self.context.events.on_freeze(self.shard, old.generation(), old.rows());
         self.context.control.update(|version| {

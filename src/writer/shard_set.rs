@@ -11,6 +11,8 @@ use tokio::time::{Instant, timeout_at};
 use super::conflict::{Check, check_unchanged};
 use super::outcome::{Outcome, PendingWrite};
 use super::shard::{Core, Queued, Role, ShardWriter, Ticket, WriterContext};
+use crate::base::BaseTable;
+use crate::cache::Reclaim;
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::settings::Ack;
@@ -56,6 +58,31 @@ impl ShardSet {
         (self.writes.load(Ordering::Relaxed), self.rows_written.load(Ordering::Relaxed))
     }
 
+    /// Takes another version of the base and drops what it contains of generations and of memtables that were read from
+    /// other processes' WALs, in one step.
+    pub fn adopt_base(&self, newer: Arc<BaseTable>) {
+        let mut cores: Vec<MutexGuard<'_, Core>> = self.shards.iter().map(|s| s.core.lock()).collect();
+        for (shard, core) in self.shards.iter().zip(&mut cores) {
+            let compacted = newer.compacted(shard.shard());
+            core.slots.retain(|s| s.memtable.generation() > compacted);
+            if core.slots.is_empty() {
+                core.slots.push_back(shard.new_slot(compacted.next()));
+            }
+        }
+        self.context.control.update(|version| {
+            for (shard, core) in version.shards.iter_mut().zip(&cores) {
+                let compacted = newer.compacted(shard.shard);
+                shard.generations.retain(|g| g.id() > compacted);
+                let mut memtables = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable));
+                shard.active = memtables.next().expect("a shard has an active memtable");
+                shard.frozen = memtables.collect();
+            }
+            if newer.version() > version.base.version() {
+                version.base = newer;
+            }
+        });
+    }
+
     /// Keeps every write out until the guard is dropped.
     pub async fn pause(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
         self.pause.write().await
@@ -91,6 +118,7 @@ impl ShardSet {
         };
         for &shard in &touched {
             self.shards[shard].wal_wake.notify_one();
+            self.shards[shard].index_wake.notify_waiters();
         }
         if ack == Ack::Memory && outcome.is_some() {
             self.context.publisher.publish();
@@ -127,7 +155,10 @@ impl ShardSet {
                     check_unchanged(snapshot, &now, unit.shard, &unit.keys, memtables)?;
                 }
             }
-            let alone = self.shards.len() == 1 && ack == Ack::Memory && cores[0].order.is_empty();
+            let alone = self.shards.len() == 1
+                && ack == Ack::Memory
+                && cores[0].order.is_empty()
+                && self.context.indexes.is_empty();
             let waits_for = if ack == Ack::Durable { units.len() } else { 0 };
             let outcome = (!alone).then(|| Outcome::new(waits_for, units.len()));
             for unit in units {
@@ -177,23 +208,35 @@ impl ShardSet {
         let settings = &self.context.settings;
         loop {
             let changed = self.context.room.notified();
-            tokio::pin!(changed);
+            let freed = self.context.budget.freed();
+            tokio::pin!(changed, freed);
             changed.as_mut().enable();
+            freed.as_mut().enable();
             let queue_is_full = touched.iter().any(|&s| {
                 let core = self.shards[s].core.lock();
                 core.queued_bytes > 0 && core.queued_bytes >= settings.wal_queue.as_usize()
             });
             let held: usize = self.shards.iter().map(|s| s.memory()).sum();
             let memory_is_full = held >= settings.memtable_limit.as_usize();
-            if !queue_is_full && !memory_is_full {
+            let budget_is_full = self.context.budget.is_exhausted();
+            if budget_is_full {
+                self.context.budget.reclaim();
+            }
+            if !queue_is_full && !memory_is_full && !budget_is_full {
                 return Ok(());
             }
             if memory_is_full && let Some(largest) = self.shards.iter().max_by_key(|s| s.memory()) {
                 largest.freeze_if_alone();
             }
+            let changed = async {
+                tokio::select! { () = changed => {}, () = freed => {} }
+            };
             if timeout_at(deadline, changed).await.is_err() {
-                let why =
-                    if queue_is_full { "the WAL is behind" } else { "the memtables are full and not yet flushed" };
+                let why = match (queue_is_full, memory_is_full) {
+                    (true, _) => "the WAL is behind",
+                    (_, true) => "the memtables are full and not yet flushed",
+                    _ => "the tables of the process hold all the memory they may",
+                };
                 let error = self.shards.iter().find_map(|s| s.flush_error());
                 let failure = Error::backpressure(format!("{why}: write less at a time or later"));
                 return Err(match error {
@@ -201,6 +244,19 @@ impl ShardSet {
                     None => failure,
                 });
             }
+        }
+    }
+}
+
+impl Reclaim for ShardSet {
+    /// Active memtables; frozen ones are on their way already.
+    fn reclaimable(&self) -> usize {
+        self.shards.iter().map(|s| s.active_memory()).max().unwrap_or(0)
+    }
+
+    fn reclaim(&self) {
+        if let Some(largest) = self.shards.iter().max_by_key(|s| s.active_memory()) {
+            largest.freeze();
         }
     }
 }

@@ -3,6 +3,9 @@
 
 mod base;
 mod generation;
+mod model;
 mod place;
+mod row_index;
+mod support;
 mod table;
 mod tidy;

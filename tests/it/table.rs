@@ -10,7 +10,7 @@ use datafusion_lsm::base::CreateSpec;
 use datafusion_lsm::settings::Settings;
 use datafusion_lsm::table::LsmTable;
 
-fn rows(ids: &[i64], body: &str) -> RecordBatch {
+pub(crate) fn rows(ids: &[i64], body: &str) -> RecordBatch {
     let bodies = StringArray::from_iter_values(ids.iter().map(|i| format!("{body} {i}")));
     RecordBatch::try_from_iter([
         ("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef),
@@ -23,7 +23,7 @@ fn keys(ids: &[i64]) -> RecordBatch {
     RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef)]).unwrap()
 }
 
-fn spec(shards: u32) -> CreateSpec {
+pub(crate) fn spec(shards: u32) -> CreateSpec {
     CreateSpec {
         schema: Arc::new(Schema::new(vec![
             Field::new("id", DataType::Int64, false),
@@ -36,7 +36,7 @@ fn spec(shards: u32) -> CreateSpec {
     }
 }
 
-async fn scan(table: &Arc<LsmTable>) -> Vec<(i64, String)> {
+pub(crate) async fn scan(table: &Arc<LsmTable>) -> Vec<(i64, String)> {
     let plan = table.scan(&table.snapshot(), None, &[], None).unwrap();
     let batches = datafusion::physical_plan::collect(plan, SessionContext::new().task_ctx()).await.unwrap();
     let mut all: Vec<(i64, String)> = batches

@@ -1,0 +1,41 @@
+//! What the tests of whole tables share: places to put them, faults, events, and rows of every key type.
+//!
+//! A test waits for an event or a gate, never for time to pass.
+
+pub(crate) mod events;
+pub(crate) mod faults;
+pub(crate) mod key_type;
+pub(crate) mod place;
+pub(crate) mod provider;
+pub(crate) mod rows;
+
+use std::time::Duration;
+
+/// How long a test waits for what must happen before it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for what must happen.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+    }
+}
+
+/// Waits until `done`, which background work makes true.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let poll = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(what, poll).await;
+}
+
+/// A number from the environment.
+pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} must be a number, it is '{text}'")),
+        Err(_) => default,
+    }
+}

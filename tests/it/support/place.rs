@@ -1,0 +1,137 @@
+//! Where a test puts its table, and how it opens it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::physical_plan::collect;
+use datafusion_lsm::error::Result;
+use datafusion_lsm::ids::{ShardId, WalPosition};
+use datafusion_lsm::settings::{Access, Settings};
+use datafusion_lsm::store::{IoHook, SyncRecord, TablePaths};
+use datafusion_lsm::table::{Components, LsmTable, TableBuilder};
+use datafusion_lsm::version::Snapshot;
+use tempfile::TempDir;
+use walkdir::WalkDir;
+
+use super::events::Events;
+use super::faults::Faults;
+use super::key_type::KeyType;
+use super::rows::{self, Rows};
+
+/// A temporary directory with one table in it.
+pub(crate) struct Place {
+    dir: TempDir,
+    pub(crate) key_type: KeyType,
+    pub(crate) shards: u32,
+}
+
+impl Place {
+    pub(crate) fn new(key_type: KeyType, shards: u32) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), key_type, shards }
+    }
+
+    /// One shard and a number for a key.
+    pub(crate) fn simple() -> Self {
+        Self::new(KeyType::Int64, 1)
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("table")
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        self.root().to_str().unwrap().to_string()
+    }
+
+    /// Opens the table, which is created if it is not there.
+    pub(crate) fn builder(&self, settings: Settings) -> TableBuilder {
+        LsmTable::builder(&self.uri()).settings(settings).create(rows::spec(self.key_type, self.shards))
+    }
+
+    pub(crate) async fn open(&self, settings: Settings) -> Result<Arc<LsmTable>> {
+        self.builder(settings).open().await
+    }
+
+    /// A handle with faults and events.
+    pub(crate) async fn open_with(&self, settings: Settings, hook: &Arc<Faults>, events: &Arc<Events>) -> Arc<LsmTable> {
+        self.try_open_with(settings, hook, events).await.unwrap()
+    }
+
+    pub(crate) async fn try_open_with(
+        &self,
+        settings: Settings,
+        hook: &Arc<Faults>,
+        events: &Arc<Events>,
+    ) -> Result<Arc<LsmTable>> {
+        let components = Components {
+            events: Arc::clone(events) as _,
+            io_hook: Some(Arc::clone(hook) as Arc<dyn IoHook>),
+            ..Components::default()
+        };
+        self.builder(settings).components(components).open().await
+    }
+
+    /// A handle that reads only, as another process has it.
+    pub(crate) async fn reader(&self) -> Arc<LsmTable> {
+        self.open(Settings { access: Access::Read, ..quiet() }).await.unwrap()
+    }
+
+    /// The file of a WAL entry of an unsharded table.
+    pub(crate) fn wal_file(&self, position: u64) -> PathBuf {
+        self.root().join(TablePaths::wal_entry(ShardId::unsharded(), WalPosition(position)))
+    }
+
+    /// The slots of the WAL of a shard that are taken.
+    pub(crate) fn wal_slots(&self, shard: ShardId) -> Vec<u64> {
+        let Ok(names) = std::fs::read_dir(self.root().join(TablePaths::wal_dir(shard))) else { return Vec::new() };
+        let mut slots: Vec<u64> = names
+            .filter_map(|entry| TablePaths::parse_wal_entry(entry.unwrap().file_name().to_str().unwrap()))
+            .map(|position| position.0)
+            .collect();
+        slots.sort_unstable();
+        slots
+    }
+
+    /// The rows a handle shows.
+    pub(crate) async fn rows(&self, table: &LsmTable) -> Rows {
+        self.rows_of(table, &table.snapshot()).await
+    }
+
+    pub(crate) async fn rows_of(&self, table: &LsmTable, snapshot: &Arc<Snapshot>) -> Rows {
+        rows::collected(self.key_type, &self.try_scan(table, snapshot).await.unwrap())
+    }
+
+    /// All columns of all rows.
+    pub(crate) async fn try_scan(&self, table: &LsmTable, snapshot: &Arc<Snapshot>) -> Result<Vec<RecordBatch>> {
+        let plan = table.scan(snapshot, None, &[], None)?;
+        Ok(collect(plan, Arc::default()).await?)
+    }
+}
+
+/// Settings without what time does: no refresh of the base in the background, nothing synced.
+pub(crate) fn quiet() -> Settings {
+    Settings { base_refresh: None, sync: false, ..Settings::default() }
+}
+
+/// Deletes what a power failure would take: files whose bytes or names were not synced, and directories likewise.
+pub(crate) fn lose_unsynced(root: &Path, synced: &SyncRecord) -> usize {
+    let mut lost = 0;
+    for entry in WalkDir::new(root).min_depth(1).contents_first(true).into_iter().filter_map(Result::ok) {
+        let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_string();
+        if entry.file_type().is_dir() {
+            if !synced.has_dir(&path) {
+                std::fs::remove_dir_all(entry.path()).unwrap();
+            }
+        } else if !synced.has_file(&path) {
+            std::fs::remove_file(entry.path()).unwrap();
+            lost += 1;
+        }
+    }
+    lost
+}
+
+/// The rows `(key, n)`.
+pub(crate) fn numbers(rows: &Rows) -> Vec<(u32, i64)> {
+    rows.iter().map(|(key, row)| (*key, row.n)).collect()
+}
