@@ -107,6 +107,8 @@ impl Pair {
         let dir = place.copy_of_built(&shape.label("peer"), async |dir| build_peer(dir, &rows).await).await?;
         let peer = Peer::open(&dir, peer::roomy()).await?;
         peer.fill(&rows.memtable()?).await?;
+        ours.settle().await?;
+        peer.settle().await?;
         let sources = peer.sources().await?;
         Ok(Self { ours, peer, sources })
     }

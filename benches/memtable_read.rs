@@ -74,8 +74,15 @@ impl Pair {
         ours.fill(rows).await?;
         let peer = Peer::create(&bench.place().fresh("peer"), &schema, base, true, peer::roomy()).await?;
         peer.fill(rows).await?;
-        let sources = peer.sources().await?;
-        Ok(Self { ours, peer, sources })
+        let pair = Self { sources: peer.sources().await?, ours, peer };
+        pair.settle().await?;
+        Ok(pair)
+    }
+
+    /// Waits until nothing but the queries is at work.
+    async fn settle(&self) -> Result<()> {
+        self.ours.settle().await?;
+        self.peer.settle().await
     }
 }
 
@@ -239,6 +246,7 @@ async fn overwritten(bench: &mut Bench, pair: &Pair, shape: &Shape) -> Result<()
     let rows = shape.kind.batches(&ids, 1, shape.batch)?;
     pair.ours.fill(&rows).await?;
     pair.peer.fill(&rows).await?;
+    pair.settle().await?;
     let sources = pair.peer.sources().await?;
     let ours = Fingerprint::of(pair.ours.stream().await?).await?;
     same("scan_overwritten", ours, Fingerprint::of(sources.stream().await?).await?)?;

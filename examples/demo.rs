@@ -26,7 +26,7 @@ use text::{File, Rows};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// How long it ingests: with all that follows the demo stays under a minute, optimised or not.
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 20;
 /// How much text goes into the base at first, and into each INSERT after that.
 const BULK: u64 = 16 << 20;
 const STATEMENT: u64 = 2 << 20;
@@ -71,17 +71,18 @@ async fn story(folder: &Path, location: &Path, limit: Duration) -> Result<()> {
     );
     println!("table: {}", location.display());
 
-    // The last tenth is the victim's.
-    let reserved = (files.len() / 10).max(1);
+    // The last tenth is the victim's: more if there are few files, so that it has something to do.
+    let reserved = (files.len() / 10).max(4 * LAST).min(files.len() / 2);
     let (ours, _) = files.split_at(files.len() - reserved);
     let table = Table::open(location).await?;
     let taken = ingest(&table, ours, limit).await?;
     let edited = edit(&table, &ours[..taken]).await?;
     let (rows, bytes) = totals(&table).await?;
     println!("   the table has {} chunks, {} of text", HumanCount(rows), HumanBytes(bytes));
-    let closing = Instant::now();
+    let flushing = Instant::now();
+    table.query("SELECT * FROM lsm_flush('chunks')").await?;
     table.close().await?;
-    println!("   closed, what was in memory is in generations now: {:.1} s", closing.elapsed().as_secs_f64());
+    println!("   flushed: what was in memory is in generations now, {:.1} s", flushing.elapsed().as_secs_f64());
 
     let table = crash(folder, location, &files, files.len() - reserved, rows).await?;
     ask(&table, &ours[..taken], &edited).await?;
@@ -148,7 +149,8 @@ async fn edit(table: &Table, files: &[File]) -> Result<String> {
     let name = |f: &&File| f.path.rsplit('/').next().unwrap_or_default().to_string();
     let readme = files.iter().find(|f| name(f) == "README.md");
     let edited = readme.or(files.first()).map(|f| name(&f)).unwrap_or_default();
-    let deleted = files.get(files.len() / 2).map(|f| f.group().to_string()).unwrap_or_default();
+    let folder = |f: &File| if f.group() == f.path { f.path.clone() } else { format!("{}/", f.group()) };
+    let deleted = files.get(files.len() / 2).map(folder).unwrap_or_default();
     let update = format!(
         "UPDATE chunks SET body = concat('(edited) ', body), bytes = bytes + 9, modified = now() WHERE path LIKE '%{}'",
         escaped(&edited)

@@ -60,6 +60,17 @@ pub trait KeyProbe: Debug + Send + Sync {
     fn superseded(&self, keys: &[arrow::array::ArrayRef]) -> Result<Vec<bool>>;
 }
 
+/// The rows of a lookup and what it took.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The rows.
+    pub rows: RecordBatch,
+    /// Sources that were asked for at least one key.
+    pub probed: usize,
+    /// Older sources that no key had to be asked of.
+    pub skipped: usize,
+}
+
 /// The newest rows of some keys, as one snapshot sees them.
 #[async_trait]
 pub trait PointSource: Debug + Send + Sync {
@@ -67,5 +78,5 @@ pub trait PointSource: Debug + Send + Sync {
     fn label(&self) -> String;
 
     /// The rows that hold the keys, projected, in the order of the keys; a key without a live row is left out.
-    async fn lookup(&self, projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch>;
+    async fn lookup(&self, projection: &[usize], schema: &SchemaRef) -> Result<Found>;
 }

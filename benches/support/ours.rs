@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -83,6 +84,14 @@ impl Ours {
     pub(crate) async fn fill(&self, rows: &[RecordBatch]) -> Result<()> {
         for batch in rows {
             self.table.put(batch.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is left to write in the background.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        while self.table.wal().await?.iter().any(|shard| shard.queued_units > 0 || shard.queued_bytes > 0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
     }

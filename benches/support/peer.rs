@@ -121,6 +121,12 @@ impl Peer {
         Ok(())
     }
 
+    /// Gives the writer the time to write in the background what it holds; it does not tell when it is done.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
+    }
+
     /// Turns the memtable into an SSTable.
     pub(crate) async fn flush(&self) -> Result<()> {
         Ok(self.writer.force_freeze_active().await?.wait().await?)

@@ -23,14 +23,18 @@ pub(crate) struct Testimony {
 
 /// The statements of a victim, each the rows of some `files`: the same ones for whoever asks.
 pub(crate) fn statements(files: &[File]) -> impl Iterator<Item = Result<Rows>> {
-    const ROWS: usize = 300;
-    let mut files = files.iter();
+    // Twenty statements of a small folder, several megabytes' worth of them of a large one.
+    let text = files.iter().map(|f| f.bytes).sum::<u64>() / 20;
+    let text = text.min(512 << 10);
+    let mut files = files.iter().peekable();
     std::iter::from_fn(move || {
+        files.peek()?;
         let mut rows = Rows::default();
-        while rows.len() < ROWS {
-            match files.next()?.rows() {
-                Ok(more) => rows.extend(more),
-                Err(error) => return Some(Err(error)),
+        while rows.text() <= text {
+            match files.next().map(File::rows) {
+                Some(Ok(more)) => rows.extend(more),
+                Some(Err(error)) => return Some(Err(error)),
+                None => break,
             }
         }
         Some(Ok(rows))

@@ -4,7 +4,7 @@
 //! the old generations over the new base, or the other way round. An overwrite of Lance's would drop the MemWAL index,
 //! so the commit is an update of all fragments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -21,6 +21,7 @@ use lance_table::format::Fragment;
 use super::BaseTable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
+use crate::key::Keys;
 use crate::store::from_lance;
 
 impl BaseTable {
@@ -97,8 +98,13 @@ impl BaseTable {
         let schema = Arc::clone(self.schema());
         let logical: SchemaRef = Arc::clone(schema.logical());
         let all: Vec<usize> = (0..logical.fields().len()).collect();
+        let mut seen = HashSet::new();
         let batches = rows.filter_map(move |batch| {
-            let checked = batch.and_then(|batch| Ok(schema.project(&schema.to_stored(&batch)?, &all, &logical)?));
+            let checked = batch.and_then(|batch| {
+                let stored = schema.to_stored(&batch)?;
+                check_keys_are_new(&schema.key().of_batch(&stored)?, &mut seen)?;
+                Ok(schema.project(&stored, &all, &logical)?)
+            });
             std::future::ready(match checked {
                 Ok(batch) if batch.num_rows() == 0 => None,
                 other => Some(other),
@@ -106,6 +112,14 @@ impl BaseTable {
         });
         Box::pin(batches)
     }
+}
+
+/// The keys of all rows are in memory while they are written: the base must not hold one twice.
+fn check_keys_are_new(keys: &Keys, seen: &mut HashSet<Vec<u8>>) -> Result<()> {
+    if keys.iter().all(|key| seen.insert(key.to_bytes())) {
+        return Ok(());
+    }
+    Err(Error::invalid("the rows hold a primary key twice: which of them should stay? Select one row a key"))
 }
 
 /// A commit whose outcome the storage did not tell.

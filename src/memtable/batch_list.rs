@@ -11,8 +11,6 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 
-use crate::error::Result;
-
 /// Slots of a level.
 const FAN: usize = 64;
 /// Levels of tiny batches: one-row puts end in batches of up to FAN^LEVELS rows.
@@ -63,61 +61,72 @@ impl BatchList {
     }
 
     /// Appends rows at position `start`. Only the holder of the memtable's write lock may call this.
-    pub(super) fn append(&self, start: usize, batch: RecordBatch, bytes: usize) -> Result<()> {
+    pub(super) fn append(&self, start: usize, batch: RecordBatch, bytes: usize) {
         let mut taken = self.taken.lock();
         let chunk = Chunk { start, batch };
-        if chunk.batch.num_rows() < ROWS && bytes < BYTES {
-            let layout = self.layout.load();
+        let tiny = chunk.batch.num_rows() < ROWS && bytes < BYTES;
+        if tiny {
             // The slot is free: `taken` counts those set, and only this writer sets them.
-            let _ = layout.levels[0][taken[0]].set(chunk);
+            let _ = self.layout.load().levels[0][taken[0]].set(chunk);
             taken[0] += 1;
             if taken[0] < FAN {
-                return Ok(());
+                return;
             }
-            let mut layout = Layout::clone(&layout);
-            self.merge_up(&mut layout, &mut taken)?;
+            let mut layout = Layout::clone(&self.layout.load());
+            self.merge_up(&mut layout, &mut taken);
             self.layout.store(Arc::new(layout));
         } else {
             let mut layout = Layout::clone(&self.layout.load());
             for level in (0..LEVELS).rev() {
-                if taken[level] > 0 {
-                    let merged = self.merge(&layout.levels[level])?;
-                    layout.finish(merged);
-                    layout.levels[level] = empty_level();
-                    taken[level] = 0;
-                }
+                self.merge(&layout.levels[level]).into_iter().for_each(|merged| layout.finish(merged));
+                layout.levels[level] = empty_level();
+                taken[level] = 0;
             }
             layout.finish(chunk);
             self.layout.store(Arc::new(layout));
         }
-        Ok(())
     }
 
-    /// Moves each full level into one slot of the next, the last into the batches done with.
-    fn merge_up(&self, layout: &mut Layout, taken: &mut [usize; LEVELS]) -> Result<()> {
+    /// Moves each full level into one slot of the next, the last into the batches done with. Levels above the first are
+    /// replaced, never set in place: readers of the old layout would see the rows of the level below twice.
+    fn merge_up(&self, layout: &mut Layout, taken: &mut [usize; LEVELS]) {
         for level in 0..LEVELS {
             if taken[level] < FAN {
                 break;
             }
-            let merged = self.merge(&layout.levels[level])?;
+            let merged = self.merge(&layout.levels[level]);
             layout.levels[level] = empty_level();
             taken[level] = 0;
+            let Ok([merged]) = <[Chunk; 1]>::try_from(merged.clone()) else {
+                // What cannot be merged stays as it is, behind everything older.
+                for above in (level + 1..LEVELS).rev() {
+                    self.merge(&layout.levels[above]).into_iter().for_each(|older| layout.finish(older));
+                    layout.levels[above] = empty_level();
+                    taken[above] = 0;
+                }
+                merged.into_iter().for_each(|chunk| layout.finish(chunk));
+                break;
+            };
             if level + 1 < LEVELS {
-                let next: &[OnceLock<Chunk>; FAN] = &layout.levels[level + 1];
+                let next = <[OnceLock<Chunk>; FAN]>::clone(&layout.levels[level + 1]);
                 // As above: the slot is free.
                 let _ = next[taken[level + 1]].set(merged);
+                layout.levels[level + 1] = Arc::new(next);
                 taken[level + 1] += 1;
             } else {
                 layout.finish(merged);
             }
         }
-        Ok(())
     }
 
-    fn merge(&self, level: &[OnceLock<Chunk>; FAN]) -> Result<Chunk> {
-        let chunks: Vec<&Chunk> = level.iter().map_while(OnceLock::get).collect();
-        let batch = concat_batches(&self.schema, chunks.iter().map(|c| &c.batch))?;
-        Ok(Chunk { start: chunks[0].start, batch })
+    /// The chunks of a level as one, or as they are if they do not fit into one (dictionaries may not).
+    fn merge(&self, level: &[OnceLock<Chunk>; FAN]) -> Vec<Chunk> {
+        let chunks: Vec<Chunk> = level.iter().map_while(OnceLock::get).cloned().collect();
+        let Some(first) = chunks.first() else { return chunks };
+        match concat_batches(&self.schema, chunks.iter().map(|c| &c.batch)) {
+            Ok(batch) => vec![Chunk { start: first.start, batch }],
+            Err(_) => chunks,
+        }
     }
 
     /// The batches that hold rows below `watermark`; the last may reach beyond.
@@ -163,7 +172,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{AsArray, Int64Array};
+    use arrow::array::{Array, AsArray, Int64Array};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
     fn list() -> BatchList {
@@ -173,7 +182,7 @@ mod tests {
     fn append(list: &BatchList, start: usize, rows: usize) {
         let values = Int64Array::from_iter_values(start as i64..(start + rows) as i64);
         let batch = RecordBatch::try_new(Arc::clone(&list.schema), vec![Arc::new(values)]).unwrap();
-        list.append(start, batch, rows * 8).unwrap();
+        list.append(start, batch, rows * 8);
     }
 
     fn check(list: &BatchList, rows: usize) {
@@ -201,6 +210,52 @@ mod tests {
         }
         check(&list, 10_000);
         assert!(list.below(10_000).len() < 2 + LEVELS * FAN);
+    }
+
+    #[test]
+    fn readers_see_each_row_once_while_tiny_batches_merge() {
+        let list = list();
+        let visible = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for row in 0..30_000 {
+                    append(&list, row, 1);
+                    visible.store(row + 1, std::sync::atomic::Ordering::Release);
+                }
+            });
+            loop {
+                let rows = visible.load(std::sync::atomic::Ordering::Acquire);
+                let mut next = 0;
+                for chunk in list.below(rows) {
+                    assert_eq!(chunk.start, next);
+                    next = chunk.end();
+                }
+                assert!(next >= rows);
+                if rows == 30_000 {
+                    break;
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn batches_that_cannot_be_merged_stay_as_they_are() {
+        use arrow::array::DictionaryArray;
+        use arrow::datatypes::Int8Type;
+        let values: Vec<String> = (0..500).map(|i| format!("value {i}")).collect();
+        let of = |value: &String| DictionaryArray::<Int8Type>::from_iter([Some(value.as_str())]);
+        let field = Field::new("d", of(&values[0]).data_type().clone(), true);
+        let schema = Arc::new(Schema::new(vec![field]));
+        let list = BatchList::new(Arc::clone(&schema));
+        for (row, value) in values.iter().enumerate() {
+            list.append(row, RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(of(value))]).unwrap(), 1);
+        }
+        let rows: usize = list.below(500).iter().map(|c| c.batch.num_rows()).sum();
+        assert_eq!(rows, 500);
+        list.with_row(321, |batch, at| {
+            let value = arrow::util::display::array_value_to_string(batch.column(0), at).unwrap();
+            assert_eq!(value, "value 321");
+        });
     }
 
     #[test]

@@ -10,7 +10,6 @@ use super::batch_list::{BatchList, Chunk};
 use super::key_index::KeyIndex;
 use super::row_index::{IndexState, RowIndexFactory};
 use crate::cache::MemoryLease;
-use crate::error::Result;
 use crate::ids::GenerationId;
 use crate::key::{KeyRef, Keys};
 use crate::schema::TableSchema;
@@ -76,20 +75,17 @@ impl MemTable {
 
     /// Appends rows of the stored schema with their keys and returns how many rows the memtable has then. The rows
     /// stay invisible until [`Self::publish`]. Only the holder of the shard's write lock may call this.
-    ///
-    /// # Errors
-    /// `Internal` if a kernel fails; nothing is appended then.
-    pub fn append(&self, rows: RecordBatch, keys: &Keys, bytes: usize) -> Result<usize> {
+    pub fn append(&self, rows: RecordBatch, keys: &Keys, bytes: usize) -> usize {
         let start = self.rows.load(Ordering::Relaxed);
         let count = rows.num_rows();
         let tombstones = rows.column(self.schema.tombstone_index()).as_boolean().clone();
-        self.batches.append(start, rows, bytes)?;
+        self.batches.append(start, rows, bytes);
         let flags = tombstones.values();
         self.keys.append(keys, |i| flags.value(i));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.rows.store(start + count, Ordering::Release);
         self.lease.set(self.memory());
-        Ok(start + count)
+        start + count
     }
 
     /// Makes the rows below `watermark` visible. Watermarks only rise.

@@ -220,14 +220,14 @@ mod tests {
         ]);
         let stored = table.schema().to_stored(&rows.unwrap()).unwrap();
         let keys = table.schema().key().of_batch(&stored).unwrap();
-        table.append(stored, &keys, 100).unwrap();
+        table.append(stored, &keys, 100);
         table.publish(table.rows());
     }
 
     fn delete(table: &MemTable, id: i64) {
         let stored = table.schema().tombstones(&[Arc::new(Int64Array::from(vec![id]))]).unwrap();
         let keys = table.schema().key().of_batch(&stored).unwrap();
-        table.append(stored, &keys, 10).unwrap();
+        table.append(stored, &keys, 10);
         table.publish(table.rows());
     }
 

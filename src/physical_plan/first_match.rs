@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result as DfResult, internal_err};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
@@ -65,9 +65,15 @@ impl ExecutionPlan for FirstMatchExec {
         }
         let (source, projection, schema) =
             (Arc::clone(&self.source), self.projection.clone(), Arc::clone(&self.schema));
-        let rows =
-            stream::once(async move { source.lookup(&projection, &schema).await.map_err(DataFusionError::from) })
-                .try_filter(|batch| future::ready(batch.num_rows() > 0));
+        let probed = MetricBuilder::new(&self.metrics).counter("sources_probed", partition);
+        let skipped = MetricBuilder::new(&self.metrics).counter("sources_skipped", partition);
+        let rows = stream::once(async move {
+            let found = source.lookup(&projection, &schema).await.map_err(DataFusionError::from)?;
+            probed.add(found.probed);
+            skipped.add(found.skipped);
+            Ok(found.rows)
+        })
+        .try_filter(|batch| future::ready(batch.num_rows() > 0));
         Ok(leaf::counted(Arc::clone(&self.schema), rows, &self.metrics, partition))
     }
 

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use crate::block_list::BlockLists;
 use crate::error::Result;
 use crate::key::Keys;
-use crate::source::PointSource;
-use crate::version::Snapshot;
+use crate::source::{Found, PointSource};
+use crate::version::{ShardVersion, Snapshot};
 
 /// A lookup of keys in a snapshot, for plans.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl PointSource for PointLookup {
         format!("keys={}", self.keys[0].len())
     }
 
-    async fn lookup(&self, projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+    async fn lookup(&self, projection: &[usize], schema: &SchemaRef) -> Result<Found> {
         lookup(&self.snapshot, &self.lists, &self.keys, projection, schema).await
     }
 }
@@ -58,9 +58,9 @@ pub async fn lookup(
     keys: &[ArrayRef],
     projection: &[usize],
     schema: &SchemaRef,
-) -> Result<RecordBatch> {
+) -> Result<Found> {
     let images = snapshot.version().base.schema().key().of_columns(keys)?;
-    let (mut places, missing) = locate_fresh(snapshot, &images)?;
+    let Located { mut places, missing, probed } = locate_fresh(snapshot, &images)?;
     let from_base = match base_rows(snapshot, lists, &images, &missing).await? {
         InBase::At(rows) => {
             for (i, row) in rows {
@@ -73,7 +73,10 @@ pub async fn lookup(
             Some((rows, which.into_iter().map(|w| missing[w]).collect()))
         }
     };
-    gather(snapshot, &places, from_base, projection, schema).await
+    let sources = 1 + snapshot.shards().map(|(s, memtables)| memtables.len() + s.generations.len()).sum::<usize>();
+    let probed = probed + usize::from(!missing.is_empty());
+    let rows = gather(snapshot, &places, from_base, projection, schema).await?;
+    Ok(Found { rows, probed, skipped: sources - probed })
 }
 
 /// Whether each of `keys` (the key columns in key order, no NULL) has a live row.
@@ -82,7 +85,7 @@ pub async fn lookup(
 /// As [`lookup`].
 pub async fn present(snapshot: &Snapshot, lists: &BlockLists, keys: &[ArrayRef]) -> Result<Vec<bool>> {
     let images = snapshot.version().base.schema().key().of_columns(keys)?;
-    let (places, missing) = locate_fresh(snapshot, &images)?;
+    let Located { places, missing, .. } = locate_fresh(snapshot, &images)?;
     let mut present: Vec<bool> = places.iter().map(Option::is_some).collect();
     match base_rows(snapshot, lists, &images, &missing).await? {
         InBase::At(rows) => rows.iter().for_each(|(i, _)| present[*i] = true),
@@ -94,21 +97,30 @@ pub async fn present(snapshot: &Snapshot, lists: &BlockLists, keys: &[ArrayRef])
     Ok(present)
 }
 
-/// Where the keys are outside the base, and which of them no source but the base can hold.
-fn locate_fresh(snapshot: &Snapshot, images: &Keys) -> Result<(Vec<Option<Place>>, Vec<usize>)> {
-    let mut places = vec![None; images.len()];
-    let mut missing = Vec::new();
+/// Where keys are outside the base.
+struct Located {
+    places: Vec<Option<Place>>,
+    /// Keys that no source but the base can hold.
+    missing: Vec<usize>,
+    /// Sources that were asked for the key that took most.
+    probed: usize,
+}
+
+fn locate_fresh(snapshot: &Snapshot, images: &Keys) -> Result<Located> {
+    let mut located = Located { places: vec![None; images.len()], missing: Vec::new(), probed: 0 };
     for i in 0..images.len() {
-        match find_fresh(snapshot, images, i) {
-            Found::Row(place) => places[i] = Some(place),
-            Found::Deleted => {}
-            Found::Nowhere => missing.push(i),
+        let (whereabouts, probed) = find_fresh(snapshot, images, i)?;
+        located.probed = located.probed.max(probed);
+        match whereabouts {
+            Whereabouts::Row(place) => located.places[i] = Some(place),
+            Whereabouts::Deleted => {}
+            Whereabouts::Nowhere => located.missing.push(i),
         }
     }
-    if !missing.is_empty() {
+    if !located.missing.is_empty() {
         snapshot.check()?;
     }
-    Ok((places, missing))
+    Ok(located)
 }
 
 /// What is known of keys in the base without reading rows.
@@ -137,34 +149,47 @@ fn picked(keys: &[ArrayRef], rows: &[usize]) -> Result<Vec<ArrayRef>> {
     keys.iter().map(|c| Ok(take(c, &rows, None)?)).collect()
 }
 
-enum Found {
+enum Whereabouts {
     Row(Place),
     Deleted,
     Nowhere,
 }
 
 /// Looks for key `i` in every source but the base. All shards are asked: the shard of a key is a matter of writing.
-fn find_fresh(snapshot: &Snapshot, keys: &Keys, i: usize) -> Found {
+fn find_fresh(snapshot: &Snapshot, keys: &Keys, i: usize) -> Result<(Whereabouts, usize)> {
     let key = keys.get(i);
     let hash = key.hash();
+    let mut probed = 0;
     for (s, (shard, memtables)) in snapshot.shards().enumerate() {
         for (m, memtable) in memtables.iter().enumerate() {
+            probed += 1;
             match memtable.find(key, hash) {
-                Some((_, true)) => return Found::Deleted,
-                Some((row, false)) => return Found::Row(Place::MemTable { shard: s, memtable: m, row }),
+                Some((_, true)) => return found(shard, Whereabouts::Deleted, probed),
+                Some((row, false)) => {
+                    return found(shard, Whereabouts::Row(Place::MemTable { shard: s, memtable: m, row }), probed);
+                }
                 None => {}
             }
         }
         for (g, generation) in shard.generations.iter().enumerate() {
+            probed += 1;
             if let Some(row) = generation.keys().get(key, hash) {
                 if generation.keys().tombstones().contains(row) {
-                    return Found::Deleted;
+                    return found(shard, Whereabouts::Deleted, probed);
                 }
-                return Found::Row(Place::Generation { shard: s, generation: g, row });
+                return found(shard, Whereabouts::Row(Place::Generation { shard: s, generation: g, row }), probed);
             }
         }
     }
-    Found::Nowhere
+    Ok((Whereabouts::Nowhere, probed))
+}
+
+/// A damaged shard may hold a newer version of the key where it cannot be read.
+fn found(shard: &ShardVersion, whereabouts: Whereabouts, probed: usize) -> Result<(Whereabouts, usize)> {
+    match &shard.damage {
+        Some(error) => Err(error.clone()),
+        None => Ok((whereabouts, probed)),
+    }
 }
 
 /// Takes the rows, source by source, and brings them into the order of the keys.

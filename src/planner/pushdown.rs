@@ -100,6 +100,14 @@ pub fn key_filter(key: &PrimaryKey, filters: &[Expr]) -> Option<(Vec<ArrayRef>, 
     Some((arrays, used))
 }
 
+/// Whether the filter is `column = literal`, the literal not NULL.
+pub fn is_equality(filter: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else { return false };
+    let value = |e: &Expr| literal(e).is_some_and(|v| !v.is_null());
+    let column = |e: &Expr| matches!(e, Expr::Column(_));
+    (column(left) && value(right)) || (value(left) && column(right))
+}
+
 /// The distinct values that a filter allows a column, if it allows only some.
 fn pinned(filter: &Expr, column: &str, data_type: &DataType) -> Option<Vec<ScalarValue>> {
     let is_column = |e: &Expr| matches!(e, Expr::Column(c) if c.name == column);

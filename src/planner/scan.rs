@@ -50,7 +50,6 @@ pub fn plan_scan(
     let pushed: Vec<Expr> =
         filters.iter().filter(|f| support(table, f) != FilterSupport::Unsupported).cloned().collect();
 
-    let mut memtables: Vec<Arc<dyn RowSource>> = Vec::new();
     let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut everything: Vec<KeySource> = Vec::new();
     for (s, (shard, views)) in snapshot.shards().enumerate() {
@@ -58,7 +57,8 @@ pub fn plan_scan(
         let visible: Vec<_> = views.iter().filter(|v| v.watermark() > 0).collect();
         for (newer, view) in visible.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..newer].into();
-            memtables.push(Arc::new(MemTableRows::new(Arc::clone(lists), (*view).clone(), newer)));
+            let rows: Arc<dyn RowSource> = Arc::new(MemTableRows::new(Arc::clone(lists), (*view).clone(), newer));
+            arms.push(Arc::new(MemTableScanExec::new(vec![rows], projection.to_vec(), Arc::clone(&schema))));
         }
         for (g, generation) in shard.generations.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..visible.len() + g].into();
@@ -77,9 +77,6 @@ pub fn plan_scan(
         let scan = base.scan(&columns, &pushed)?;
         let label = format!("base {}", base.version());
         arms.push(Arc::new(BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema))));
-    }
-    if !memtables.is_empty() {
-        arms.insert(0, Arc::new(MemTableScanExec::new(memtables, projection.to_vec(), Arc::clone(&schema))));
     }
     if let Some(limit) = limit {
         arms = arms.into_iter().map(|arm| Arc::new(LocalLimitExec::new(arm, limit)) as _).collect();

@@ -61,10 +61,11 @@ impl TableProviderFactory for LsmTableFactory {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{Int64Array, RecordBatch, RecordBatchIterator, StringArray};
-    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
     use super::super::fixture::{Fixture, run};
     use super::*;
+    use crate::base::CreateSpec;
     use crate::error::ErrorKind;
 
     /// A plain Lance dataset `(id, v)`.
@@ -121,5 +122,42 @@ mod tests {
         run(&session, "DROP TABLE t").await.unwrap();
         run(&session, &create).await.unwrap();
         assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["2"]);
+    }
+
+    #[tokio::test]
+    async fn columns_that_sql_cannot_declare_are_written_and_read_with_sql() {
+        let fixture = Fixture::new();
+        let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        let schema = Schema::new(vec![
+            Field::new("id", DataType::FixedSizeBinary(2), false),
+            Field::new("d", dictionary, true),
+            Field::new("l", DataType::LargeUtf8, true),
+            Field::new("t", DataType::Time64(TimeUnit::Microsecond), true),
+        ]);
+        let create = CreateSpec {
+            schema: Arc::new(schema),
+            key: vec!["id".into()],
+            shards: 1,
+            shard_column: None,
+            defaults: std::collections::HashMap::new(),
+        };
+        let request = OpenRequest { uri: fixture.path("t"), create: Some(create), ..OpenRequest::default() };
+        let table = fixture.engine.open(request).await.unwrap();
+        let session = fixture.another().await;
+        drop(table);
+        let insert = "INSERT INTO t VALUES (X'0001', 'a', 'x', TIME '12:34:56'), (X'00ff', NULL, NULL, NULL), \
+                      (X'0100', 'a', 'y', NULL)";
+        assert_eq!(run(&session, insert).await.unwrap(), ["3"]);
+        for flushed in [false, true] {
+            if flushed {
+                run(&session, "SELECT * FROM lsm_flush('t')").await.unwrap();
+            }
+            let rows = run(&session, "SELECT * FROM t ORDER BY id").await.unwrap();
+            assert_eq!(rows, ["0001 a x 12:34:56", "00ff NULL NULL NULL", "0100 a y NULL"], "flushed: {flushed}");
+            assert_eq!(run(&session, "SELECT count(*) FROM t WHERE d = 'a'").await.unwrap(), ["2"]);
+        }
+        assert_eq!(run(&session, "UPDATE t SET d = 'b' WHERE l = 'y'").await.unwrap(), ["1"]);
+        assert_eq!(run(&session, "DELETE FROM t WHERE d IS NULL").await.unwrap(), ["1"]);
+        assert_eq!(run(&session, "SELECT d, l FROM t ORDER BY id").await.unwrap(), ["a x", "b y"]);
     }
 }

@@ -223,6 +223,61 @@ mod tests {
         assert_eq!(plan.metrics().unwrap().sum_by_name("conflicts").unwrap().as_usize(), 1);
     }
 
+    /// Plans `sql`, lets `meanwhile` happen, executes the plan and returns its count and whether it conflicted.
+    async fn overtaken(fixture: &Fixture, sql: &str, meanwhile: &[&str]) -> (Vec<String>, bool) {
+        let session = fixture.another().await;
+        let frame = session.sql(sql).await.unwrap();
+        let (context, plan) = (frame.task_ctx(), frame.create_physical_plan().await.unwrap());
+        for statement in meanwhile {
+            run(&session, statement).await.unwrap();
+        }
+        let rows = datafusion::physical_plan::collect(Arc::clone(&plan), Arc::new(context)).await.unwrap();
+        let conflicts = plan.metrics().unwrap().sum_by_name("conflicts").is_some_and(|n| n.as_usize() > 0);
+        (super::super::fixture::text(&rows), conflicts)
+    }
+
+    #[tokio::test]
+    async fn a_conflict_is_seen_through_flushes_and_replacements() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(3).await;
+        let flush = "SELECT * FROM lsm_flush('t')";
+        let increment = "UPDATE t SET n = n + 1";
+        // Changed, then flushed.
+        let meanwhile = ["UPDATE t SET n = 10 WHERE id = 1", flush];
+        assert_eq!(overtaken(&fixture, increment, &meanwhile).await, (vec!["3".into()], true));
+        assert_eq!(run(&session, "SELECT id, n FROM t ORDER BY id").await.unwrap(), ["1 11", "2 1", "3 1"]);
+        // Flushed alone is no change.
+        run(&session, "UPDATE t SET n = 0").await.unwrap();
+        assert_eq!(overtaken(&fixture, increment, &[flush]).await, (vec!["3".into()], false));
+        // Replaced by other rows, or by nothing.
+        let meanwhile = ["INSERT OVERWRITE t VALUES (1, 100), (7, 700)"];
+        assert_eq!(overtaken(&fixture, increment, &meanwhile).await.0, ["2"]);
+        assert_eq!(run(&session, "SELECT id, n FROM t ORDER BY id").await.unwrap(), ["1 101", "7 701"]);
+        assert_eq!(overtaken(&fixture, "DELETE FROM t WHERE n > 0", &["TRUNCATE TABLE t"]).await.0, ["0"]);
+        assert_eq!(overtaken(&fixture, increment, &["INSERT INTO t VALUES (1, 0)"]).await.0, ["0"]);
+        // Deleted and inserted again.
+        let meanwhile = ["DELETE FROM t", "INSERT INTO t VALUES (1, 5)"];
+        assert_eq!(overtaken(&fixture, increment, &meanwhile).await, (vec!["1".into()], true));
+        assert_eq!(run(&session, "SELECT id, n FROM t").await.unwrap(), ["1 6"]);
+    }
+
+    #[tokio::test]
+    async fn an_upsert_needs_no_snapshot_and_an_insert_checks_when_it_writes() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(1).await;
+        let insert = "INSERT INTO t VALUES (1, 7), (2, 7)";
+        assert_eq!(overtaken(&fixture, insert, &["INSERT INTO t VALUES (2, 3)"]).await, (vec!["2".into()], false));
+        run(&session, "DELETE FROM t").await.unwrap();
+        let other = fixture.another().await;
+        run(&other, "SET lsm.on_conflict = 'ignore'").await.unwrap();
+        let plan = other.sql(insert).await.unwrap();
+        let (context, plan) = (plan.task_ctx(), plan.create_physical_plan().await.unwrap());
+        run(&session, "INSERT INTO t VALUES (2, 3)").await.unwrap();
+        let rows = datafusion::physical_plan::collect(plan, Arc::new(context)).await.unwrap();
+        assert_eq!(super::super::fixture::text(&rows), ["1"]);
+        assert_eq!(run(&session, "SELECT id, n FROM t ORDER BY id").await.unwrap(), ["1 7", "2 3"]);
+    }
+
     /// Gives one batch and then nothing, for ever.
     #[derive(Debug)]
     struct Stuck(SchemaRef);

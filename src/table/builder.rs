@@ -188,7 +188,7 @@ impl TableBuilder {
                     io.delete_dir("").await?;
                     opener.forget(io.uri()).await;
                 } else if let Some(base) = BaseTable::open(opener, io).await? {
-                    Self::verify(&base, spec, io)?;
+                    self.verify(&base, spec, io)?;
                     return Ok(base);
                 }
                 Self::check_may_write(settings)?;
@@ -212,7 +212,7 @@ impl TableBuilder {
     }
 
     /// A table that is there must be the one that is declared.
-    fn verify(base: &BaseTable, spec: &CreateSpec, io: &ObjectIo) -> Result<()> {
+    fn verify(&self, base: &BaseTable, spec: &CreateSpec, io: &ObjectIo) -> Result<()> {
         let there = base.schema();
         let differs = |what: &str, is: String, declared: String| {
             Err(Error::invalid(format!("the table that is there has {what} {is}, {declared} was declared"))
@@ -230,7 +230,8 @@ impl TableBuilder {
             return differs("the columns", columns(there), columns(&declared));
         }
         let shards = base.sharding().shards.len();
-        if spec.shards as usize != shards {
+        let said = spec.shards != 1 || self.options.iter().any(|(name, _)| name == "lsm.shards");
+        if said && spec.shards as usize != shards {
             return differs("this many shards:", shards.to_string(), spec.shards.to_string());
         }
         Ok(())
@@ -255,6 +256,7 @@ impl TableBuilder {
             active: memtable(),
             frozen: Vec::new(),
             generations: Vec::new(),
+            foreign_changes: 0,
             damage: None,
         });
         let version = Version { shards: shards.collect(), base, replacements: 0 };
@@ -306,13 +308,13 @@ impl TableBuilder {
                 supervisor.spawn_until("index", |stop| writer.run_index(which, stop));
             }
             let writer = Arc::clone(writer);
-            supervisor.spawn_until("wal", |stop| writer.run_wal(stop));
+            supervisor.spawn_draining("wal", |stop| writer.run_wal(stop));
         }
-        try_join_all(writers.iter().map(|w| w.open())).await?;
         let shards = Arc::new(ShardSet::new(Arc::clone(&context), writers));
+        try_join_all(shards.shards().iter().map(|w| w.open())).await?;
         let holder: Weak<ShardSet> = Arc::downgrade(&shards);
         budget.register(holder);
-        Ok(LsmTable::start(Parts { io, settings, control, shards, events, clock, supervisor }))
+        Ok(LsmTable::start(Parts { io, settings, control, shards, context, clock, supervisor }))
     }
 }
 

@@ -13,17 +13,15 @@ use futures::TryStreamExt;
 use super::builder::TableBuilder;
 use super::keys;
 use super::statement::{Statement, StatementKind};
-use crate::base::BaseTable;
 use crate::clock::Clock;
-use crate::error::{Error, Result};
-use crate::events::EventListener;
+use crate::error::Result;
 use crate::planner::{self, FilterSupport};
 use crate::schema::TableSchema;
 use crate::settings::{Ack, OnConflict, Settings};
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
 use crate::version::{Snapshot, VersionControl};
-use crate::writer::{PendingWrite, ShardSet};
+use crate::writer::{PendingWrite, ShardSet, WriterContext};
 
 /// An open table. Dropping the last reference ends its tasks; acknowledged rows are in the WAL.
 #[derive(Debug)]
@@ -33,7 +31,7 @@ pub struct LsmTable {
     pub(super) control: Arc<VersionControl>,
     pub(super) shards: Arc<ShardSet>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) events: Arc<dyn EventListener>,
+    pub(super) context: Arc<WriterContext>,
     supervisor: Supervisor,
 }
 
@@ -43,17 +41,16 @@ pub(super) struct Parts {
     pub(super) settings: Settings,
     pub(super) control: Arc<VersionControl>,
     pub(super) shards: Arc<ShardSet>,
-    pub(super) events: Arc<dyn EventListener>,
+    pub(super) context: Arc<WriterContext>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) supervisor: Supervisor,
 }
 
 impl LsmTable {
     pub(super) fn start(parts: Parts) -> Arc<Self> {
-        let Parts { io, settings, control, shards, events, clock, supervisor } = parts;
+        let Parts { io, settings, control, shards, context, clock, supervisor } = parts;
         if let Some(every) = settings.base_refresh.filter(|d| !d.is_zero()) {
-            let refresh =
-                Refresh { control: Arc::clone(&control), shards: Arc::clone(&shards), events: Arc::clone(&events) };
+            let refresh = Refresh { context: Arc::clone(&context), shards: Arc::clone(&shards) };
             supervisor.spawn("refresh", async move {
                 loop {
                     tokio::time::sleep(every).await;
@@ -63,7 +60,7 @@ impl LsmTable {
                 }
             });
         }
-        Arc::new(Self { io, settings, control, shards, clock, events, supervisor })
+        Arc::new(Self { io, settings, control, shards, clock, context, supervisor })
     }
 
     /// Opens the table at `uri`.
@@ -185,7 +182,8 @@ impl LsmTable {
     async fn lookup(&self, keys: &[ArrayRef], table: &TableSchema) -> Result<RecordBatch> {
         let projection: Vec<usize> = (0..table.logical().fields().len()).collect();
         let snapshot = self.control.snapshot();
-        planner::lookup(&snapshot, self.control.block_lists(), keys, &projection, table.logical()).await
+        let found = planner::lookup(&snapshot, self.control.block_lists(), keys, &projection, table.logical()).await?;
+        Ok(found.rows)
     }
 
     /// Plans a scan of `snapshot`: the logical columns `projection` (all if `None`) of rows that pass `filters` as far
@@ -208,9 +206,16 @@ impl LsmTable {
         let table = self.table_schema();
         let owned: Vec<Expr> = filters.iter().map(|f| (*f).clone()).collect();
         match planner::key_filter(table.key(), &owned) {
-            Some((_, used)) => {
-                used.iter().map(|u| if *u { FilterSupport::Exact } else { FilterSupport::Unsupported }).collect()
-            }
+            // Only what the optimizer cannot write in another form is a promise: the scan looks at it again.
+            Some((_, used)) => used
+                .iter()
+                .zip(filters)
+                .map(|(used, filter)| match (used, planner::is_equality(filter)) {
+                    (true, true) => FilterSupport::Exact,
+                    (true, false) => FilterSupport::Inexact,
+                    (false, _) => FilterSupport::Unsupported,
+                })
+                .collect(),
             None => filters.iter().map(|f| planner::support(&table, f)).collect(),
         }
     }
@@ -249,11 +254,7 @@ impl LsmTable {
     /// # Errors
     /// `Invalid` if the table was replaced by another; what reading raises.
     pub async fn refresh(&self) -> Result<()> {
-        let refresh = Refresh {
-            control: Arc::clone(&self.control),
-            shards: Arc::clone(&self.shards),
-            events: Arc::clone(&self.events),
-        };
+        let refresh = Refresh { context: Arc::clone(&self.context), shards: Arc::clone(&self.shards) };
         refresh.run().await
     }
 
@@ -275,33 +276,18 @@ impl LsmTable {
 /// Looking for what others committed.
 #[derive(Debug)]
 struct Refresh {
-    control: Arc<VersionControl>,
+    context: Arc<WriterContext>,
     shards: Arc<ShardSet>,
-    events: Arc<dyn EventListener>,
 }
 
 impl Refresh {
+    /// Looks at everything, whatever fails, and tells the first failure.
     async fn run(&self) -> Result<()> {
-        let base = self.control.current().base.clone();
-        if let Some(newer) = base.refresh().await? {
-            self.adopt(newer)?;
-        }
+        let mut result = self.context.refresh_base().await;
         for shard in self.shards.shards() {
-            shard.refresh().await?;
+            let refreshed = shard.refresh().await;
+            result = result.and(refreshed);
         }
-        Ok(())
-    }
-
-    /// Takes another version of the base and drops the generations it contains, in one step.
-    fn adopt(&self, newer: Arc<BaseTable>) -> Result<()> {
-        let known = self.control.current();
-        if newer.schema().logical() != known.base.schema().logical() {
-            return Err(Error::invalid("the columns of the table were changed: open it again")
-                .with_context("version", newer.version()));
-        }
-        let version = newer.version();
-        self.shards.adopt_base(newer);
-        self.events.on_base_refresh(version);
-        Ok(())
+        result
     }
 }

@@ -53,13 +53,17 @@ pub(super) fn find_in_memory(
         version.shards.iter().find_map(|shard| {
             std::iter::once(&shard.active).chain(&shard.frozen).find_map(|memtable: &Arc<MemTable>| {
                 let watermark = memtable.visible();
-                memtable
-                    .find(key, hash, watermark)
-                    .map(|(row, deleted)| (Arc::clone(memtable), watermark, row, deleted))
+                {
+                    let (row, deleted) = memtable.find(key, hash, watermark)?;
+                    Some((Arc::clone(memtable), watermark, row, deleted, shard.damage.clone()))
+                }
             })
         })
     });
-    let Some((memtable, watermark, row, deleted)) = found else { return Ok(None) };
+    let Some((memtable, watermark, row, deleted, damage)) = found else { return Ok(None) };
+    if let Some(error) = damage {
+        return Err(error);
+    }
     if deleted {
         return Ok(Some(None));
     }

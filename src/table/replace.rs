@@ -33,11 +33,21 @@ impl LsmTable {
         }
         let base = self.control.current().base.clone();
         let base = base.refresh().await?.unwrap_or(base);
-        let base = base.replace(rows, &compacted).await?;
+        // Before the commit: whoever read the old rows must not write them back, whatever becomes of this future.
+        self.control.update(|version| version.replacements += 1);
+        let base = match base.replace(rows, &compacted).await {
+            Ok(base) => base,
+            Err(error) => {
+                // It may have come through after all.
+                if let Err(error) = self.context.refresh_base().await {
+                    tracing::warn!(%error, "the base could not be read after a failed commit");
+                }
+                return Err(error);
+            }
+        };
         let rows = base.rows() as u64;
         self.control.update(|version| {
             version.base = base;
-            version.replacements += 1;
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
         for (shard, generation) in compacted {

@@ -122,7 +122,8 @@ impl Statement {
 
     /// As [`finish`](Self::finish), but returns as soon as the rows are accepted.
     pub(super) async fn submit(mut self) -> Result<PendingWrite> {
-        self.write().await
+        let pending = self.write().await?;
+        Ok(pending.behind(self.written))
     }
 
     async fn settle(&mut self, pending: PendingWrite) -> Result<()> {

@@ -30,6 +30,8 @@ pub struct BackgroundTask {
     name: &'static str,
     stop: watch::Sender<bool>,
     handle: JoinHandle<()>,
+    /// Dropped, it is told to stop and left to finish, instead of being aborted.
+    drains: bool,
 }
 
 impl BackgroundTask {
@@ -47,7 +49,11 @@ impl BackgroundTask {
 
 impl Drop for BackgroundTask {
     fn drop(&mut self) {
-        self.handle.abort();
+        if self.drains {
+            self.stop.send_replace(true);
+        } else {
+            self.handle.abort();
+        }
     }
 }
 
@@ -132,6 +138,27 @@ impl Supervisor {
         F: FnOnce(Stop) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        self.start(name, run, false);
+    }
+
+    /// As [`spawn_until`](Self::spawn_until), for a task that must finish what it has even when its supervisor is
+    /// dropped: it is told to stop then, and must end soon.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn spawn_draining<F, Fut>(&self, name: &'static str, run: F)
+    where
+        F: FnOnce(Stop) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.start(name, run, true);
+    }
+
+    fn start<F, Fut>(&self, name: &'static str, run: F, drains: bool)
+    where
+        F: FnOnce(Stop) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
         let mut tasks = self.tasks.lock();
         if tasks.stopped {
             return;
@@ -153,7 +180,7 @@ impl Supervisor {
             }
         });
         tasks.running.retain(|task| !task.handle.is_finished());
-        tasks.running.push(BackgroundTask { name, stop, handle });
+        tasks.running.push(BackgroundTask { name, stop, handle, drains });
     }
 
     /// Stops all tasks, newest first, each awaited before the next is told. Starting more afterwards does nothing.

@@ -36,6 +36,8 @@ pub struct ShardVersion {
     pub frozen: Vec<Arc<MemTable>>,
     /// Generations not yet in the base, newest first.
     pub generations: Vec<Arc<Generation>>,
+    /// How often rows of other processes came in a way that tells no key: a snapshot of before proves nothing after.
+    pub foreign_changes: u64,
     /// Why the shard's rows cannot be read completely.
     pub damage: Option<Error>,
 }
@@ -55,8 +57,8 @@ impl Version {
 pub struct VersionControl {
     current: ArcSwap<Version>,
     update: Mutex<()>,
-    /// Held shared while rows become visible and exclusively while the watermarks of several shards are read, so that
-    /// a statement over several shards is seen as a whole. A table of one shard needs neither.
+    /// Held shared while rows become visible and exclusively for the moment in which a snapshot reads the version and
+    /// the watermarks, so that a statement over several memtables is seen as a whole.
     gate: RwLock<()>,
     lists: Arc<BlockLists>,
 }
@@ -87,8 +89,8 @@ impl VersionControl {
         self.lists.retain(&live);
     }
 
-    /// Makes rows visible: `(memtable, watermark)` for each memtable, oldest first within a shard. All together as
-    /// far as snapshots of several shards are concerned.
+    /// Makes rows visible: `(memtable, watermark)` for each memtable, oldest first within a shard. Snapshots see all of
+    /// it or nothing.
     pub fn publish<'a>(&self, rows: impl IntoIterator<Item = (&'a Arc<MemTable>, usize)>) {
         let _together = self.gate.read();
         for (memtable, watermark) in rows {
@@ -98,8 +100,7 @@ impl VersionControl {
 
     /// What a reader sees now.
     pub fn snapshot(&self) -> Snapshot {
-        let several = self.with(|v| v.shards.len() > 1);
-        let _alone = several.then(|| self.gate.write());
+        let _alone = self.gate.write();
         Snapshot::new(self.current())
     }
 

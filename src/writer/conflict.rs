@@ -36,6 +36,11 @@ pub(super) fn check_unchanged<'a>(
     keys: &Keys,
     memtables: impl Iterator<Item = &'a Arc<MemTable>>,
 ) -> Result<()> {
+    if now.shards[index].foreign_changes != snapshot.version().shards[index].foreign_changes {
+        return Err(Error::conflict(
+            "another process wrote to the table after the statement had read it: run it again",
+        ));
+    }
     let known = snapshot.memtables(index);
     let newest = known[0].generation();
     let mut unseen: Vec<(&Arc<MemTable>, usize)> = memtables

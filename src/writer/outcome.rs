@@ -106,6 +106,12 @@ impl PendingWrite {
         self.rows
     }
 
+    /// The same write as the end of a larger one, of which `rows` were acknowledged before.
+    pub(crate) fn behind(mut self, rows: u64) -> Self {
+        self.rows += rows;
+        self
+    }
+
     /// Waits until the write is acknowledged as the table or session asks, and returns its number of rows.
     ///
     /// # Errors

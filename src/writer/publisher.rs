@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::outcome::Outcome;
-use super::shard::{ShardWriter, Ticket};
+use super::shard::{Core, ShardWriter, Ticket};
+use crate::base::BaseTable;
 use crate::memtable::MemTable;
 use crate::version::VersionControl;
 
@@ -30,20 +31,73 @@ impl Publisher {
         let _ = self.shards.set(shards.iter().map(Arc::downgrade).collect());
     }
 
-    /// Publishes whatever is ready.
+    fn shards(&self) -> Vec<Arc<ShardWriter>> {
+        self.shards.get().into_iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Publishes whatever is ready, and lets go to the flusher what is complete by that.
     pub(super) fn publish(&self) {
-        let Some(shards) = self.shards.get() else { return };
-        let shards: Vec<Arc<ShardWriter>> = shards.iter().filter_map(Weak::upgrade).collect();
+        let shards = self.shards();
+        {
+            let _in_order = self.publishing.lock();
+            let ready = ready_prefixes(&shards);
+            let mut tickets: Vec<Ticket> = Vec::new();
+            // One watermark a memtable: a write of several units is seen as a whole.
+            let mut watermarks: Vec<(Arc<MemTable>, usize)> = Vec::new();
+            for (shard, count) in shards.iter().zip(ready) {
+                for ticket in shard.core.lock().order.drain(..count) {
+                    match watermarks.last_mut().filter(|(m, _)| Arc::ptr_eq(m, &ticket.memtable)) {
+                        Some((_, watermark)) => *watermark = ticket.end,
+                        None => watermarks.push((Arc::clone(&ticket.memtable), ticket.end)),
+                    }
+                    tickets.push(ticket);
+                }
+            }
+            self.control.publish(watermarks.iter().map(|(memtable, watermark)| (memtable, *watermark)));
+            for ticket in &tickets {
+                ticket.outcome.published();
+            }
+        }
+        for shard in &shards {
+            shard.hand_over();
+        }
+    }
+
+    /// Takes the tickets of a shard that failed out of its order, while nothing is being published.
+    pub(super) fn withdraw(&self, shard: &ShardWriter) -> Vec<Ticket> {
         let _in_order = self.publishing.lock();
-        let ready = ready_prefixes(&shards);
-        let mut tickets: Vec<Ticket> = Vec::new();
-        for (shard, count) in shards.iter().zip(ready) {
-            tickets.extend(shard.core.lock().order.drain(..count));
+        shard.core.lock().order.drain(..).collect()
+    }
+
+    /// Takes another version of the base and drops what it contains of generations and of memtables that were read from
+    /// other processes' WALs, in one step.
+    pub(super) fn adopt_base(&self, newer: Arc<BaseTable>) {
+        let shards = self.shards();
+        let mut cores: Vec<MutexGuard<'_, Core>> = shards.iter().map(|s| s.core.lock()).collect();
+        let mut foreign = vec![false; shards.len()];
+        for ((shard, core), foreign) in shards.iter().zip(&mut cores).zip(&mut foreign) {
+            let compacted = newer.compacted(shard.shard());
+            *foreign = core.slots.iter().any(|s| s.memtable.generation() <= compacted);
+            core.slots.retain(|s| s.memtable.generation() > compacted);
+            if core.slots.is_empty() {
+                core.slots.push_back(shard.new_slot(compacted.next()));
+            }
         }
-        self.control.publish(tickets.iter().map(|t| (&t.memtable, t.end)));
-        for ticket in &tickets {
-            ticket.outcome.published();
-        }
+        self.control.update(|version| {
+            if newer.version() <= version.base.version() {
+                return;
+            }
+            for ((shard, core), foreign) in version.shards.iter_mut().zip(&cores).zip(&foreign) {
+                let compacted = newer.compacted(shard.shard);
+                let before = shard.generations.len();
+                shard.generations.retain(|g| g.id() > compacted);
+                shard.foreign_changes += u64::from(*foreign || shard.generations.len() < before);
+                let mut memtables = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable));
+                shard.active = memtables.next().expect("a shard has an active memtable");
+                shard.frozen = memtables.collect();
+            }
+            version.base = newer;
+        });
     }
 
     /// Publishes rows that nothing is before.

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::shard::{Core, Role, ShardWriter, Slot};
 use crate::dataset::conform;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::generation::{Generation, GenerationRecord};
 use crate::ids::{Epoch, GenerationId, WalPosition};
 use crate::manifest::ShardManifest;
@@ -33,6 +33,9 @@ impl ShardWriter {
         let manifest = self.manifest.latest().await?;
         let current = manifest.as_ref().map_or(GenerationId(1), |m| GenerationId(m.current_generation));
         if let Some(manifest) = &manifest {
+            if self.base_is_older_than(manifest) {
+                self.context.refresh_base().await?;
+            }
             self.adopt(manifest).await?;
         }
         let from = self.core.lock().next_position;
@@ -68,6 +71,13 @@ impl ShardWriter {
         }
     }
 
+    /// Whether generations left the manifest that the known base does not contain: then there is a newer base.
+    fn base_is_older_than(&self, manifest: &ShardManifest) -> bool {
+        let compacted = self.context.control.with(|v| v.base.compacted(self.shard)).0;
+        let oldest = manifest.sstables.iter().map(|t| t.generation).min().unwrap_or(manifest.current_generation);
+        oldest > compacted + 1
+    }
+
     /// Takes the generations of `manifest` into the version and drops the memtables they came from, in one step.
     async fn adopt(&self, manifest: &ShardManifest) -> Result<()> {
         let version = self.context.control.current();
@@ -98,6 +108,7 @@ impl ShardWriter {
         generations.sort_by_key(|g| std::cmp::Reverse(g.id()));
         let current = GenerationId(manifest.current_generation);
         let mut core = self.core.lock();
+        let dropped = core.slots.iter().any(|s| s.memtable.generation() < current && s.memtable.rows() > 0);
         core.slots.retain(|s| s.memtable.generation() >= current);
         if core.slots.is_empty() {
             core.slots.push_back(self.new_slot(current));
@@ -107,8 +118,14 @@ impl ShardWriter {
         core.last_position = core.last_position.max(WalPosition(replay_from.0 - 1));
         let memtables: Vec<Arc<MemTable>> = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable)).collect();
         self.context.control.update(|version| {
+            let compacted = version.base.compacted(self.shard);
             let shard = &mut version.shards[self.index];
-            shard.generations = generations;
+            // What this process flushed since the manifest was read stays.
+            let mut now: Vec<_> = shard.generations.iter().filter(|g| g.id() >= current).cloned().collect();
+            now.extend(generations.into_iter().filter(|g| g.id() > compacted));
+            let foreign = now.iter().any(|g| shard.generations.iter().all(|known| known.id() != g.id()));
+            shard.foreign_changes += u64::from(foreign || dropped);
+            shard.generations = now;
             shard.active = Arc::clone(&memtables[0]);
             shard.frozen = memtables[1..].to_vec();
         });
@@ -132,8 +149,15 @@ impl ShardWriter {
                 .with_context("shard", self.shard)
                 .with_context("position", entry.position));
         }
-        let batches = conform(&self.context.schema, &entry.schema, entry.batches)
-            .map_err(|e| e.with_context("shard", self.shard).with_context("position", entry.position))?;
+        let batches = conform(&self.context.schema, &entry.schema, entry.batches).map_err(|error| {
+            let error = match error.kind() {
+                ErrorKind::Invalid => {
+                    Error::corrupt("a WAL entry holds rows that are not the table's").with_source(error)
+                }
+                _ => error,
+            };
+            error.with_context("shard", self.shard).with_context("position", entry.position)
+        })?;
         let rows: usize = batches.iter().map(|b| b.num_rows()).sum();
         if generation > core.active().generation() {
             self.start_generation(&mut core, generation);
@@ -145,7 +169,7 @@ impl ShardWriter {
         for batch in batches {
             let keys = self.context.schema.key().of_batch(&batch)?;
             let bytes = row_bytes(&batch);
-            active.append(batch, &keys, bytes)?;
+            active.append(batch, &keys, bytes);
         }
         let slot = core.active_slot();
         slot.entries += 1;
@@ -170,21 +194,31 @@ impl ShardWriter {
 
     async fn wait_for_memory(&self) -> Result<()> {
         let limit = self.context.settings.memtable_limit.as_usize();
-        loop {
-            let changed = self.context.room.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let core = self.core.lock();
-                if core.slots.len() == 1 || core.memory() < limit {
-                    return Ok(());
+        let wait = async {
+            loop {
+                let changed = self.context.room.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                {
+                    let core = self.core.lock();
+                    if let Role::Failed(error) = &core.role {
+                        return Err(error.clone());
+                    }
+                    if core.slots.len() == 1 || core.memory() < limit {
+                        return Ok(());
+                    }
                 }
-                if let Some(error) = core.slots.iter().find_map(|s| s.flush_error.clone()) {
-                    return Err(error);
-                }
+                changed.await;
             }
-            changed.await;
-        }
+        };
+        tokio::time::timeout(self.context.settings.write_timeout, wait).await.unwrap_or_else(|_| {
+            let failure =
+                Error::backpressure("what was replayed fills the memory and is not flushed in time: try again");
+            Err(match self.flush_error() {
+                Some(error) => failure.with_source(error),
+                None => failure,
+            })
+        })
     }
 }
 

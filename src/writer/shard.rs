@@ -59,6 +59,23 @@ pub struct WriterContext {
 }
 
 impl WriterContext {
+    /// Takes a newer base over, if there is one.
+    ///
+    /// # Errors
+    /// `Invalid` if its columns are others; what reading raises.
+    pub async fn refresh_base(&self) -> Result<()> {
+        let known = Arc::clone(&self.control.current().base);
+        let Some(newer) = known.refresh().await? else { return Ok(()) };
+        if newer.schema().logical() != known.schema().logical() {
+            return Err(Error::invalid("the columns of the table were changed: open it again")
+                .with_context("version", newer.version()));
+        }
+        let version = newer.version();
+        self.publisher.adopt_base(newer);
+        self.events.on_base_refresh(version);
+        Ok(())
+    }
+
     /// An empty memtable.
     pub fn memtable(&self, generation: GenerationId) -> Arc<MemTable> {
         let lease = self.budget.lease();
@@ -312,17 +329,30 @@ impl ShardWriter {
                 "the table was opened with 'lsm.access' = 'read': open it for writing to write",
             ));
         }
-        // What is there is read before anybody is fenced: a shard that cannot be replayed keeps its writer.
-        match self.catch_up(None).await {
-            Err(error) if !self.may_quarantine(&error) => return Err(error),
-            _ => {}
-        }
-        let (epoch, _) = self.manifest.claim(self.spec_id).await?;
+        let unfinished = match self.role() {
+            // An earlier attempt failed or was given up behind its claim: go on with that one.
+            Role::Claiming(epoch) => Some(epoch),
+            _ => None,
+        };
+        let epoch = match unfinished {
+            Some(epoch) => {
+                self.manifest.check_fenced(epoch).await?;
+                epoch
+            }
+            None => {
+                // What is there is read before anybody is fenced: a shard that cannot be replayed keeps its writer.
+                match self.catch_up(None).await {
+                    Err(error) if !self.may_quarantine(&error) => return Err(error),
+                    _ => {}
+                }
+                self.manifest.claim(self.spec_id).await?.0
+            }
+        };
         let result = self.take_over(epoch).await;
-        if let Err(error) = &result {
-            let mut core = self.core.lock();
-            // Another attempt claims anew; a fenced handle never does.
-            core.role = if error.kind() == ErrorKind::Fenced { Role::Failed(error.clone()) } else { Role::Reader };
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Fenced
+        {
+            self.fail(&[], error.clone());
         }
         result.map(|()| epoch)
     }
@@ -343,6 +373,7 @@ impl ShardWriter {
             core.role = Role::Claiming(epoch);
             WalPosition(core.next_position.0.saturating_sub(1))
         };
+        self.context.refresh_base().await?;
         let tip = wal::tip(io, self.shard, hint).await?;
         let appender_at = |position| WalWriter::new(io.clone(), self.shard, epoch, position, Retry::default());
         let mut appender = appender_at(tip);
@@ -363,6 +394,9 @@ impl ShardWriter {
             self.core.lock().quarantined.push(report);
         }
         let mut core = self.core.lock();
+        if let Role::Failed(error) = &core.role {
+            return Err(error.clone());
+        }
         core.next_position = appender.next_position();
         core.role = Role::Writer(epoch);
         drop(core);
@@ -383,10 +417,10 @@ impl ShardWriter {
             && error.context().iter().any(|(name, _)| *name == "position")
     }
 
-    /// Freezes the active memtable if it has rows: an instant swap; the WAL catches up later.
+    /// Freezes the active memtable if it has rows: an instant swap; the WAL catches up later. Only a writer freezes.
     pub fn freeze(self: &Arc<Self>) {
         let mut core = self.core.lock();
-        if core.active().rows() > 0 {
+        if matches!(core.role, Role::Writer(_)) && core.active().rows() > 0 {
             let next = core.active().generation().next();
             self.rotate(&mut core, next);
         }
@@ -483,7 +517,8 @@ impl ShardWriter {
         let frozen = core.slots.len() - 1;
         for i in 0..frozen {
             let slot = &mut core.slots[i];
-            if slot.waiting > 0 {
+            // A generation shows all its rows: those of a write that is not published yet must not be among them.
+            if slot.waiting > 0 || slot.memtable.visible() < slot.memtable.rows() {
                 break;
             }
             if slot.handed_over {
@@ -554,10 +589,10 @@ impl FlushListener for ShardWriter {
         if let Some(slot) = core.slot(memtable) {
             slot.flush_error = Some(error.clone());
         }
-        if finally {
-            core.role = Role::Failed(error.clone());
-        }
         drop(core);
+        if finally {
+            self.fail(&[], error.clone());
+        }
         self.context.events.on_flush_failed(self.shard, memtable.generation(), error);
         self.context.room.notify_waiters();
     }

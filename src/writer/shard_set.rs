@@ -11,7 +11,6 @@ use tokio::time::{Instant, timeout_at};
 use super::conflict::{Check, check_unchanged};
 use super::outcome::{Outcome, PendingWrite};
 use super::shard::{Core, Queued, Role, ShardWriter, Ticket, WriterContext};
-use crate::base::BaseTable;
 use crate::cache::Reclaim;
 use crate::error::{Error, Result};
 use crate::key::Keys;
@@ -56,31 +55,6 @@ impl ShardSet {
     /// Writes and rows since the table was opened.
     pub fn written(&self) -> (u64, u64) {
         (self.writes.load(Ordering::Relaxed), self.rows_written.load(Ordering::Relaxed))
-    }
-
-    /// Takes another version of the base and drops what it contains of generations and of memtables that were read from
-    /// other processes' WALs, in one step.
-    pub fn adopt_base(&self, newer: Arc<BaseTable>) {
-        let mut cores: Vec<MutexGuard<'_, Core>> = self.shards.iter().map(|s| s.core.lock()).collect();
-        for (shard, core) in self.shards.iter().zip(&mut cores) {
-            let compacted = newer.compacted(shard.shard());
-            core.slots.retain(|s| s.memtable.generation() > compacted);
-            if core.slots.is_empty() {
-                core.slots.push_back(shard.new_slot(compacted.next()));
-            }
-        }
-        self.context.control.update(|version| {
-            for (shard, core) in version.shards.iter_mut().zip(&cores) {
-                let compacted = newer.compacted(shard.shard);
-                shard.generations.retain(|g| g.id() > compacted);
-                let mut memtables = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable));
-                shard.active = memtables.next().expect("a shard has an active memtable");
-                shard.frozen = memtables.collect();
-            }
-            if newer.version() > version.base.version() {
-                version.base = newer;
-            }
-        });
     }
 
     /// Keeps every write out until the guard is dropped.
@@ -157,7 +131,9 @@ impl ShardSet {
             }
             let alone = self.shards.len() == 1
                 && ack == Ack::Memory
+                && units.len() == 1
                 && cores[0].order.is_empty()
+                && cores[0].slots.iter().all(|s| s.memtable.visible() == s.memtable.rows())
                 && self.context.indexes.is_empty();
             let waits_for = if ack == Ack::Durable { units.len() } else { 0 };
             let outcome = (!alone).then(|| Outcome::new(waits_for, units.len()));
@@ -169,7 +145,7 @@ impl ShardSet {
                     frozen.push(unit.shard);
                 }
                 let memtable = Arc::clone(core.active());
-                let end = memtable.append(unit.rows.clone(), &unit.keys, unit.bytes)?;
+                let end = memtable.append(unit.rows.clone(), &unit.keys, unit.bytes);
                 match &outcome {
                     None => self.context.publisher.publish_now(&memtable, end),
                     Some(outcome) => core.order.push_back(Ticket {
@@ -225,7 +201,7 @@ impl ShardSet {
             if !queue_is_full && !memory_is_full && !budget_is_full {
                 return Ok(());
             }
-            if memory_is_full && let Some(largest) = self.shards.iter().max_by_key(|s| s.memory()) {
+            if memory_is_full && let Some(largest) = self.shards.iter().max_by_key(|s| s.active_memory()) {
                 largest.freeze_if_alone();
             }
             let changed = async {

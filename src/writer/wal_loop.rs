@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arrow::compute::concat_batches;
 
+use super::outcome::Outcome;
 use super::shard::{Queued, Role, ShardWriter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, WalPosition};
@@ -94,6 +95,16 @@ impl ShardWriter {
     async fn write_group(self: &Arc<Self>, group: Group, appender: &mut WalWriter, stop: &Stop) {
         let entry = match self.encode(&group).await {
             Ok(entry) => entry,
+            Err(_) if group.units.len() > 1 => {
+                // Units that do not fit into one batch (dictionaries may not) get an entry each.
+                let Group { memtable, units, epoch, .. } = group;
+                for unit in units {
+                    let (memtable, bytes) = (Arc::clone(&memtable), unit.bytes);
+                    let alone = Group { memtable, units: vec![unit], bytes, epoch };
+                    Box::pin(self.write_group(alone, appender, stop)).await;
+                }
+                return;
+            }
             Err(error) => return self.fail(&group.units, error),
         };
         let mut attempt = 0;
@@ -150,25 +161,28 @@ impl ShardWriter {
         group.units.iter().filter_map(|u| u.outcome.as_ref()).for_each(|o| o.unit_done());
         self.context.publisher.publish();
         self.context.room.notify_waiters();
-        if group.memtable.is_frozen() {
-            self.hand_over();
-        }
     }
 
     /// Ends the shard's writing: everything queued fails with `error`, and so does every later write.
-    fn fail(&self, units: &[Queued], error: Error) {
+    pub(super) fn fail(&self, units: &[Queued], error: Error) {
         tracing::error!(shard = %self.shard, %error, "a shard cannot be written any more");
-        let (queued, tickets): (Vec<Queued>, Vec<_>) = {
+        let queued: Vec<Queued> = {
             let mut core = self.core.lock();
             core.role = Role::Failed(error.clone());
             core.queued_bytes = 0;
-            (core.queue.drain(..).collect(), core.order.drain(..).collect())
+            core.queue.drain(..).collect()
         };
-        for ticket in &tickets {
-            ticket.outcome.fail(&error);
+        let lost: Vec<&Arc<Outcome>> = units.iter().chain(&queued).filter_map(|u| u.outcome.as_ref()).collect();
+        // What is in the WAL already only waits for another shard or an index: it may still come to be seen.
+        let doubt = Error::indeterminate("the write is durable in part, and its shard failed: read before repeating")
+            .with_context("shard", self.shard)
+            .with_source(error.clone());
+        for ticket in self.context.publisher.withdraw(self) {
+            let is_lost = lost.iter().any(|outcome| Arc::ptr_eq(outcome, &ticket.outcome));
+            ticket.outcome.fail(if is_lost { &error } else { &doubt });
             ticket.outcome.drop_ticket();
         }
-        for outcome in units.iter().chain(&queued).filter_map(|u| u.outcome.as_ref()) {
+        for outcome in lost {
             outcome.unit_done();
         }
         self.context.publisher.publish();

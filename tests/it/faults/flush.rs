@@ -13,7 +13,7 @@ use crate::support::events::Events;
 use crate::support::faults::{ALWAYS, At, Faults};
 use crate::support::key_type::KeyType;
 use crate::support::place::{Place, numbers, quiet};
-use crate::support::rows::{numbered, Rows};
+use crate::support::rows::{Rows, numbered};
 use crate::support::until;
 
 /// What a flush does with storage: the sync of what Lance wrote, and the commit.
@@ -53,7 +53,8 @@ async fn a_failing_flush_keeps_rows_readable_is_shown_and_resumes_by_itself() {
 
         faults.heal();
         events.until("the flush", |c| c.flushes >= 2).await;
-        until("the end of the flush", || table.sources().iter().all(|s| s.state != "failed" && s.state != "frozen")).await;
+        until("the end of the flush", || table.sources().iter().all(|s| s.state != "failed" && s.state != "frozen"))
+            .await;
         check(&place, &table, &expected).await;
         let generations = table.sources().iter().filter(|s| s.kind == "generation").count() as u64;
         assert_eq!(generations, events.counts().flushes);

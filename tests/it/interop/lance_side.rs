@@ -137,8 +137,7 @@ impl Lance {
 
     /// All live rows: these columns, in this order.
     pub(super) async fn scan(&self, columns: &[&str]) -> RecordBatch {
-        let mut scanner =
-            LsmScanner::new(Arc::clone(&self.dataset), self.snapshots().await, self.key_type.names());
+        let mut scanner = LsmScanner::new(Arc::clone(&self.dataset), self.snapshots().await, self.key_type.names());
         for writer in &self.writers {
             let memtables = writer.in_memory_memtable_refs().await.unwrap();
             scanner = scanner.with_in_memory_memtables(writer.shard_id(), memtables);

@@ -307,6 +307,9 @@ impl Run {
         if self.random.random_bool(0.5) {
             // Mostly keys that are free, or nothing would ever be inserted.
             rows.retain(|(key, _)| !self.rows.contains_key(key));
+            if rows.is_empty() {
+                return;
+            }
         }
         let mut fresh: Vec<(u32, Row)> = Vec::new();
         for (key, row) in &rows {

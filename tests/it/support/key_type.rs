@@ -95,9 +95,7 @@ impl KeyType {
                 numbers.iter().zip(texts).map(|(b, a)| a * 7 + (*b + 3) as u32).collect()
             }
             Date => column(0).as_primitive::<Date32Type>().values().iter().map(|v| ((*v + 1000) / 13) as u32).collect(),
-            Decimal => {
-                column(0).as_primitive::<Decimal128Type>().values().iter().map(|v| decimal_back(*v)).collect()
-            }
+            Decimal => column(0).as_primitive::<Decimal128Type>().values().iter().map(|v| decimal_back(*v)).collect(),
             Uuid => {
                 let column = column(0).as_fixed_size_binary();
                 (0..column.len()).map(|i| uuid_back(column.value(i))).collect()

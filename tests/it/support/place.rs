@@ -54,7 +54,12 @@ impl Place {
     }
 
     /// A handle with faults and events.
-    pub(crate) async fn open_with(&self, settings: Settings, hook: &Arc<Faults>, events: &Arc<Events>) -> Arc<LsmTable> {
+    pub(crate) async fn open_with(
+        &self,
+        settings: Settings,
+        hook: &Arc<Faults>,
+        events: &Arc<Events>,
+    ) -> Arc<LsmTable> {
         self.try_open_with(settings, hook, events).await.unwrap()
     }
 
