@@ -12,3 +12,4 @@ mod row_index;
 mod support;
 mod table;
 mod tidy;
+mod torture;
