@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -12,6 +13,9 @@ use tokio::task::JoinHandle;
 
 use super::panic_message;
 use crate::error::{Error, Result};
+
+/// How long a task whose supervisor is gone may take to finish what it has.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Starts background tasks and ends them: in order with [`stop`](Self::stop), at once when dropped.
 pub struct Supervisor {
@@ -142,7 +146,7 @@ impl Supervisor {
     }
 
     /// As [`spawn_until`](Self::spawn_until), for a task that must finish what it has even when its supervisor is
-    /// dropped: it is told to stop then, and must end soon.
+    /// dropped: it is told to stop then, and ended if it takes longer than some seconds.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -164,7 +168,18 @@ impl Supervisor {
             return;
         }
         let (stop, stopped) = watch::channel(false);
+        let mut owner = stopped.clone();
         let future = AssertUnwindSafe(run(Stop(stopped))).catch_unwind();
+        let future = async move {
+            if !drains {
+                return future.await;
+            }
+            tokio::select! {
+                biased;
+                ended = future => ended,
+                () = async { while owner.changed().await.is_ok() {}; tokio::time::sleep(DRAIN).await } => Ok(()),
+            }
+        };
         let failure = self.failure.clone();
         let handle = tokio::spawn(async move {
             if let Err(panic) = future.await {

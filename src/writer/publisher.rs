@@ -1,6 +1,6 @@
 //! Makes appended rows visible: in the order of each shard's writes, and those of one write together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -63,10 +63,14 @@ impl Publisher {
         }
     }
 
-    /// Takes the tickets of a shard that failed out of its order, while nothing is being published.
-    pub(super) fn withdraw(&self, shard: &ShardWriter) -> Vec<Ticket> {
+    /// Takes the chosen tickets of a shard that failed out of its order, while nothing is being published.
+    pub(super) fn withdraw(&self, shard: &ShardWriter, choose: impl Fn(&Ticket) -> bool) -> Vec<Ticket> {
         let _in_order = self.publishing.lock();
-        shard.core.lock().order.drain(..).collect()
+        let mut core = shard.core.lock();
+        let (withdrawn, kept): (VecDeque<Ticket>, VecDeque<Ticket>) =
+            core.order.drain(..).partition(|ticket| choose(ticket));
+        core.order = kept;
+        withdrawn.into()
     }
 
     /// Takes another version of the base and drops what it contains of generations and of memtables that were read from

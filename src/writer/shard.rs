@@ -178,6 +178,8 @@ pub(super) struct Core {
     pub(super) slots: VecDeque<Slot>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) queued_bytes: usize,
+    /// Whether a group is on its way to the WAL.
+    pub(super) in_flight: bool,
     /// Appended rows in order: they become visible in this order.
     pub(super) order: VecDeque<Ticket>,
     /// The next WAL slot to read (as a reader) or write (as the writer).
@@ -256,6 +258,7 @@ impl ShardWriter {
                 slots: VecDeque::from([slot]),
                 queue: VecDeque::new(),
                 queued_bytes: 0,
+                in_flight: false,
                 order: VecDeque::new(),
                 next_position: replay_from,
                 last_position: WalPosition(replay_from.0.saturating_sub(1)),

@@ -89,6 +89,7 @@ impl ShardWriter {
             rows += unit.rows.num_rows();
             units.extend(core.queue.pop_front());
         }
+        core.in_flight = true;
         Some(Group { memtable, units, bytes, epoch })
     }
 
@@ -150,7 +151,8 @@ impl ShardWriter {
             let mut core = self.core.lock();
             core.last_position = position;
             core.next_position = position.next();
-            core.queued_bytes -= group.bytes;
+            core.in_flight = false;
+            core.queued_bytes = core.queued_bytes.saturating_sub(group.bytes);
             if let Some(slot) = core.slot(&group.memtable) {
                 slot.entries += 1;
                 slot.last = position;
@@ -166,20 +168,22 @@ impl ShardWriter {
     /// Ends the shard's writing: everything queued fails with `error`, and so does every later write.
     pub(super) fn fail(&self, units: &[Queued], error: Error) {
         tracing::error!(shard = %self.shard, %error, "a shard cannot be written any more");
-        let queued: Vec<Queued> = {
+        let (queued, in_flight): (Vec<Queued>, bool) = {
             let mut core = self.core.lock();
             core.role = Role::Failed(error.clone());
             core.queued_bytes = 0;
-            core.queue.drain(..).collect()
+            core.in_flight &= units.is_empty();
+            (core.queue.drain(..).collect(), core.in_flight)
         };
         let lost: Vec<&Arc<Outcome>> = units.iter().chain(&queued).filter_map(|u| u.outcome.as_ref()).collect();
         // What is in the WAL already only waits for another shard or an index: it may still come to be seen.
         let doubt = Error::indeterminate("the write is durable in part, and its shard failed: read before repeating")
             .with_context("shard", self.shard)
             .with_source(error.clone());
-        for ticket in self.context.publisher.withdraw(self) {
-            let is_lost = lost.iter().any(|outcome| Arc::ptr_eq(outcome, &ticket.outcome));
-            ticket.outcome.fail(if is_lost { &error } else { &doubt });
+        let is_lost = |outcome: &Arc<Outcome>| lost.iter().any(|other| Arc::ptr_eq(other, outcome));
+        // What is on its way right now, the WAL loop decides on.
+        for ticket in self.context.publisher.withdraw(self, |ticket| !in_flight || is_lost(&ticket.outcome)) {
+            ticket.outcome.fail(if is_lost(&ticket.outcome) { &error } else { &doubt });
             ticket.outcome.drop_ticket();
         }
         for outcome in lost {
