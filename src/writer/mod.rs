@@ -11,10 +11,12 @@ mod publisher;
 mod replay;
 mod shard;
 mod shard_set;
+mod status;
 mod wal_loop;
 
 pub use conflict::Check;
 pub use outcome::PendingWrite;
 pub use publisher::Publisher;
-pub use shard::{MemTableStatus, Role, ShardStatus, ShardWriter, WriterContext};
+pub use shard::{ShardWriter, WriterContext};
 pub use shard_set::{ShardSet, Unit};
+pub use status::{MemTableStatus, Role, ShardStatus};

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::shard::{Core, Role, ShardWriter, Slot};
+use super::shard::{Core, ShardWriter, Slot};
+use super::status::Role;
 use crate::dataset::conform;
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::{Generation, GenerationRecord};

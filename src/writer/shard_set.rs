@@ -10,7 +10,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::conflict::{Check, check_unchanged};
 use super::outcome::{Outcome, PendingWrite};
-use super::shard::{Core, Queued, Role, ShardWriter, Ticket, WriterContext};
+use super::shard::{Core, Queued, ShardWriter, Ticket, WriterContext};
+use super::status::Role;
 use crate::cache::Reclaim;
 use crate::error::{Error, Result};
 use crate::key::Keys;

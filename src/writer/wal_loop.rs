@@ -6,7 +6,8 @@ use std::time::Duration;
 use arrow::compute::concat_batches;
 
 use super::outcome::Outcome;
-use super::shard::{Queued, Role, ShardWriter};
+use super::shard::{Queued, ShardWriter};
+use super::status::Role;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, WalPosition};
 use crate::memtable::MemTable;

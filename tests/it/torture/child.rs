@@ -50,10 +50,7 @@ async fn write_for_ever(session: SessionContext, number: i64, seed: u64, version
         let (what, sql) = match random.random_range(0..10) {
             0..5 => ("insert", format!("INSERT INTO t VALUES {}", values(group, version))),
             5..8 => ("update", format!("UPDATE t SET version = {version} WHERE grp = {group}")),
-            8 => (
-                "update",
-                format!("INSERT INTO t SELECT id, grp, {version}, body || '!' FROM t WHERE grp = {group}"),
-            ),
+            8 => ("update", format!("INSERT INTO t SELECT id, grp, {version}, body || '!' FROM t WHERE grp = {group}")),
             _ => ("delete", format!("DELETE FROM t WHERE grp = {group}")),
         };
         say(&format!("try {group} {version} {what}"));
