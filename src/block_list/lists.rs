@@ -77,12 +77,18 @@ impl KeySource {
 /// Source and how many of its rows count: what a union was made of.
 type Extent = Vec<(SourceId, usize)>;
 
+/// What is known of each older and newer source.
+type Pairs = HashMap<(SourceId, SourceId), Arc<Mutex<Pair>>>;
+
+/// The keys of one version of the base, once they were read.
+type BaseKeys = OnceCell<Option<Arc<KeyMap>>>;
+
 /// The block lists of one table.
 #[derive(Debug)]
 pub struct BlockLists {
-    pairs: Mutex<HashMap<(SourceId, SourceId), Arc<Mutex<Pair>>>>,
+    pairs: Mutex<Pairs>,
     unions: Mutex<HashMap<SourceId, (Extent, Arc<RoaringTreemap>)>>,
-    base_keys: Mutex<Option<(u64, Arc<OnceCell<Option<Arc<KeyMap>>>>)>>,
+    base_keys: Mutex<Option<(u64, Arc<BaseKeys>)>>,
     base_key_bytes: usize,
 }
 

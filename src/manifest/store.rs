@@ -165,6 +165,7 @@ impl ManifestStore {
         Ok(Some(manifest))
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the age of a cached position, not time that anybody decides on")]
     fn remember(&self, manifest: Arc<ShardManifest>) {
         let mut cached = self.cached.lock();
         if cached.as_ref().is_none_or(|(known, _)| known.version <= manifest.version) {

@@ -223,7 +223,7 @@ impl<K: Eq + KeySize> Table<K> {
             next: AtomicU32::new(NONE),
             tombstone,
         });
-        if row % BLOCK == 0 {
+        if row.is_multiple_of(BLOCK) {
             self.dead.push(AtomicU32::new(0));
         }
         if tombstone {

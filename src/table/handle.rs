@@ -187,7 +187,7 @@ impl LsmTable {
     }
 
     /// Plans a scan of `snapshot`: the logical columns `projection` (all if `None`) of rows that pass `filters` as far
-    /// as [`supports_filter`](Self::supports_filter) says.
+    /// as [`supports_filters`](Self::supports_filters) says.
     ///
     /// # Errors
     /// `Corrupt` if a shard is damaged, `Invalid` if a filter cannot be evaluated.

@@ -6,6 +6,8 @@
 //! | base commit | new rows, every generation marked as compacted | the new rows: whoever reads leaves marked generations out |
 //! | trim | the manifests stop naming them | the same |
 
+use std::sync::Arc;
+
 use datafusion::execution::SendableRecordBatchStream;
 
 use super::handle::LsmTable;
@@ -31,7 +33,7 @@ impl LsmTable {
             let newest = shard.manifest().cached().and_then(|m| m.sstables.iter().map(|t| t.generation).max());
             compacted.extend(newest.map(|g| (shard.shard(), GenerationId(g))));
         }
-        let base = self.control.current().base.clone();
+        let base = Arc::clone(&self.control.current().base);
         let base = base.refresh().await?.unwrap_or(base);
         // Before the commit: whoever read the old rows must not write them back, whatever becomes of this future.
         self.control.update(|version| version.replacements += 1);

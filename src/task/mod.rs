@@ -22,7 +22,9 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    #[expect(clippy::disallowed_methods, reason = "this is what everybody else uses")]
+    let joined = tokio::task::spawn_blocking(work).await;
+    match joined {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => Err(Error::internal(format!("blocking work panicked: {}", panic_message(panic.as_ref())))),

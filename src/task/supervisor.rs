@@ -181,6 +181,7 @@ impl Supervisor {
             }
         };
         let failure = self.failure.clone();
+        #[expect(clippy::disallowed_methods, reason = "this is where tasks are owned")]
         let handle = tokio::spawn(async move {
             if let Err(panic) = future.await {
                 let message = panic_message(panic.as_ref());

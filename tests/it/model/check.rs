@@ -15,10 +15,13 @@ use super::run::{KEYS, Run};
 use crate::support::provider::frame;
 use crate::support::rows::{self, Row, Rows};
 
+/// Whether the oracle keeps a row.
+type Passes = Box<dyn Fn(u32, &Row) -> bool>;
+
 /// A filter for the table, and the same for the oracle.
 struct Filter {
     expr: Expr,
-    passes: Box<dyn Fn(u32, &Row) -> bool>,
+    passes: Passes,
 }
 
 impl Run {
@@ -186,7 +189,8 @@ impl Run {
             .flat_map(|batch| batch.column(0).as_string::<i32>().iter().map(|s| s.map(ToString::to_string)))
             .collect();
         let mut expected: Vec<Option<String>> = self.passing(&filter).into_values().map(|row| row.s).collect();
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(found, expected, "{}", filter.expr);
     }
 

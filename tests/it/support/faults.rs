@@ -74,11 +74,6 @@ pub(crate) struct Faults {
 pub(crate) const ALWAYS: usize = usize::MAX;
 
 impl Faults {
-    /// A hook that also records what is synced.
-    pub(crate) fn recording(record: SyncRecord) -> Self {
-        Self { record: Some(record), ..Self::default() }
-    }
-
     /// Fails the next `times` requests whose path contains `path`, at that place, with `Unavailable`.
     pub(crate) fn fail(&self, op: IoOp, path: &str, at: At, times: usize) {
         self.fail_with(op, path, at, times, Error::unavailable("injected"));
