@@ -18,6 +18,7 @@ pub mod physical_plan;
 pub mod planner;
 pub mod schema;
 pub mod settings;
+pub mod size;
 pub mod source;
 pub mod sql;
 pub mod store;

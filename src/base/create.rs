@@ -20,7 +20,7 @@ use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal
 use uuid::Uuid;
 
 use super::{AdoptSpec, BaseTable, CreateSpec, Sharding, column_type};
-use crate::dataset::{DatasetHandle, DatasetOpener};
+use crate::dataset::DatasetOpener;
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::PrimaryKey;
@@ -91,7 +91,7 @@ impl BaseTable {
         column_type::check(&numbered)?;
         let schema = Arc::new(TableSchema::try_new(&numbered, &spec.key)?);
         let sharding = Sharding::plan(schema.key(), spec.shards, spec.shard_column.as_deref())?;
-        let rows = DatasetHandle::try_new(Arc::clone(&dataset), Arc::clone(&schema), "base".into())?;
+        let rows = opener.handle(Arc::clone(&dataset), Arc::clone(&schema), "base".into())?;
         let keys = rows.key_map().await?;
         if keys.len() < rows.rows() {
             return Err(Error::invalid(format!(
@@ -166,7 +166,7 @@ impl BaseTable {
         let sharding = Sharding::read(&details, name, present).map_err(|e| e.with_context("location", io.uri()))?;
         let compacted = &details.compacted_sstables;
         let compacted = compacted.iter().map(|c| (ShardId(c.shard_id), GenerationId(c.generation))).collect();
-        let handle = DatasetHandle::try_new(dataset, Arc::new(schema), "base".into())?;
+        let handle = opener.handle(dataset, Arc::new(schema), "base".into())?;
         Ok(Arc::new(Self { opener, io, handle, sharding, compacted, defaults: details.writer_config_defaults }))
     }
 }

@@ -96,6 +96,11 @@ impl BaseTable {
         self.handle.rows()
     }
 
+    /// Whether its rows are in memory.
+    pub fn is_resident(&self) -> bool {
+        self.handle.is_resident()
+    }
+
     /// A plan that reads the rows passing all `filters`: the logical columns `projection`, nullable as stored, then
     /// `_rowid`. Superseded rows are among them.
     ///

@@ -108,6 +108,17 @@ pub struct MemoryLease {
 }
 
 impl MemoryLease {
+    /// The budget that is charged.
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
+    /// Charges `bytes` more.
+    pub fn grow(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Charges `bytes` instead of what was charged before.
     pub fn set(&self, bytes: usize) {
         let before = self.bytes.swap(bytes, Ordering::Relaxed);

@@ -24,7 +24,9 @@ use roaring::RoaringTreemap;
 use super::failure::{diagnose, from_plan};
 use super::layout::FileLayout;
 use super::origin::Origins;
+use super::resident::{Loading, Residency, Resident, ResidentRows};
 use super::scan::DatasetScanExec;
+use crate::cache::MemoryLease;
 use crate::error::{Error, Result};
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
@@ -39,20 +41,28 @@ pub struct DatasetHandle {
     /// How many rows each fragment had before any was deleted.
     fragments: HashMap<u64, u64>,
     label: String,
+    resident: Arc<Resident>,
 }
 
 impl DatasetHandle {
-    /// `dataset` as rows of `schema`; `label` names it in plans.
+    /// `dataset` as rows of `schema`; `label` names it in plans, `lease` is charged for rows that stay in memory.
     ///
     /// # Errors
     /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type.
-    pub fn try_new(dataset: Arc<Dataset>, schema: Arc<TableSchema>, label: String) -> Result<Arc<Self>> {
+    pub(super) fn try_new(
+        dataset: Arc<Dataset>,
+        schema: Arc<TableSchema>,
+        label: String,
+        lease: MemoryLease,
+    ) -> Result<Arc<Self>> {
         let source = arrow_schema_with_field_ids(dataset.schema());
         let origins = Origins::resolve(source, Arc::clone(&schema))
             .map_err(|error| error.with_context("dataset", dataset.uri()))?;
         let rows = dataset.fragments().iter().map(|f| f.num_rows().or(f.physical_rows).unwrap_or(0)).sum();
         let fragments = dataset.fragments().iter().map(|f| (f.id, f.physical_rows.unwrap_or(0) as u64)).collect();
-        Ok(Arc::new(Self { dataset, schema, origins, rows, fragments, label }))
+        let files = dataset.fragments().iter().flat_map(|f| &f.files);
+        let resident = Resident::new(files.map(|f| f.file_size_bytes.get().map(u64::from)).sum(), lease);
+        Ok(Arc::new(Self { dataset, schema, origins, rows, fragments, label, resident }))
     }
 
     /// The dataset.
@@ -99,6 +109,11 @@ impl DatasetHandle {
         let wanted = self.lance_schema(projection)?;
         if let Some(id) = row_ids.iter().find(|id| !self.may_have(**id)) {
             return Err(Error::corrupt(format!("there is no row {id}")).with_context("dataset", self.dataset.uri()));
+        }
+        if let Some(rows) = self.resident.rows()
+            && let Some(taken) = rows.take(row_ids, projection)?
+        {
+            return Ok(taken);
         }
         let read = if row_ids.is_empty() {
             return Ok(RecordBatch::new_empty(schema));
@@ -198,6 +213,28 @@ impl DatasetHandle {
         let projection = self.dataset.empty_projection().union_schema(&self.lance_schema(columns)?).with_row_id();
         FilteredReadExec::try_new(Arc::clone(&self.dataset), FilteredReadOptions::new(projection), None)
             .map_err(|error| from_lance(error).with_context("dataset", self.dataset.uri()))
+    }
+
+    /// Whether its rows are in memory.
+    pub fn is_resident(&self) -> bool {
+        self.resident.rows().is_some()
+    }
+
+    /// How the dataset is read now.
+    pub(super) fn residency(&self) -> Residency {
+        self.resident.residency()
+    }
+
+    /// Reads all rows and keeps them.
+    pub(super) async fn load(&self, loading: Loading) -> Result<Arc<ResidentRows>> {
+        let columns: Vec<usize> = (0..self.schema.stored().fields().len()).collect();
+        let schema = self.origins.schema_of(&columns, true);
+        let read: Vec<RecordBatch> = match self.stream(&columns)?.try_collect().await {
+            Ok(read) => read,
+            Err(error) => return Err(diagnose(&self.dataset, from_plan(error)).await),
+        };
+        let rows = read.iter().map(|batch| self.origins.rows(batch, &columns, &schema)).collect::<Result<Vec<_>>>()?;
+        Ok(loading.keep(concat_batches(&schema, &rows)?))
     }
 
     fn stream(&self, columns: &[usize]) -> Result<SendableRecordBatchStream> {

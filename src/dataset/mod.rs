@@ -8,6 +8,7 @@ mod handle;
 mod layout;
 mod opener;
 mod origin;
+mod resident;
 mod scan;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,10 @@ use lance_core::Error as LanceError;
 use lance_io::object_store::ObjectStoreParams;
 use moka::future::Cache;
 
+use super::handle::DatasetHandle;
+use crate::cache::MemoryBudget;
 use crate::error::{Error, Result};
+use crate::schema::TableSchema;
 use crate::store::{from_lance, registry, store_params};
 
 /// Bytes of Lance's cache of open indexes.
@@ -30,15 +33,17 @@ pub struct DatasetOpener {
     session: Arc<Session>,
     storage_options: Arc<HashMap<String, String>>,
     open: Cache<(String, u64), Arc<Dataset>>,
+    budget: Arc<MemoryBudget>,
 }
 
 impl DatasetOpener {
-    /// An opener with a session of its own.
-    pub fn new(storage_options: HashMap<String, String>) -> Self {
+    /// An opener with a session of its own; rows that stay in memory are charged to `budget`.
+    pub fn new(storage_options: HashMap<String, String>, budget: Arc<MemoryBudget>) -> Self {
         Self {
             session: Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, registry())),
             storage_options: Arc::new(storage_options),
             open: Cache::new(OPEN_VERSIONS),
+            budget,
         }
     }
 
@@ -68,6 +73,14 @@ impl DatasetOpener {
             dataset.map(Arc::new).map_err(|error| from_lance(error).with_context("dataset", uri))
         };
         self.open.try_get_with((uri.to_string(), version), load).await.map_err(|error: Arc<Error>| Error::clone(&error))
+    }
+
+    /// `dataset` as rows of `schema`; `label` names it in plans.
+    ///
+    /// # Errors
+    /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type.
+    pub fn handle(&self, dataset: Arc<Dataset>, schema: Arc<TableSchema>, label: String) -> Result<Arc<DatasetHandle>> {
+        DatasetHandle::try_new(dataset, schema, label, self.budget.lease())
     }
 
     /// Forgets every open version of the datasets whose URI begins with `prefix`, which were retired.

@@ -20,11 +20,12 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricValue, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
 use super::failure::{diagnose, from_plan};
 use super::handle::DatasetHandle;
+use super::resident::{Residency, ResidentRows};
 use crate::error::{Error, Result};
 
 /// Reads the rows of a dataset that pass a filter: logical columns, then `_rowid`.
@@ -77,9 +78,43 @@ impl DatasetScanExec {
             readers: Arc::default(),
         })
     }
+
+    /// The rows as Lance reads them.
+    fn in_storage(
+        &self,
+        shape: Shape,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
+        let reader: Arc<dyn ExecutionPlan> = Arc::new(self.handle.reader(&self.columns)?);
+        self.readers.lock().push(Arc::clone(&reader));
+        let handle = Arc::clone(&self.handle);
+        let read = reader.execute(0, context)?.or_else(move |error| {
+            let handle = Arc::clone(&handle);
+            async move { Err(DataFusionError::from(diagnose(handle.dataset(), from_plan(error)).await)) }
+        });
+        let time = BaselineMetrics::new(&self.metrics, 0).elapsed_compute().clone();
+        Ok(read.map(move |batch| {
+            let _timer = time.timer();
+            shape.of_storage(&batch?)
+        }))
+    }
 }
 
-/// What turns a batch as Lance read it into a batch of the plan's schema.
+/// The rows that are in memory, batch by batch.
+fn in_memory(
+    rows: &Arc<ResidentRows>,
+    shape: Shape,
+    batch_size: usize,
+) -> impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<> {
+    let rows = Arc::clone(rows);
+    let starts = (0..rows.batch.num_rows()).step_by(batch_size);
+    stream::iter(starts.map(move |start| {
+        let count = batch_size.min(rows.batch.num_rows() - start);
+        shape.of_memory(&rows.batch.slice(start, count))
+    }))
+}
+
+/// What turns the columns that were read, and the row id behind them, into a batch of the plan's schema.
 struct Shape {
     handle: Arc<DatasetHandle>,
     columns: Vec<usize>,
@@ -89,8 +124,19 @@ struct Shape {
 }
 
 impl Shape {
-    fn apply(&self, batch: &RecordBatch) -> DataFusionResult<RecordBatch> {
-        let batch = self.handle.origins().rows(batch, &self.columns, &self.read)?;
+    /// A batch as Lance read it.
+    fn of_storage(&self, batch: &RecordBatch) -> DataFusionResult<RecordBatch> {
+        self.select(self.handle.origins().rows(batch, &self.columns, &self.read)?)
+    }
+
+    /// Part of the rows that are in memory.
+    fn of_memory(&self, rows: &RecordBatch) -> DataFusionResult<RecordBatch> {
+        let row_id = rows.num_columns() - 1;
+        let columns: Vec<usize> = self.columns.iter().copied().chain([row_id]).collect();
+        self.select(rows.project(&columns)?)
+    }
+
+    fn select(&self, batch: RecordBatch) -> DataFusionResult<RecordBatch> {
         let Some(filter) = &self.filter else {
             return Ok(batch);
         };
@@ -125,9 +171,6 @@ impl ExecutionPlan for DatasetScanExec {
         if partition != 0 {
             return Err(Error::internal(format!("a dataset scan has one partition, {partition} was asked for")).into());
         }
-        let reader: Arc<dyn ExecutionPlan> = Arc::new(self.handle.reader(&self.columns)?);
-        self.readers.lock().push(Arc::clone(&reader));
-        let read = reader.execute(0, context)?;
         let mut returned: Vec<usize> = (0..self.returned).collect();
         returned.push(self.columns.len());
         let shape = Shape {
@@ -137,18 +180,21 @@ impl ExecutionPlan for DatasetScanExec {
             returned,
             filter: self.filter.clone(),
         };
+        let batch_size = context.session_config().batch_size().max(1);
+        let rows = match self.handle.residency() {
+            Residency::Rows(rows) => in_memory(&rows, shape, batch_size).boxed(),
+            Residency::Load(loading) => {
+                let handle = Arc::clone(&self.handle);
+                let load = async move {
+                    let rows = handle.load(loading).await?;
+                    Ok::<_, DataFusionError>(in_memory(&rows, shape, batch_size))
+                };
+                load.try_flatten_stream().boxed()
+            }
+            Residency::Storage => self.in_storage(shape, context)?.boxed(),
+        };
         let baseline = BaselineMetrics::new(&self.metrics, 0);
-        let handle = Arc::clone(&self.handle);
-        let read = read.or_else(move |error| {
-            let handle = Arc::clone(&handle);
-            async move { Err(DataFusionError::from(diagnose(handle.dataset(), from_plan(error)).await)) }
-        });
-        let rows = read.map(move |batch| {
-            let _timer = baseline.elapsed_compute().timer();
-            let batch = shape.apply(&batch?)?;
-            baseline.record_output(batch.num_rows());
-            Ok(batch)
-        });
+        let rows = rows.inspect_ok(move |batch| baseline.record_output(batch.num_rows()));
         let rows = rows.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }

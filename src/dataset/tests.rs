@@ -12,6 +12,7 @@ use lance::dataset::WriteParams;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 
 use super::{DatasetHandle, DatasetOpener, conform};
+use crate::cache::MemoryBudget;
 use crate::error::ErrorKind;
 use crate::schema::TableSchema;
 
@@ -24,7 +25,7 @@ async fn dataset(uri: &str, params: Option<WriteParams>) -> Arc<Dataset> {
 fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-    DatasetHandle::try_new(Arc::clone(dataset), schema, "it".into()).unwrap()
+    DatasetHandle::try_new(Arc::clone(dataset), schema, "it".into(), MemoryBudget::global().lease()).unwrap()
 }
 
 #[tokio::test]
@@ -32,7 +33,7 @@ async fn a_version_is_opened_once_for_all_who_ask() {
     let dir = tempfile::tempdir().unwrap();
     let uri = dir.path().to_str().unwrap();
     dataset(uri, None).await;
-    let opener = DatasetOpener::new(HashMap::new());
+    let opener = DatasetOpener::new(HashMap::new(), MemoryBudget::global());
     let all = join_all((0..8).map(|_| opener.version(uri, 1))).await;
     let first = all[0].as_ref().unwrap();
     assert!(all.iter().all(|one| Arc::ptr_eq(one.as_ref().unwrap(), first)));
@@ -94,7 +95,8 @@ async fn a_dataset_of_another_table_is_refused() {
     };
     for (field, said) in [(id("0", DataType::Int32), "stored as Int64"), (id("5", DataType::Int64), "is missing")] {
         let schema = Arc::new(TableSchema::try_new(&Schema::new(vec![field]), &["id".into()]).unwrap());
-        let error = DatasetHandle::try_new(Arc::clone(&dataset), schema, "it".into()).unwrap_err();
+        let error = DatasetHandle::try_new(Arc::clone(&dataset), schema, "it".into(), MemoryBudget::global().lease())
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().contains(said), "{error}");
     }

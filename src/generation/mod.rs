@@ -61,7 +61,7 @@ impl Generation {
             Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
                 .with_context("generation", &uri)
         })?;
-        let handle = DatasetHandle::try_new(dataset, Arc::clone(schema), format!("generation {}", record.id))?;
+        let handle = opener.handle(dataset, Arc::clone(schema), format!("generation {}", record.id))?;
         let keys = handle.key_map().await.map_err(damaged)?;
         Ok(Arc::new(Self { record: record.clone(), handle, keys }))
     }
@@ -84,6 +84,11 @@ impl Generation {
     /// How many rows it has, tombstones included.
     pub fn rows(&self) -> usize {
         self.handle.rows()
+    }
+
+    /// Whether its rows are in memory.
+    pub fn is_resident(&self) -> bool {
+        self.handle.is_resident()
     }
 
     /// Bytes of memory held by its keys.

@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use arrow::row::{RowConverter, SortField};
+use datafusion::common::ScalarValue;
 use foldhash::quality::RandomState;
 
 use crate::error::{Error, Result};
@@ -158,6 +159,27 @@ impl PrimaryKey {
     pub fn of_batch(&self, batch: &RecordBatch) -> Result<Keys> {
         let columns: Vec<ArrayRef> = self.columns.iter().map(|c| Arc::clone(batch.column(c.index))).collect();
         self.of_columns(&columns)
+    }
+
+    /// One key given by the values of its columns, in key order, without making arrays of them. `None` if that takes
+    /// arrays: for composite keys, decimals, values of another type and NULL.
+    pub fn of_values<'a>(&self, values: &'a [ScalarValue]) -> Option<KeyRef<'a>> {
+        use ScalarValue::*;
+        let ([value], [column]) = (values, self.columns.as_slice()) else { return None };
+        let signed = |v: i64| KeyRef::Fixed((v as u64) ^ (1 << 63));
+        Some(match (value, &column.data_type) {
+            (Int8(Some(v)), DataType::Int8) => signed(i64::from(*v)),
+            (Int16(Some(v)), DataType::Int16) => signed(i64::from(*v)),
+            (Int32(Some(v)), DataType::Int32) => signed(i64::from(*v)),
+            (Int64(Some(v)), DataType::Int64) => signed(*v),
+            (UInt8(Some(v)), DataType::UInt8) => KeyRef::Fixed(u64::from(*v)),
+            (UInt16(Some(v)), DataType::UInt16) => KeyRef::Fixed(u64::from(*v)),
+            (UInt32(Some(v)), DataType::UInt32) => KeyRef::Fixed(u64::from(*v)),
+            (UInt64(Some(v)), DataType::UInt64) => KeyRef::Fixed(*v),
+            (Utf8(Some(v)), DataType::Utf8) | (LargeUtf8(Some(v)), DataType::LargeUtf8) => KeyRef::Bytes(v.as_bytes()),
+            (Binary(Some(v)), DataType::Binary) | (LargeBinary(Some(v)), DataType::LargeBinary) => KeyRef::Bytes(v),
+            _ => return None,
+        })
     }
 
     /// The keys of rows given by their key columns alone, in key order.
@@ -426,6 +448,32 @@ mod tests {
         let (a, b) = (of(vec![-5, 12]), of(vec![12]));
         assert_eq!(a.get(1), b.get(0));
         assert!(a.get(0) < a.get(1));
+    }
+
+    #[test]
+    fn a_value_has_the_image_its_array_has() {
+        use ScalarValue::*;
+        for value in [
+            Int8(Some(-3)),
+            Int16(Some(-3)),
+            Int32(Some(i32::MIN)),
+            Int64(Some(i64::MAX)),
+            UInt8(Some(200)),
+            UInt16(Some(7)),
+            UInt32(Some(u32::MAX)),
+            UInt64(Some(u64::MAX)),
+            Utf8(Some("né".into())),
+            LargeUtf8(Some(String::new())),
+            Binary(Some(vec![0, 255])),
+            LargeBinary(Some(vec![1])),
+        ] {
+            let key = key(&[value.data_type()]);
+            let keys = key.of_columns(&[value.to_array().unwrap()]).unwrap();
+            assert_eq!(key.of_values(std::slice::from_ref(&value)), Some(keys.get(0)), "{value:?}");
+            let null = ScalarValue::try_from(value.data_type()).unwrap();
+            assert_eq!(key.of_values(&[null]), None);
+        }
+        assert_eq!(key(&[DataType::Int32]).of_values(&[Int64(Some(1))]), None);
     }
 
     #[test]

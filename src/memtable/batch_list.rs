@@ -11,6 +11,8 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 
+use super::selection::Selections;
+
 /// Slots of a level.
 const FAN: usize = 64;
 /// Levels of tiny batches: one-row puts end in batches of up to FAN^LEVELS rows.
@@ -33,9 +35,15 @@ pub(super) struct BatchList {
 pub(super) struct Chunk {
     pub(super) start: usize,
     pub(super) batch: RecordBatch,
+    /// What scans selected from it.
+    pub(super) selections: Arc<Selections>,
 }
 
 impl Chunk {
+    fn new(start: usize, batch: RecordBatch) -> Self {
+        Self { start, batch, selections: Arc::default() }
+    }
+
     fn end(&self) -> usize {
         self.start + self.batch.num_rows()
     }
@@ -63,7 +71,7 @@ impl BatchList {
     /// Appends rows at position `start`. Only the holder of the memtable's write lock may call this.
     pub(super) fn append(&self, start: usize, batch: RecordBatch, bytes: usize) {
         let mut taken = self.taken.lock();
-        let chunk = Chunk { start, batch };
+        let chunk = Chunk::new(start, batch);
         let tiny = chunk.batch.num_rows() < ROWS && bytes < BYTES;
         if tiny {
             // The slot is free: `taken` counts those set, and only this writer sets them.
@@ -124,7 +132,7 @@ impl BatchList {
         let chunks: Vec<Chunk> = level.iter().map_while(OnceLock::get).cloned().collect();
         let Some(first) = chunks.first() else { return chunks };
         match concat_batches(&self.schema, chunks.iter().map(|c| &c.batch)) {
-            Ok(batch) => vec![Chunk { start: first.start, batch }],
+            Ok(batch) => vec![Chunk::new(first.start, batch)],
             Err(_) => chunks,
         }
     }
@@ -144,25 +152,48 @@ impl BatchList {
     /// Calls `f` with the batch that holds row `row` and the row's place in it.
     pub(super) fn with_row<T>(&self, row: usize, f: impl FnOnce(&RecordBatch, usize) -> T) -> T {
         let layout = self.layout.load();
-        if layout.done_len > 0 && row < layout.done[layout.done_len - 1].end() {
-            let (mut low, mut high) = (0, layout.done_len);
-            while high - low > 1 {
-                let middle = (low + high) / 2;
-                if layout.done[middle].start <= row { low = middle } else { high = middle }
-            }
-            let chunk = &layout.done[low];
-            return f(&chunk.batch, row - chunk.start);
+        let chunk = layout.chunk_of(row);
+        f(&chunk.batch, row - chunk.start)
+    }
+
+    /// Calls `f` with batches and for each of `rows` which of them holds it and where. Rows in order are found fastest.
+    pub(super) fn with_rows<T>(&self, rows: &[usize], f: impl FnOnce(&[&RecordBatch], &[(usize, usize)]) -> T) -> T {
+        let layout = self.layout.load();
+        let mut chunks: Vec<&Chunk> = Vec::new();
+        let mut places = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let chunk = match chunks.last() {
+                Some(chunk) if (chunk.start..chunk.end()).contains(&row) => chunk,
+                _ => {
+                    chunks.push(layout.chunk_of(row));
+                    chunks[chunks.len() - 1]
+                }
+            };
+            places.push((chunks.len() - 1, row - chunk.start));
         }
-        for chunk in layout.levels.iter().rev().flat_map(|l| l.iter().map_while(OnceLock::get)) {
-            if row < chunk.end() {
-                return f(&chunk.batch, row - chunk.start);
-            }
-        }
-        unreachable!("row {row} was handed out before it was appended")
+        let batches: Vec<&RecordBatch> = chunks.iter().map(|chunk| &chunk.batch).collect();
+        f(&batches, &places)
     }
 }
 
 impl Layout {
+    /// The chunk that holds row `row`, which was appended.
+    fn chunk_of(&self, row: usize) -> &Chunk {
+        if self.done_len > 0 && row < self.done[self.done_len - 1].end() {
+            let (mut low, mut high) = (0, self.done_len);
+            while high - low > 1 {
+                let middle = (low + high) / 2;
+                if self.done[middle].start <= row { low = middle } else { high = middle }
+            }
+            return &self.done[low];
+        }
+        let mut tiny = self.levels.iter().rev().flat_map(|level| level.iter().map_while(OnceLock::get));
+        match tiny.find(|chunk| row < chunk.end()) {
+            Some(chunk) => chunk,
+            None => unreachable!("row {row} was handed out before it was appended"),
+        }
+    }
+
     fn finish(&mut self, chunk: Chunk) {
         self.done.push(chunk);
         self.done_len += 1;

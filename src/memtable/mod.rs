@@ -7,10 +7,11 @@
 mod batch_list;
 mod key_index;
 mod row_index;
+mod selection;
 mod table;
 mod view;
 
 pub use key_index::KeyIndex;
 pub use row_index::{IndexState, RowIndex, RowIndexFactory};
-pub use table::{MemTable, row_bytes};
+pub use table::MemTable;
 pub use view::MemTableView;

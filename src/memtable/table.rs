@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::SchemaRef;
 
 use super::batch_list::{BatchList, Chunk};
 use super::key_index::KeyIndex;
 use super::row_index::{IndexState, RowIndexFactory};
-use crate::cache::MemoryLease;
+use crate::cache::{MemoryBudget, MemoryLease};
+use crate::error::Result;
 use crate::ids::GenerationId;
 use crate::key::{KeyRef, Keys};
 use crate::schema::TableSchema;
@@ -160,16 +162,24 @@ impl MemTable {
         self.keys.get(key, hash, watermark)
     }
 
+    /// One row; `logical` is the table's logical schema. The values are slices of the batch that holds the row.
+    ///
+    /// # Errors
+    /// `Internal` if the row is not of that schema.
+    pub fn row(&self, row: usize, logical: &SchemaRef) -> Result<RecordBatch> {
+        let columns = logical.fields().len();
+        self.batches.with_row(row, |batch, at| {
+            let values = batch.columns()[..columns].iter().map(|c| c.slice(at, 1)).collect();
+            Ok(RecordBatch::try_new(Arc::clone(logical), values)?)
+        })
+    }
+
+    /// The budget that the memtable is charged to.
+    pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
+        self.lease.budget()
+    }
+
     pub(super) fn batches(&self) -> &BatchList {
         &self.batches
     }
-}
-
-/// Bytes of the values a batch shows, not of the buffers it shares: what counts against a memtable's size.
-pub fn row_bytes(batch: &RecordBatch) -> usize {
-    batch
-        .columns()
-        .iter()
-        .map(|c| c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size()))
-        .sum()
 }

@@ -1,5 +1,6 @@
 //! A memtable as one reader sees it: the rows below a watermark, less those that newer sources supersede.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array};
@@ -8,6 +9,7 @@ use arrow::compute::{FilterBuilder, interleave};
 use arrow::datatypes::SchemaRef;
 use roaring::RoaringTreemap;
 
+use super::batch_list::Chunk;
 use super::table::MemTable;
 use crate::error::Result;
 use crate::ids::GenerationId;
@@ -65,7 +67,7 @@ impl MemTableView {
             (0..rows).step_by(batch_size.max(1)).filter_map(move |from| {
                 let count = batch_size.max(1).min(rows - from);
                 let live = view.live(chunk.start + from, count, blocked.as_deref());
-                pick(&chunk.batch, &projection, &schema, from..from + count, live).transpose()
+                view.pick(&chunk, &projection, &schema, from..from + count, live).transpose()
             })
         })
     }
@@ -87,40 +89,19 @@ impl MemTableView {
     pub fn take(&self, rows: &[usize], projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
         if let [row] = rows {
             return self.table.batches().with_row(*row, |batch, at| {
-                let columns = projection.iter().map(|&i| batch.column(i).slice(at, 1)).collect();
-                batch_of(schema, columns, 1)
+                batch_of(schema, projection.iter().map(|&i| batch.column(i).slice(at, 1)).collect(), 1)
             });
         }
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        let mut places = Vec::with_capacity(rows.len());
-        let mut by_address = std::collections::HashMap::new();
-        for &row in rows {
-            self.table.batches().with_row(row, |batch, at| {
-                let which = *by_address.entry(batch.columns().as_ptr() as usize).or_insert_with(|| {
-                    batches.push(batch.clone());
-                    batches.len() - 1
-                });
-                places.push((which, at));
-            });
-        }
-        let columns = projection
-            .iter()
-            .map(|&i| {
+        self.table.batches().with_rows(rows, |batches, places| {
+            let column = |&i: &usize| {
                 let arrays: Vec<&dyn Array> = batches.iter().map(|b| b.column(i).as_ref()).collect();
                 if arrays.is_empty() {
                     return Ok(new_empty_array(self.table.schema().stored().field(i).data_type()));
                 }
-                Ok(interleave(&arrays, &places)?)
-            })
-            .collect::<Result<Vec<ArrayRef>>>()?;
-        batch_of(schema, columns, rows.len())
-    }
-
-    /// The first `columns` columns of one row.
-    pub fn row(&self, row: usize, columns: usize) -> Vec<ArrayRef> {
-        self.table
-            .batches()
-            .with_row(row, |batch, at| batch.columns()[..columns].iter().map(|c| c.slice(at, 1)).collect())
+                Ok(interleave(&arrays, places)?)
+            };
+            batch_of(schema, projection.iter().map(column).collect::<Result<_>>()?, rows.len())
+        })
     }
 
     /// Which of `count` rows from position `start` are live; `None` if all are.
@@ -141,6 +122,45 @@ impl MemTableView {
         }
     }
 
+    /// Some rows of a chunk, projected to logical columns and selected.
+    ///
+    /// The columns get their logical names and nullability last: a tombstone has NULL in NOT NULL columns until the
+    /// selection drops it.
+    fn pick(
+        &self,
+        chunk: &Chunk,
+        projection: &[usize],
+        schema: &SchemaRef,
+        rows: Range<usize>,
+        selection: Option<BooleanBuffer>,
+    ) -> Result<Option<RecordBatch>> {
+        let whole = rows.len() == chunk.batch.num_rows();
+        let columns = |from: usize, count: usize| -> Vec<ArrayRef> {
+            let all = count == chunk.batch.num_rows();
+            let column = |&i: &usize| {
+                let column = chunk.batch.column(i);
+                if all { Arc::clone(column) } else { column.slice(from, count) }
+            };
+            projection.iter().map(column).collect()
+        };
+        let Some(selection) = selection else {
+            return batch_of(schema, columns(rows.start, rows.len()), rows.len()).map(Some);
+        };
+        let mut runs = selection.set_slices();
+        let Some((start, end)) = runs.next() else { return Ok(None) };
+        if runs.next().is_none() {
+            return batch_of(schema, columns(rows.start + start, end - start), end - start).map(Some);
+        }
+        if whole {
+            let budget = self.table.budget();
+            let (columns, count) = chunk.selections.select(&chunk.batch, selection, projection, budget)?;
+            return batch_of(schema, columns, count).map(Some);
+        }
+        let filter = FilterBuilder::new(&BooleanArray::new(selection, None)).optimize().build();
+        let picked = columns(rows.start, rows.len()).iter().map(|c| Ok(filter.filter(c)?)).collect::<Result<_>>()?;
+        batch_of(schema, picked, filter.count()).map(Some)
+    }
+
     fn selection(&self, start: usize, count: usize, keep: impl Fn(usize) -> bool) -> Option<BooleanBuffer> {
         if self.table.keys().all_live(start..start + count) {
             return None;
@@ -158,23 +178,6 @@ impl MemTableView {
             })
             .sum()
     }
-}
-
-/// Rows `from..from + rows` of a stored batch, projected to logical columns and selected.
-///
-/// The columns get their logical names and nullability last: a tombstone has NULL in NOT NULL columns until the
-/// selection drops it.
-fn pick(
-    batch: &RecordBatch,
-    projection: &[usize],
-    schema: &SchemaRef,
-    rows: std::ops::Range<usize>,
-    selection: Option<BooleanBuffer>,
-) -> Result<Option<RecordBatch>> {
-    let picked = batch.project(projection)?.slice(rows.start, rows.len());
-    let Some(picked) = select(picked, selection)? else { return Ok(None) };
-    let count = picked.num_rows();
-    batch_of(schema, picked.columns().to_vec(), count).map(Some)
 }
 
 fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {

@@ -12,6 +12,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{PlanProperties, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
+use crate::size::row_bytes;
+
 /// Properties of a leaf with `partitions` unordered partitions that yields as it goes.
 pub(super) fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanProperties> {
     Arc::new(
@@ -37,7 +39,7 @@ pub(super) fn counted(
     let stream = stream.inspect(move |batch| {
         if let Ok(batch) = batch {
             baseline.record_output(batch.num_rows());
-            bytes.add(batch_bytes(batch));
+            bytes.add(row_bytes(batch));
         }
     });
     Box::pin(datafusion::physical_plan::coop::cooperative(RecordBatchStreamAdapter::new(schema, stream.boxed())))
@@ -45,9 +47,4 @@ pub(super) fn counted(
 
 fn bytes_counter(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Count {
     MetricBuilder::new(metrics).counter("bytes", partition)
-}
-
-fn batch_bytes(batch: &RecordBatch) -> usize {
-    use arrow::array::Array;
-    batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
 }

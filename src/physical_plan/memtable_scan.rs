@@ -1,6 +1,5 @@
 //! A leaf over sources whose rows are live as they are: memtables with their block lists applied.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -110,18 +109,5 @@ impl ExecutionPlan for MemTableScanExec {
         let mut scan = Self::new(self.sources.clone(), self.projection.clone(), Arc::clone(&self.schema));
         scan.fetch = self.fetch;
         Ok(Arc::new(scan))
-    }
-}
-
-/// The sources of a scan node, for those who look into plans.
-impl MemTableScanExec {
-    /// What is scanned, one per partition.
-    pub fn sources(&self) -> &[Arc<dyn RowSource>] {
-        &self.sources
-    }
-
-    /// The scan in a plan node, if it is one.
-    pub fn of(plan: &Arc<dyn ExecutionPlan>) -> Option<&Self> {
-        (plan.as_ref() as &dyn Any).downcast_ref()
     }
 }

@@ -12,7 +12,7 @@ use super::point_lookup::{PointLookup, projected};
 use super::pushdown::{FilterSupport, key_filter, support};
 use crate::block_list::{BaseMask, BlockLists, GenerationMask, KeySource, MemTableRows, SourceId};
 use crate::error::Result;
-use crate::physical_plan::{BlockListExec, FirstMatchExec, MemTableScanExec};
+use crate::physical_plan::{AppendExec, BlockListExec, FirstMatchExec, MemTableScanExec};
 use crate::source::RowSource;
 use crate::version::Snapshot;
 
@@ -50,6 +50,7 @@ pub fn plan_scan(
     let pushed: Vec<Expr> =
         filters.iter().filter(|f| support(table, f) != FilterSupport::Unsupported).cloned().collect();
 
+    let mut in_memory: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut everything: Vec<KeySource> = Vec::new();
     for (s, (shard, views)) in snapshot.shards().enumerate() {
@@ -58,7 +59,7 @@ pub fn plan_scan(
         for (newer, view) in visible.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..newer].into();
             let rows: Arc<dyn RowSource> = Arc::new(MemTableRows::new(Arc::clone(lists), (*view).clone(), newer));
-            arms.push(Arc::new(MemTableScanExec::new(vec![rows], projection.to_vec(), Arc::clone(&schema))));
+            in_memory.push(Arc::new(MemTableScanExec::new(vec![rows], projection.to_vec(), Arc::clone(&schema))));
         }
         for (g, generation) in shard.generations.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..visible.len() + g].into();
@@ -66,7 +67,8 @@ pub fn plan_scan(
             let scan = generation.scan(projection, &pushed)?;
             let mask = GenerationMask::new(Arc::clone(lists), Arc::clone(generation), id, newer);
             let label = format!("generation {}", generation.id());
-            arms.push(Arc::new(BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema))));
+            let arm = BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema));
+            if generation.is_resident() { &mut in_memory } else { &mut arms }.push(Arc::new(arm));
         }
         everything.extend(sources);
     }
@@ -76,7 +78,13 @@ pub fn plan_scan(
         let columns: Vec<usize> = projection.iter().copied().chain(mask.extra_columns().iter().copied()).collect();
         let scan = base.scan(&columns, &pushed)?;
         let label = format!("base {}", base.version());
-        arms.push(Arc::new(BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema))));
+        let arm = BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema));
+        if base.is_resident() { &mut in_memory } else { &mut arms }.push(Arc::new(arm));
+    }
+    match in_memory.len() {
+        0 => {}
+        1 => arms.insert(0, in_memory.remove(0)),
+        _ => arms.insert(0, Arc::new(AppendExec::try_new(in_memory)?)),
     }
     if let Some(limit) = limit {
         arms = arms.into_iter().map(|arm| Arc::new(LocalLimitExec::new(arm, limit)) as _).collect();

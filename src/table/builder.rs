@@ -149,7 +149,7 @@ impl TableBuilder {
         if let Some(hook) = &self.components.io_hook {
             io = io.with_hook(Arc::clone(hook));
         }
-        let opener = DatasetOpener::new(self.storage_options.clone());
+        let opener = DatasetOpener::new(self.storage_options.clone(), Arc::clone(&self.components.budget));
         let base = self.base(&opener, &io, &explicit).await?;
         let settings = self.effective(&base)?;
         self.start_table(io, opener, base, settings).await

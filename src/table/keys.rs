@@ -1,13 +1,10 @@
 //! One key, fast: from values to the memtable row that holds it.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::common::ScalarValue;
 
 use crate::error::{Error, Result};
-use crate::key::PrimaryKey;
-use crate::memtable::{MemTable, MemTableView};
+use crate::key::{KeyColumn, KeyRef, PrimaryKey};
 use crate::schema::TableSchema;
 use crate::version::VersionControl;
 
@@ -24,7 +21,7 @@ pub(super) fn columns_of_values(key: &PrimaryKey, values: &[ScalarValue]) -> Res
             values.len()
         )));
     }
-    let column = |(value, column): (&ScalarValue, &crate::key::KeyColumn)| {
+    let column = |(value, column): (&ScalarValue, &KeyColumn)| {
         if value.data_type() == column.data_type {
             return Ok(value.to_array()?);
         }
@@ -40,34 +37,27 @@ pub(super) fn columns_of_values(key: &PrimaryKey, values: &[ScalarValue]) -> Res
 /// Looks a key up in the memtables without taking a snapshot: `Some(None)` if it is deleted, `None` if none holds it.
 ///
 /// # Errors
-/// `Invalid` if the columns are no key.
+/// Why the shard that holds it is damaged.
 pub(super) fn find_in_memory(
     control: &VersionControl,
     table: &TableSchema,
-    columns: &[ArrayRef],
+    key: KeyRef<'_>,
 ) -> Result<Option<Option<RecordBatch>>> {
-    let images = table.key().of_columns(columns)?;
-    let key = images.get(0);
     let hash = key.hash();
-    let found = control.with(|version| {
-        version.shards.iter().find_map(|shard| {
-            std::iter::once(&shard.active).chain(&shard.frozen).find_map(|memtable: &Arc<MemTable>| {
-                let watermark = memtable.visible();
-                {
-                    let (row, deleted) = memtable.find(key, hash, watermark)?;
-                    Some((Arc::clone(memtable), watermark, row, deleted, shard.damage.clone()))
+    control.with(|version| {
+        for shard in &version.shards {
+            for memtable in std::iter::once(&shard.active).chain(&shard.frozen) {
+                let Some((row, deleted)) = memtable.find(key, hash, memtable.visible()) else { continue };
+                // A damaged shard may hold a newer version of the key where it cannot be read.
+                if let Some(error) = &shard.damage {
+                    return Err(error.clone());
                 }
-            })
-        })
-    });
-    let Some((memtable, watermark, row, deleted, damage)) = found else { return Ok(None) };
-    if let Some(error) = damage {
-        return Err(error);
-    }
-    if deleted {
-        return Ok(Some(None));
-    }
-    let columns = MemTableView::new(memtable, watermark).row(row, table.logical().fields().len());
-    let options = RecordBatchOptions::new().with_row_count(Some(1));
-    Ok(Some(Some(RecordBatch::try_new_with_options(Arc::clone(table.logical()), columns, &options)?)))
+                if deleted {
+                    return Ok(Some(None));
+                }
+                return memtable.row(row, table.logical()).map(|row| Some(Some(row)));
+            }
+        }
+        Ok(None)
+    })
 }

@@ -13,10 +13,10 @@ use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use super::handle::LsmTable;
 use crate::base;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memtable::row_bytes;
 use crate::planner;
 use crate::schema::TableSchema;
 use crate::settings::{Ack, OnConflict};
+use crate::size::row_bytes;
 use crate::version::Snapshot;
 use crate::writer::{Check, PendingWrite, Unit};
 

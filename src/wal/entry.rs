@@ -21,6 +21,7 @@ use super::trailer;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, GenerationId, WalPosition};
 use crate::schema::relabel;
+use crate::size::row_bytes;
 
 const EPOCH: &str = "writer_epoch";
 const GENERATION: &str = "generation";
@@ -114,9 +115,7 @@ pub fn encode_sentinel(epoch: Epoch) -> Result<EncodedEntry> {
 }
 
 fn seal(schema: &Schema, batch: Option<&RecordBatch>) -> Result<EncodedEntry> {
-    let size = batch.map_or(0, |batch| {
-        batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or_default()).sum::<usize>()
-    });
+    let size = batch.map_or(0, row_bytes);
     // Messages, padding and trailer come on top of the rows.
     let room = size + 1024 + 256 * schema.fields().len();
     let mut writer = StreamWriter::try_new(Vec::with_capacity(room), schema)?;

@@ -15,7 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::generation::{Generation, GenerationRecord};
 use crate::ids::{Epoch, GenerationId, WalPosition};
 use crate::manifest::ShardManifest;
-use crate::memtable::{MemTable, row_bytes};
+use crate::memtable::MemTable;
+use crate::size::row_bytes;
 use crate::wal::{WalEntry, WalReader};
 
 /// Generations opened at once.

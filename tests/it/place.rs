@@ -13,6 +13,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use tempfile::TempDir;
 
 use datafusion_lsm::base::{BaseTable, CreateSpec};
+use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::dataset::DatasetOpener;
 use datafusion_lsm::store::{IoHook, ObjectIo, SyncRecord};
 
@@ -28,7 +29,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let uri = dir.path().join("table").to_str().unwrap().to_string();
         let io = ObjectIo::open(&uri, &HashMap::new(), true).await.unwrap();
-        Self { dir, opener: DatasetOpener::new(HashMap::new()), io }
+        Self { dir, opener: DatasetOpener::new(HashMap::new(), MemoryBudget::global()), io }
     }
 
     pub(crate) async fn create(&self, spec: &CreateSpec) -> Arc<BaseTable> {
@@ -37,7 +38,7 @@ impl Place {
 
     /// The table as a process that starts now finds it.
     pub(crate) async fn reopen(&self) -> Arc<BaseTable> {
-        BaseTable::open(&DatasetOpener::new(HashMap::new()), &self.io).await.unwrap().unwrap()
+        BaseTable::open(&DatasetOpener::new(HashMap::new(), MemoryBudget::global()), &self.io).await.unwrap().unwrap()
     }
 
     pub(crate) async fn lance(&self) -> lance::Dataset {

@@ -15,6 +15,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("key", 0),
     ("schema", 0),
     ("settings", 0),
+    ("size", 0),
     ("clock", 0),
     ("events", 0),
     ("metrics", 0),

@@ -14,6 +14,7 @@ use datafusion::prelude::{col, lit};
 
 use crate::place::{Place, Recorder, rows, spec, spec_of, stream, strings};
 use datafusion_lsm::base::BaseTable;
+use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::dataset::DatasetOpener;
 use datafusion_lsm::error::ErrorKind;
 use datafusion_lsm::generation::{Generation, GenerationRecord, write};
@@ -27,7 +28,7 @@ async fn flush(place: &Place, table: &BaseTable, id: u64, batches: Vec<RecordBat
 }
 
 async fn open(place: &Place, table: &BaseTable, record: &GenerationRecord) -> Arc<Generation> {
-    let opener = DatasetOpener::new(Default::default());
+    let opener = DatasetOpener::new(Default::default(), MemoryBudget::global());
     Generation::open(&opener, place.io.uri(), ShardId::unsharded(), record, table.schema()).await.unwrap()
 }
 
@@ -142,13 +143,13 @@ async fn a_generation_that_is_not_there_or_damaged_is_corrupt() {
 }
 
 async fn reopen(place: &Place, table: &BaseTable, record: &GenerationRecord) -> datafusion_lsm::error::Error {
-    let opener = DatasetOpener::new(Default::default());
+    let opener = DatasetOpener::new(Default::default(), MemoryBudget::global());
     Generation::open(&opener, place.io.uri(), ShardId::unsharded(), record, table.schema()).await.unwrap_err()
 }
 
 #[tokio::test]
 async fn a_table_in_an_object_store_works_as_one_on_disk() {
-    let opener = DatasetOpener::new(Default::default());
+    let opener = DatasetOpener::new(Default::default(), MemoryBudget::global());
     let io =
         datafusion_lsm::store::ObjectIo::open("memory://generations/table", &Default::default(), true).await.unwrap();
     let table = BaseTable::create(&opener, &io, &spec()).await.unwrap();

@@ -1,0 +1,130 @@
+//! Small datasets kept in memory as rows.
+//!
+//! A version of a dataset never changes, so its rows may be kept once they were read. Reading a few kilobytes through
+//! Lance costs about as much as reading megabytes: for a small base or generation that cost is all there is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use arrow::array::{AsArray, RecordBatch, UInt64Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::UInt64Type;
+
+use crate::cache::MemoryLease;
+use crate::error::Result;
+use crate::size::row_bytes;
+
+/// The most bytes of files that are kept as rows.
+const FILE_BYTES: u64 = 4 << 20;
+/// The most bytes of rows: files may be compressed.
+const ROW_BYTES: usize = 16 << 20;
+/// Reads before the one that keeps the rows: who reads once does not pay for all columns.
+const READS: usize = 1;
+
+/// Every row of a dataset in its order: the stored columns, then the row id.
+#[derive(Debug)]
+pub(super) struct ResidentRows {
+    pub(super) batch: RecordBatch,
+    ids_ascend: bool,
+}
+
+/// The rows of a small dataset, while memory lasts.
+#[derive(Debug)]
+pub(super) struct Resident {
+    small: AtomicBool,
+    reads: AtomicUsize,
+    loading: AtomicBool,
+    rows: ArcSwapOption<ResidentRows>,
+    lease: MemoryLease,
+}
+
+/// How a dataset is read now.
+pub(super) enum Residency {
+    /// From memory.
+    Rows(Arc<ResidentRows>),
+    /// From storage, all of it, to be kept.
+    Load(Loading),
+    /// From storage.
+    Storage,
+}
+
+/// The right to load the rows; others read from storage meanwhile.
+pub(super) struct Loading(Arc<Resident>);
+
+impl Resident {
+    /// Of a dataset whose files have `file_bytes` (`None` if that is unknown); `lease` is charged for the rows.
+    pub(super) fn new(file_bytes: Option<u64>, lease: MemoryLease) -> Arc<Self> {
+        Arc::new(Self {
+            small: AtomicBool::new(file_bytes.is_some_and(|bytes| bytes <= FILE_BYTES)),
+            reads: AtomicUsize::new(0),
+            loading: AtomicBool::new(false),
+            rows: ArcSwapOption::empty(),
+            lease,
+        })
+    }
+
+    /// How to read now.
+    pub(super) fn residency(self: &Arc<Self>) -> Residency {
+        if let Some(rows) = self.rows() {
+            return Residency::Rows(rows);
+        }
+        if !self.small.load(Ordering::Relaxed)
+            || self.reads.fetch_add(1, Ordering::Relaxed) < READS
+            || self.lease.budget().is_exhausted()
+            || self.loading.swap(true, Ordering::AcqRel)
+        {
+            return Residency::Storage;
+        }
+        Residency::Load(Loading(Arc::clone(self)))
+    }
+
+    /// The rows, if they are in memory; given up when memory has run out.
+    pub(super) fn rows(&self) -> Option<Arc<ResidentRows>> {
+        let rows = self.rows.load_full()?;
+        if self.lease.budget().is_exhausted() {
+            self.rows.store(None);
+            self.lease.set(0);
+        }
+        Some(rows)
+    }
+}
+
+impl Loading {
+    /// Keeps the rows unless they are too many.
+    pub(super) fn keep(self, batch: RecordBatch) -> Arc<ResidentRows> {
+        let ids_ascend = ids(&batch).is_sorted();
+        let bytes = row_bytes(&batch);
+        let rows = Arc::new(ResidentRows { batch, ids_ascend });
+        if bytes <= ROW_BYTES {
+            self.0.lease.set(bytes);
+            self.0.rows.store(Some(Arc::clone(&rows)));
+        } else {
+            self.0.small.store(false, Ordering::Relaxed);
+        }
+        rows
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.0.loading.store(false, Ordering::Release);
+    }
+}
+
+impl ResidentRows {
+    /// The rows with these ids, in this order; `None` if only storage can say.
+    pub(super) fn take(&self, row_ids: &[u64], columns: &[usize]) -> Result<Option<RecordBatch>> {
+        if !self.ids_ascend {
+            return Ok(None);
+        }
+        let ids = ids(&self.batch);
+        let places: Option<Vec<u64>> = row_ids.iter().map(|id| Some(ids.binary_search(id).ok()? as u64)).collect();
+        let Some(places) = places else { return Ok(None) };
+        Ok(Some(take_record_batch(&self.batch.project(columns)?, &UInt64Array::from(places))?))
+    }
+}
+
+fn ids(batch: &RecordBatch) -> &[u64] {
+    batch.column(batch.num_columns() - 1).as_primitive::<UInt64Type>().values()
+}
