@@ -202,11 +202,8 @@ async fn points(bench: &mut Bench, pair: &Pair, shape: &Shape) -> Result<()> {
 
 async fn points_in_sql(bench: &mut Bench, pair: &Pair, ids: &[i64]) -> Result<()> {
     let session = &pair.ours.session;
-    let prepared = session.sql(&format!("SELECT * FROM {} WHERE id = $1", ours::NAME)).await?;
-    let by_statement = async |id: i64| -> Result<Vec<RecordBatch>> {
-        let statement = prepared.clone().with_param_values(vec![ScalarValue::Int64(Some(id))])?;
-        Ok(statement.collect().await?)
-    };
+    let prepared = pair.ours.prepare(&format!("SELECT * FROM {} WHERE id = $1", ours::NAME)).await?;
+    let by_statement = async |id: i64| prepared.rows(vec![ScalarValue::Int64(Some(id))]).await;
     let by_text = async |id: i64| -> Result<Vec<RecordBatch>> {
         Ok(session.sql(&format!("SELECT * FROM {} WHERE id = {id}", ours::NAME)).await?.collect().await?)
     };

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::execute_stream;
+use datafusion::common::ScalarValue;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::{AdoptSpec, CreateSpec};
 use datafusion_lsm::settings::{Ack, Bytes, Settings};
@@ -28,6 +30,14 @@ pub(crate) struct Ours {
     pub(crate) table: Arc<LsmTable>,
     /// The session.
     pub(crate) session: SessionContext,
+    state: SessionState,
+    task: Arc<TaskContext>,
+}
+
+/// A statement that is parsed and planned for parameters, with all that running it again needs.
+pub(crate) struct Prepared<'a> {
+    plan: LogicalPlan,
+    ours: &'a Ours,
 }
 
 /// Settings whose memtables stay in memory while a bench fills them.
@@ -77,7 +87,13 @@ impl Ours {
     fn with(table: Arc<LsmTable>) -> Result<Self> {
         let session = SessionContext::new().with_lsm();
         session.register_table(NAME, Arc::new(LsmTableProvider::new(Arc::clone(&table))))?;
-        Ok(Self { table, session })
+        let (state, task) = (session.state(), session.task_ctx());
+        Ok(Self { table, session, state, task })
+    }
+
+    /// Prepares a statement.
+    pub(crate) async fn prepare(&self, sql: &str) -> Result<Prepared<'_>> {
+        Ok(Prepared { plan: self.state.create_logical_plan(sql).await?, ours: self })
     }
 
     /// Writes batch by batch.
@@ -109,7 +125,16 @@ impl Ours {
 
     async fn project(&self, projection: Option<&Vec<usize>>) -> Result<SendableRecordBatchStream> {
         let provider = self.session.table_provider(NAME).await?;
-        let plan = provider.scan(&self.session.state(), projection, &[], None).await?;
-        Ok(execute_stream(plan, self.session.task_ctx())?)
+        let plan = provider.scan(&self.state, projection, &[], None).await?;
+        Ok(execute_stream(plan, Arc::clone(&self.task))?)
+    }
+}
+
+impl Prepared<'_> {
+    /// The rows for these parameters.
+    pub(crate) async fn rows(&self, parameters: Vec<ScalarValue>) -> Result<Vec<RecordBatch>> {
+        let plan = self.plan.clone().with_param_values(parameters)?;
+        let plan = self.ours.state.create_physical_plan(&plan).await?;
+        Ok(collect(plan, Arc::clone(&self.ours.task)).await?)
     }
 }

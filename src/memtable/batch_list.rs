@@ -138,14 +138,9 @@ impl BatchList {
     }
 
     /// The batches that hold rows below `watermark`; the last may reach beyond.
-    pub(super) fn below(&self, watermark: usize) -> Vec<Chunk> {
-        let layout = self.layout.load();
-        let mut chunks = Vec::with_capacity(layout.done_len + FAN);
-        chunks.extend(layout.done.iter().take(layout.done_len).map(|(_, c)| c.clone()));
-        for level in layout.levels.iter().rev() {
-            chunks.extend(level.iter().map_while(OnceLock::get).cloned());
-        }
-        chunks.truncate(chunks.partition_point(|c| c.start < watermark));
+    pub(super) fn below(&self, watermark: usize) -> Chunks {
+        let mut chunks = Chunks { layout: self.layout.load_full(), watermark, level: LEVELS, at: 0 };
+        chunks.settle();
         chunks
     }
 
@@ -176,11 +171,75 @@ impl BatchList {
     }
 }
 
+/// The batches of one moment, oldest first.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    layout: Arc<Layout>,
+    watermark: usize,
+    /// Where the current batch is: in a level of tiny ones, or with [`LEVELS`] among those done with.
+    level: usize,
+    at: usize,
+}
+
+impl Chunks {
+    /// The current batch, unless there is none left.
+    pub(super) fn current(&self) -> Option<&Chunk> {
+        let chunk = match self.layout.levels.get(self.level) {
+            Some(level) => level[self.at].get()?,
+            None => &self.layout.done[self.at],
+        };
+        (chunk.start < self.watermark).then_some(chunk)
+    }
+
+    /// Goes on to the next batch.
+    pub(super) fn advance(&mut self) {
+        self.at += 1;
+        self.settle();
+    }
+
+    /// Leaves what is exhausted behind: stays in an empty slot only at the end.
+    fn settle(&mut self) {
+        let is_there = |level: usize, at: usize| match self.layout.levels.get(level) {
+            Some(level) => level.get(at).is_some_and(|slot| slot.get().is_some()),
+            None => at < self.layout.done_len,
+        };
+        while !is_there(self.level, self.at) {
+            if self.level == 0 {
+                self.watermark = 0;
+                self.at = 0;
+                return;
+            }
+            (self.level, self.at) = (self.level - 1, 0);
+        }
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = Chunk;
+
+    fn next(&mut self) -> Option<Chunk> {
+        let chunk = self.current().cloned()?;
+        self.advance();
+        Some(chunk)
+    }
+}
+
 impl Layout {
     /// The chunk that holds row `row`, which was appended.
     fn chunk_of(&self, row: usize) -> &Chunk {
         if self.done_len > 0 && row < self.done[self.done_len - 1].end() {
             let (mut low, mut high) = (0, self.done_len);
+            // Batches of one size, as they often are, are found at once.
+            let guess = row * self.done_len / self.done[self.done_len - 1].end();
+            let guessed = &self.done[guess];
+            if (guessed.start..guessed.end()).contains(&row) {
+                return guessed;
+            }
+            if guessed.start < row {
+                low = guess
+            } else {
+                high = guess
+            };
             while high - low > 1 {
                 let middle = (low + high) / 2;
                 if self.done[middle].start <= row { low = middle } else { high = middle }
@@ -240,7 +299,7 @@ mod tests {
             append(&list, row, 1);
         }
         check(&list, 10_000);
-        assert!(list.below(10_000).len() < 2 + LEVELS * FAN);
+        assert!(list.below(10_000).count() < 2 + LEVELS * FAN);
     }
 
     #[test]
@@ -281,7 +340,7 @@ mod tests {
         for (row, value) in values.iter().enumerate() {
             list.append(row, RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(of(value))]).unwrap(), 1);
         }
-        let rows: usize = list.below(500).iter().map(|c| c.batch.num_rows()).sum();
+        let rows: usize = list.below(500).map(|c| c.batch.num_rows()).sum();
         assert_eq!(rows, 500);
         list.with_row(321, |batch, at| {
             let value = arrow::util::display::array_value_to_string(batch.column(0), at).unwrap();
@@ -298,6 +357,6 @@ mod tests {
             rows += size;
         }
         check(&list, rows);
-        assert_eq!(list.below(4).len(), 1);
+        assert_eq!(list.below(4).count(), 1);
     }
 }

@@ -149,7 +149,7 @@ impl MemTable {
             let (start, end) = (chunk.start.max(from), (chunk.start + chunk.batch.num_rows()).min(to));
             (start < end).then(|| (start, chunk.batch.slice(start - chunk.start, end - start)))
         };
-        self.batches.below(to).into_iter().filter_map(overlap).collect()
+        self.batches.below(to).filter_map(overlap).collect()
     }
 
     /// The key index.

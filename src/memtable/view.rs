@@ -58,24 +58,35 @@ impl MemTableView {
         blocked: Option<Arc<RoaringTreemap>>,
         batch_size: usize,
     ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
+        let mut chunks = self.table.batches().below(self.watermark);
         let view = self.clone();
         let blocked = blocked.filter(|b| !b.is_empty());
-        self.table.batches().below(self.watermark).into_iter().flat_map(move |chunk| {
-            let rows = chunk.batch.num_rows().min(view.watermark - chunk.start);
-            let (view, projection, schema, blocked) =
-                (view.clone(), projection.clone(), Arc::clone(&schema), blocked.clone());
-            (0..rows).step_by(batch_size.max(1)).filter_map(move |from| {
-                let count = batch_size.max(1).min(rows - from);
+        let batch_size = batch_size.max(1);
+        // Where the next part of the current chunk begins.
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            loop {
+                let chunk = chunks.current()?;
+                let rows = chunk.batch.num_rows().min(view.watermark - chunk.start);
+                let count = batch_size.min(rows - from);
                 let live = view.live(chunk.start + from, count, blocked.as_deref());
-                view.pick(&chunk, &projection, &schema, from..from + count, live).transpose()
-            })
+                let picked = view.pick(chunk, &projection, &schema, from..from + count, live).transpose();
+                from += count;
+                if from == rows {
+                    chunks.advance();
+                    from = 0;
+                }
+                if picked.is_some() {
+                    return picked;
+                }
+            }
         })
     }
 
     /// Every row that is the newest of its key, tombstones included, as stored batches: what a flush writes.
     pub fn newest_rows(&self) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
         let view = self.clone();
-        self.table.batches().below(self.watermark).into_iter().filter_map(move |chunk| {
+        self.table.batches().below(self.watermark).filter_map(move |chunk| {
             let rows = chunk.batch.num_rows().min(view.watermark - chunk.start);
             let newest = view.selection(chunk.start, rows, |row| view.table.keys().is_newest(row, view.watermark));
             select(chunk.batch.slice(0, rows), newest).transpose()

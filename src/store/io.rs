@@ -19,6 +19,7 @@ pub struct ObjectIo {
     backend: Backend,
     hook: Option<Arc<dyn IoHook>>,
     counters: Arc<Counters>,
+    in_place: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -47,13 +48,20 @@ impl ObjectIo {
             Some(local) => Backend::Local(Arc::new(local)),
             None => Backend::Remote(Arc::new(Remote::open(uri, storage_options).await?)),
         };
-        Ok(Self { uri: uri.into(), backend, hook: None, counters: Arc::default() })
+        Ok(Self { uri: uri.into(), backend, hook: None, counters: Arc::default(), in_place: false })
     }
 
     /// Lets `hook` look at every request.
     #[must_use]
     pub fn with_hook(self, hook: Arc<dyn IoHook>) -> Self {
         Self { hook: Some(hook), ..self }
+    }
+
+    /// The same objects for a background task of its own that creates small ones: on a local file system that happens on
+    /// the task's thread.
+    #[must_use]
+    pub fn in_place(&self) -> Self {
+        Self { in_place: true, ..self.clone() }
     }
 
     /// Whether this is a local file system.
@@ -149,7 +157,9 @@ impl ObjectIo {
         self.before(IoOp::PutIfAbsent, path).await?;
         self.counters.written(bytes.len());
         let put = match &self.backend {
-            Backend::Local(local) => Arc::clone(local).put_if_absent(path, bytes, self.hook.clone()).await?,
+            Backend::Local(local) => {
+                Arc::clone(local).put_if_absent(path, bytes, self.hook.clone(), self.in_place).await?
+            }
             Backend::Remote(remote) => remote.put_if_absent(path, bytes).await?,
         };
         self.after(IoOp::PutIfAbsent, path).await?;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::failure::{from_io, from_lance};
 use super::{IoHook, Put, SyncRecord};
 use crate::error::{Error, Result};
-use crate::task::blocking;
+use crate::task::{blocking, blocking_here};
 
 type Hook = Option<Arc<dyn IoHook>>;
 
@@ -103,9 +103,15 @@ impl Local {
         .await
     }
 
-    pub(super) async fn put_if_absent(self: Arc<Self>, path: &str, bytes: Bytes, hook: Hook) -> Result<Put> {
+    pub(super) async fn put_if_absent(
+        self: Arc<Self>,
+        path: &str,
+        bytes: Bytes,
+        hook: Hook,
+        in_place: bool,
+    ) -> Result<Put> {
         let path = path.to_string();
-        blocking(move || {
+        let put = move || {
             let dir = parent(&path);
             self.ensure_dir(dir, &hook)?;
             let temporary = self.temporary(dir);
@@ -127,8 +133,8 @@ impl Local {
             })?;
             self.record(&hook, |record| record.name(&path));
             Ok(put)
-        })
-        .await
+        };
+        if in_place { blocking_here(put).await } else { blocking(put).await }
     }
 
     pub(super) async fn put(self: Arc<Self>, path: &str, bytes: Bytes) -> Result<()> {

@@ -160,17 +160,10 @@ impl LsmTable {
     /// # Errors
     /// `Invalid` if the values are not a key; what reading raises.
     pub async fn get(&self, key: &[ScalarValue]) -> Result<Option<RecordBatch>> {
-        let table = self.table_schema();
-        let hit = match table.key().of_values(key) {
-            Some(key) => keys::find_in_memory(&self.control, &table, key)?,
-            None => {
-                let images = table.key().of_columns(&keys::columns_of_values(table.key(), key)?)?;
-                keys::find_in_memory(&self.control, &table, images.get(0))?
-            }
-        };
-        if let Some(row) = hit {
+        if let Some(row) = keys::find_in_memory(&self.control, key)? {
             return Ok(row);
         }
+        let table = self.table_schema();
         let columns = keys::columns_of_values(table.key(), key)?;
         let row = self.lookup(&columns, &table).await?;
         Ok((row.num_rows() > 0).then_some(row))

@@ -5,8 +5,7 @@ use datafusion::common::ScalarValue;
 
 use crate::error::{Error, Result};
 use crate::key::{KeyColumn, KeyRef, PrimaryKey};
-use crate::schema::TableSchema;
-use crate::version::VersionControl;
+use crate::version::{Version, VersionControl};
 
 /// The key columns of one key.
 ///
@@ -34,30 +33,35 @@ pub(super) fn columns_of_values(key: &PrimaryKey, values: &[ScalarValue]) -> Res
     values.iter().zip(key.columns()).map(column).collect()
 }
 
-/// Looks a key up in the memtables without taking a snapshot: `Some(None)` if it is deleted, `None` if none holds it.
+/// Looks a key, given by its values, up in the memtables without taking a snapshot: `Some(None)` if it is deleted, `None`
+/// if no memtable holds it.
 ///
 /// # Errors
-/// Why the shard that holds it is damaged.
-pub(super) fn find_in_memory(
-    control: &VersionControl,
-    table: &TableSchema,
-    key: KeyRef<'_>,
-) -> Result<Option<Option<RecordBatch>>> {
-    let hash = key.hash();
+/// As [`columns_of_values`]; why the shard that holds it is damaged.
+pub(super) fn find_in_memory(control: &VersionControl, values: &[ScalarValue]) -> Result<Option<Option<RecordBatch>>> {
     control.with(|version| {
-        for shard in &version.shards {
-            for memtable in std::iter::once(&shard.active).chain(&shard.frozen) {
-                let Some((row, deleted)) = memtable.find(key, hash, memtable.visible()) else { continue };
-                // A damaged shard may hold a newer version of the key where it cannot be read.
-                if let Some(error) = &shard.damage {
-                    return Err(error.clone());
-                }
-                if deleted {
-                    return Ok(Some(None));
-                }
-                return memtable.row(row, table.logical()).map(|row| Some(Some(row)));
-            }
+        let key = version.base.schema().key();
+        match key.of_values(values) {
+            Some(key) => find(version, key),
+            None => find(version, key.of_columns(&columns_of_values(key, values)?)?.get(0)),
         }
-        Ok(None)
     })
+}
+
+fn find(version: &Version, key: KeyRef<'_>) -> Result<Option<Option<RecordBatch>>> {
+    let hash = key.hash();
+    for shard in &version.shards {
+        for memtable in std::iter::once(&shard.active).chain(&shard.frozen) {
+            let Some((row, deleted)) = memtable.find(key, hash, memtable.visible()) else { continue };
+            // A damaged shard may hold a newer version of the key where it cannot be read.
+            if let Some(error) = &shard.damage {
+                return Err(error.clone());
+            }
+            if deleted {
+                return Ok(Some(None));
+            }
+            return memtable.row(row, version.base.schema().logical()).map(|row| Some(Some(row)));
+        }
+    }
+    Ok(None)
 }
