@@ -1,4 +1,40 @@
 //! An LSM table for Apache DataFusion whose storage is Lance.
+//!
+//! ```
+//! use datafusion::assert_batches_eq;
+//! use datafusion::prelude::SessionContext;
+//! use datafusion_lsm::sql::LsmSessionExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let location = dir.path().join("docs").display().to_string();
+//! let session = SessionContext::new().with_lsm();
+//! let create = format!(
+//!     "CREATE EXTERNAL TABLE docs (id BIGINT PRIMARY KEY, body VARCHAR) STORED AS LSM LOCATION '{location}'"
+//! );
+//! session.sql(&create).await?.collect().await?;
+//!
+//! // An upsert by primary key, durable when it returns.
+//! session.sql("INSERT INTO docs VALUES (7, 'first'), (8, 'second')").await?.collect().await?;
+//! session.sql("INSERT INTO docs VALUES (7, 'newer')").await?.collect().await?;
+//!
+//! let rows = session.sql("SELECT * FROM docs ORDER BY id").await?.collect().await?;
+//! let expected = [
+//!     "+----+--------+",
+//!     "| id | body   |",
+//!     "+----+--------+",
+//!     "| 7  | newer  |",
+//!     "| 8  | second |",
+//!     "+----+--------+",
+//! ];
+//! assert_batches_eq!(expected, &rows);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Users need [`sql`], [`table`], [`settings`], [`error`], [`events`], and [`base::CreateSpec`]. The other modules are
+//! the rooms of the engine, mapped in `docs/architecture.md`; they are no stable interface.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod base;

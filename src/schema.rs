@@ -116,7 +116,10 @@ impl TableSchema {
         let mut columns = Vec::with_capacity(want.len() + 1);
         for ((column, want), stored) in rows.columns().iter().zip(want).zip(self.stored.fields()) {
             if !want.is_nullable() && column.null_count() > 0 {
-                return Err(Error::invalid(format!("NULL in column '{}', which is NOT NULL", want.name())));
+                return Err(Error::invalid(format!(
+                    "NULL in column '{}', which is NOT NULL: give a value",
+                    want.name()
+                )));
             }
             columns.push(relabel(column, stored)?);
         }

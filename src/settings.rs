@@ -259,7 +259,8 @@ settings! {
     statement_unit: Bytes = "lsm.statement.unit", Bytes::mib(32);
     /// How many manifest versions ahead are probed at once.
     manifest_probe: usize = "lsm.manifest.probe", 2;
-    /// How often foreign commits to the base are looked for; none is never.
+    /// How often commits of others are looked for, to the base and to shards this process does not write; none is
+    /// never.
     base_refresh: Option<Duration> = "lsm.base.refresh", Some(Duration::from_secs(10));
     /// How many bytes of the base's keys may be resident.
     base_keys: Bytes = "lsm.base.keys", Bytes::mib(256);

@@ -156,8 +156,11 @@ impl BaseTable {
         }
         let key: Vec<String> = dataset.schema().unenforced_primary_key().iter().map(|f| f.name.clone()).collect();
         if key.is_empty() {
-            return Err(Error::invalid("the table has no primary key: it was made by another program")
-                .with_context("location", io.uri()));
+            return Err(Error::invalid(
+                "the table has no primary key, since another program made it: adopt a dataset without a MemWAL index \
+                 instead",
+            )
+            .with_context("location", io.uri()));
         }
         let schema = TableSchema::try_new(&arrow_schema_with_field_ids(dataset.schema()), &key)?;
         let present = io.list_dirs("_mem_wal").await?;

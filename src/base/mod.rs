@@ -1,4 +1,4 @@
-//! The base table: an ordinary Lance dataset that compaction folds generations into, and that anybody may read.
+//! The base table: an ordinary Lance dataset that anybody may read.
 //!
 //! A [`BaseTable`] is one version of it and never changes; whoever commits gets the next one. What the table knows
 //! about itself beyond its columns is in the MemWAL index of the dataset.

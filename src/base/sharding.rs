@@ -26,7 +26,7 @@ pub struct Sharding {
     pub shards: Vec<ShardId>,
     /// The column whose hash tells the bucket; `None` if there is one shard.
     pub column: Option<String>,
-    /// The id of the sharding in the MemWAL index; 0 if shards are managed by hand.
+    /// The id of the sharding in the MemWAL index; 0 if shards are managed by another program.
     pub spec_id: u32,
 }
 
@@ -123,7 +123,8 @@ impl Sharding {
         };
         match present.iter().find(|shard| !sharding.shards.contains(shard)) {
             Some(shard) => Err(Error::invalid(
-                "the table has a shard whose bucket cannot be told from its name: it was written by another program",
+                "the table has a shard whose bucket cannot be told from its name, since another program made it: write \
+                 it with that program",
             )
             .with_context("shard", shard)),
             None => Ok(sharding),
@@ -138,7 +139,10 @@ impl Sharding {
 pub fn bucket(sharding: &Sharding, batch: &RecordBatch) -> Result<Vec<u32>> {
     let Some(column) = &sharding.column else {
         if sharding.shards.len() > 1 {
-            return Err(Error::invalid("the table's shards are managed by hand: nothing tells where a row belongs"));
+            return Err(Error::invalid(
+                "the table's shards are managed by another program and nothing tells where a row belongs: write it \
+                 with that program",
+            ));
         }
         return Ok(vec![0; batch.num_rows()]);
     };

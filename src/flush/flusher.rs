@@ -1,7 +1,7 @@
 //! The flusher of a shard: one generation after the other, in order, for as long as it takes.
 //!
 //! A failure keeps the memtable readable and is told to the shard; the flush is tried again until it succeeds or the
-//! shard is lost to another process. Generations are published in order, so a later one waits.
+//! shard is lost to another process. Generations are committed in order, so a later one waits.
 
 use std::sync::Arc;
 

@@ -1,10 +1,5 @@
-//! One flush: a frozen memtable to a committed generation.
-//!
-//! | step | durable effect | a crash after it |
-//! |---|---|---|
-//! | write | a directory nobody names | an orphan; the WAL still has the rows |
-//! | sync | the same, for good | the same |
-//! | commit | the manifest names it and replay starts behind its rows | the generation is read, the WAL is not |
+//! One flush: a frozen memtable to a committed generation. Its steps and what a crash between them leaves:
+//! `docs/concurrency.md`, Freeze and flush.
 
 use std::sync::Arc;
 

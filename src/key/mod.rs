@@ -205,7 +205,7 @@ impl PrimaryKey {
                 )));
             }
             if column.null_count() > 0 {
-                return Err(Error::invalid(format!("NULL in primary key column '{}'", key.name)));
+                return Err(Error::invalid(format!("NULL in primary key column '{}': give a value", key.name)));
             }
         }
         match self.image() {

@@ -1,4 +1,4 @@
-//! Manifest bytes: Lance's protobuf and, as its last field, our seal {magic, attempt id, CRC-32 of all before}.
+//! Manifest bytes: Lance's protobuf and, as its last field, our mark {magic, attempt id, CRC-32 of all before}.
 //!
 //! Lance skips the unknown field and drops it when it writes the next version. The id tells our attempt from another
 //! process's equal one when the answer to a write was lost; without it two racers could both believe they won.
@@ -16,7 +16,7 @@ use crate::ids::{ManifestVersion, ShardId};
 const SEAL_HEAD: [u8; 7] = [0xfa, 0x7f, 24, b'L', b'S', b'M', b'1'];
 const SEAL_LEN: usize = SEAL_HEAD.len() + 16 + 4;
 
-/// The bytes of a manifest, sealed with a fresh attempt id.
+/// The bytes of a manifest, with a mark of a fresh attempt id.
 pub(super) fn encode(manifest: &ShardManifest) -> Bytes {
     let mut bytes = pb::ShardManifest::from(manifest).encode_to_vec();
     bytes.extend_from_slice(&SEAL_HEAD);

@@ -221,8 +221,11 @@ impl ManifestStore {
             });
         };
         if latest.status == ShardStatus::Sealed {
-            return Err(Error::invalid("the shard is sealed, its table is being dropped: undo the drop to write")
-                .with_context("shard", self.shard));
+            return Err(Error::invalid(
+                "the shard is sealed by another program, as Lance does before it drops a table: reset its status there \
+                 to write",
+            )
+            .with_context("shard", self.shard));
         }
         if latest.shard_spec_id != spec_id && latest.shard_spec_id != 0 {
             return Err(Error::invalid(

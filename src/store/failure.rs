@@ -70,7 +70,7 @@ fn class_of(error: &LanceError) -> Error {
         | LanceError::InvalidTableLocation { .. }
         | LanceError::InvalidRef { .. }
         | LanceError::FieldNotFound { .. }
-        | LanceError::Schema { .. } => Error::invalid("Lance refuses the request"),
+        | LanceError::Schema { .. } => Error::invalid("Lance refuses the request: see the cause below"),
         LanceError::DatasetNotFound { path, .. } => {
             Error::invalid("there is no dataset here: create it or correct the location").with_context("path", path)
         }

@@ -1,10 +1,5 @@
-//! Replacing all rows: TRUNCATE and INSERT OVERWRITE.
-//!
-//! | step | durable effect | a crash after it |
-//! |---|---|---|
-//! | pause, freeze, flush | generations; nobody can write | the old rows, in generations |
-//! | base commit | new rows, every generation marked as compacted | the new rows: whoever reads leaves marked generations out |
-//! | trim | the manifests stop naming them | the same |
+//! Replacing all rows: TRUNCATE and INSERT OVERWRITE. Its steps and what a crash between them leaves:
+//! `docs/concurrency.md`, Replace.
 
 use std::sync::Arc;
 

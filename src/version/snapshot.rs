@@ -7,7 +7,7 @@ use crate::block_list::KeySource;
 use crate::error::Result;
 use crate::memtable::{MemTable, MemTableView};
 
-/// A version and the watermarks of its memtables: whatever freezes, flushes or compacts meanwhile, it sees each row
+/// A version and the watermarks of its memtables: whatever is frozen, flushed or replaced meanwhile, it sees each row
 /// once, in the version it had when the snapshot was taken. Holds its sources until it is dropped.
 #[derive(Debug, Clone)]
 pub struct Snapshot {

@@ -2,7 +2,8 @@
 //!
 //! Owns: the order of a shard's writes, its role (reader, writer, failed) and the replay of its WAL. Does not own:
 //! flushing (`flush`), which it meets only through [`crate::version::FlushRequest`]. Lock order: the shards' cores in
-//! the order of the version, then the version control.
+//! the order of the version, then the version control. A unit waits for the WAL (queue); its ticket waits for its turn
+//! to become visible (order); an outcome joins all of a write.
 
 mod conflict;
 mod index_loop;

@@ -46,10 +46,12 @@ impl ShardWriter {
             if let Some(epoch) = epoch
                 && entry.epoch > epoch
             {
-                return Err(Error::fenced("another process claimed the shard")
-                    .with_context("shard", self.shard)
-                    .with_context("epoch", epoch)
-                    .with_context("owner", entry.epoch));
+                return Err(Error::fenced(
+                    "another process claimed the shard: open the table again if this one should write",
+                )
+                .with_context("shard", self.shard)
+                .with_context("epoch", epoch)
+                .with_context("owner", entry.epoch));
             }
             self.replay(entry, current)?;
             if epoch.is_some() {

@@ -6,6 +6,7 @@ mod scan;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use datafusion_lsm::settings::Settings;
 use walkdir::{DirEntry, WalkDir};
 
 /// Each room and its level: a room imports only from rooms of a lower level. Rooms of level 0 may use each other.
@@ -18,7 +19,6 @@ const ROOMS: &[(&str, u8)] = &[
     ("size", 0),
     ("clock", 0),
     ("events", 0),
-    ("metrics", 0),
     ("source", 0),
     ("store", 1),
     ("task", 1),
@@ -323,4 +323,11 @@ fn the_map_shows_every_room() {
     report(
         &missing.map(|s| format!("{}: docs/architecture.md does not know `{}`", s.path, s.room)).collect::<Vec<_>>(),
     );
+}
+
+#[test]
+fn operations_tell_of_every_option() {
+    let told = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let missing = Settings::NAMES.iter().filter(|name| !told.contains(&format!("`{name}`")));
+    report(&missing.map(|name| format!("docs/operations.md does not tell of `{name}`")).collect::<Vec<_>>());
 }
