@@ -1,15 +1,17 @@
 //! Moving a damaged entry and all later ones aside.
 //!
 //! The highest slot is moved first: stopped in the middle, the damaged entry is still where it was and the next attempt
-//! goes on. The slots that become free are never written again, since the next free one is behind the highest: the
-//! caller commits a manifest that replays from there.
+//! goes on. Sentinels stay: they have no rows, and without them the writers they fence would fill slots again that
+//! nobody reads. The caller puts sentinels into the slots that became free.
+
+use bytes::Bytes;
 
 use crate::error::Result;
 use crate::ids::{ShardId, WalPosition};
 use crate::store::{ObjectIo, TablePaths};
 use crate::task::blocking;
 
-use super::entry::read_stream;
+use super::entry::{decode, read_stream};
 use super::frames::stream_length;
 
 /// What was moved aside.
@@ -21,7 +23,7 @@ pub struct QuarantineReport {
     pub rows: Option<usize>,
     /// Where they are, relative to the table directory; their names are unchanged.
     pub dir: String,
-    /// The next free slot: behind the highest that was moved, now or by an attempt that was stopped.
+    /// The next free slot: behind all that are or were taken, now or before an attempt that was stopped.
     pub next: WalPosition,
 }
 
@@ -42,7 +44,7 @@ fn highest(names: &[String]) -> WalPosition {
     names.iter().filter_map(|name| TablePaths::parse_wal_entry(name)).max().unwrap_or_default()
 }
 
-/// Moves the entry at `from` and all later ones aside. Only the holder of the shard may do so.
+/// Moves the entry at `from` and all later ones but sentinels aside. Only the holder of the shard may do so.
 ///
 /// # Errors
 /// `Unavailable` or `Invalid`; do it again.
@@ -53,20 +55,24 @@ pub async fn quarantine(io: &ObjectIo, shard: ShardId, from: WalPosition) -> Res
         names.iter().filter_map(|name| TablePaths::parse_wal_entry(name)).filter(|p| *p >= from).collect();
     positions.sort_unstable();
     let dir = TablePaths::new_quarantine_dir(shard);
+    let mut entries = 0;
     let mut rows = Some(0);
     for position in positions.iter().rev() {
         let path = TablePaths::wal_entry(shard, *position);
-        let counted = count_rows(io, &path).await?;
-        rows = rows.zip(counted).map(|(rows, more)| rows + more);
+        let Some(bytes) = io.get(&path).await? else { continue };
+        if decode(*position, bytes.clone(), &path).is_ok_and(|entry| entry.sentinel) {
+            continue;
+        }
+        rows = rows.zip(count_rows(bytes).await?).map(|(rows, more)| rows + more);
         io.rename(&path, &format!("{dir}/{}", TablePaths::wal_entry_name(*position))).await?;
+        entries += 1;
     }
-    tracing::warn!(%shard, %from, entries = positions.len(), ?rows, dir, "WAL entries were moved aside");
-    Ok(QuarantineReport { entries: positions.len(), rows, dir, next })
+    tracing::warn!(%shard, %from, entries, ?rows, dir, "WAL entries were moved aside");
+    Ok(QuarantineReport { entries, rows, dir, next })
 }
 
 /// How many rows an entry has, as far as its bytes tell, whole or not.
-async fn count_rows(io: &ObjectIo, path: &str) -> Result<Option<usize>> {
-    let Some(bytes) = io.get(path).await? else { return Ok(Some(0)) };
+async fn count_rows(bytes: Bytes) -> Result<Option<usize>> {
     blocking(move || {
         let Ok(length) = stream_length(&bytes) else { return Ok(None) };
         let count =

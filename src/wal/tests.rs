@@ -371,6 +371,29 @@ async fn damaged_entries_are_moved_aside_with_all_later_ones() {
 }
 
 #[tokio::test]
+async fn a_quarantine_that_is_stopped_leaves_no_slot_to_a_writer_that_was_fenced() {
+    let (io, _) = remote().await;
+    let mut old = writer(&io, 1, 1);
+    for n in 1..=3 {
+        old.append(&entry(1, &[n])).await.unwrap();
+    }
+    io.put(&path(2), Bytes::from_static(b"nonsense")).await.unwrap();
+    // A claim of epoch 2 that ends when all is moved, before a slot that became free is filled.
+    writer(&io, 2, 4).append(&encode_sentinel(Epoch(2)).unwrap()).await.unwrap();
+    let report = quarantine(&io, shard(), WalPosition(2)).await.unwrap();
+    assert_eq!((report.entries, report.next), (2, WalPosition(5)));
+    assert_eq!(old.append(&entry(1, &[4])).await.unwrap_err().kind(), ErrorKind::Fenced);
+    // The next claim finds the first free slot; its rows go around the sentinel that stayed.
+    let mut new = writer(&io, 3, tip(&io, shard(), WalPosition(1)).await.unwrap().0);
+    assert_eq!(new.append(&encode_sentinel(Epoch(3)).unwrap()).await.unwrap(), WalPosition(2));
+    for (n, position) in [(5, 3), (6, 5), (7, 6)] {
+        assert_eq!(new.append(&entry(3, &[n])).await.unwrap(), WalPosition(position));
+    }
+    let rows: Vec<_> = read(&io, 1).await.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
+    assert_eq!(rows, [(1, vec![1]), (3, vec![5]), (5, vec![6]), (6, vec![7])]);
+}
+
+#[tokio::test]
 async fn the_rows_of_a_quarantined_entry_are_counted_only_if_it_can_be_read() {
     let (io, _) = remote().await;
     io.put(&path(1), Bytes::from_static(b"nonsense")).await.unwrap();

@@ -83,8 +83,8 @@ impl WalWriter {
     /// another entry, that one takes the slot unless the earlier arrived after all: then it goes behind it. Ask
     /// [`take_settled`](Self::take_settled) what came true.
     ///
-    /// A sentinel goes behind entries of older epochs that it meets; any other entry belongs behind what its writer has
-    /// read.
+    /// A sentinel goes behind entries of older epochs that it meets, and any entry behind sentinels that are not newer;
+    /// rows belong behind what their writer has read.
     ///
     /// # Errors
     /// `Fenced` if the slot belongs to another writer; `Indeterminate` if it is unknown whether the entry arrived;
@@ -149,7 +149,9 @@ impl WalWriter {
     fn taken(&mut self, entry: &EncodedEntry, found: Bytes, path: &str) -> Result<Progress> {
         let other = decode(self.next, found, path)?;
         let (position, owner) = (self.next, other.epoch);
-        if entry.is_sentinel() && owner < self.epoch {
+        let is_older = owner < self.epoch && entry.is_sentinel();
+        // A sentinel that another claim, or an earlier attempt at this one, left where a quarantine made room.
+        if is_older || (owner <= self.epoch && other.sentinel) {
             self.settle(None, entry.id());
             return Ok(Progress::Next);
         }
