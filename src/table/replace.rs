@@ -7,6 +7,7 @@
 //! | trim | the manifests stop naming them | the same |
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use datafusion::execution::SendableRecordBatchStream;
 
@@ -37,11 +38,12 @@ impl LsmTable {
         let base = base.refresh().await?.unwrap_or(base);
         // Before the commit: whoever read the old rows must not write them back, whatever becomes of this future.
         self.control.update(|version| version.replacements += 1);
+        self.context.base_in_doubt.store(true, Ordering::Release);
         let base = match base.replace(rows, &compacted).await {
             Ok(base) => base,
             Err(error) => {
                 // It may have come through after all.
-                if let Err(error) = self.context.refresh_base().await {
+                if let Err(error) = self.context.settle_base().await {
                     tracing::warn!(%error, "the base could not be read after a failed commit");
                 }
                 return Err(error);
@@ -52,6 +54,7 @@ impl LsmTable {
             version.base = base;
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
+        self.context.base_in_doubt.store(false, Ordering::Release);
         for (shard, generation) in compacted {
             let Some(writer) = self.shards.shards().iter().find(|w| w.shard() == shard) else { continue };
             if let Err(error) = trim(writer, generation).await {

@@ -86,6 +86,7 @@ impl ShardSet {
             for &shard in &touched {
                 self.shards[shard].claim().await?;
             }
+            self.context.settle_base().await?;
             self.wait_for_room(&touched, deadline).await?;
             if let Some(outcome) = self.append(&units, &touched, check, ack)? {
                 break outcome;

@@ -6,4 +6,5 @@ mod fencing;
 mod flush;
 mod foreign;
 mod quarantine;
+mod replace;
 mod wal;
