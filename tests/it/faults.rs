@@ -7,4 +7,5 @@ mod flush;
 mod foreign;
 mod quarantine;
 mod replace;
+mod statement;
 mod wal;
