@@ -5,6 +5,9 @@
 //! | pause, freeze, flush | generations; nobody can write | the old rows, in generations |
 //! | base commit | new rows, every generation marked as compacted | the new rows: whoever reads leaves marked generations out |
 //! | trim | the manifests stop naming them | the same |
+//!
+//! If the caller goes away or the storage does not answer, the base commit may have come through unseen: the next write
+//! reads the base first.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

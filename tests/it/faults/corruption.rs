@@ -251,6 +251,7 @@ async fn sharded() -> (Place, Arc<LsmTable>, Vec<(ShardId, Vec<u32>)>) {
         table.flush().await.unwrap();
         put_all(&table, 1).await;
     }
+    put_all(&table, 2).await;
     (place, table, keys)
 }
 
@@ -265,7 +266,10 @@ fn object_of(place: &Place, shard: ShardId, kind: &str) -> PathBuf {
     match kind {
         "manifest" => latest_manifest(&dir),
         "generation" => only_file(&generation_dir(&dir).join("data"), ".lance"),
-        _ => place.root().join(TablePaths::wal_entry(shard, WalPosition(2))),
+        _ => {
+            let last = place.wal_slots(shard).pop().unwrap();
+            place.root().join(TablePaths::wal_entry(shard, WalPosition(last)))
+        }
     }
 }
 

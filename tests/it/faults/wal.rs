@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::error::{Error, ErrorKind};
 use datafusion_lsm::events::EventListener;
 use datafusion_lsm::ids::{ShardId, WalPosition};
@@ -270,6 +271,32 @@ async fn a_background_task_that_panics_closes_the_table_and_hangs_nobody() {
     drop(table);
     let table = place.open(quiet()).await.unwrap();
     assert_eq!(numbers(&place.rows(&table).await), [(1, 10)], "what is durable is there");
+}
+
+#[tokio::test]
+async fn a_write_that_waits_for_room_learns_that_the_table_is_closed() {
+    let place = Place::simple();
+    let faults = Arc::new(Faults::default());
+    let components = Components {
+        events: Arc::new(Panics),
+        io_hook: Some(Arc::clone(&faults) as _),
+        budget: MemoryBudget::new(1 << 30),
+        ..Components::default()
+    };
+    let settings = Settings { write_timeout: Duration::from_secs(3600), wal_queue: Bytes(1), ..quiet() };
+    let table = place.builder(settings).components(components).open().await.unwrap();
+    let gate = faults.hold(IoOp::PutIfAbsent, WAL, At::Before);
+    let underway = table.put_no_wait(row(1, 10)).await.unwrap();
+    gate.reached().await;
+    let mut waiting = Box::pin(table.put(row(2, 20)));
+    assert!(futures::poll!(&mut waiting).is_pending(), "the queue is full");
+    gate.open();
+    let error = soon("an answer", waiting).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    let error = soon("an answer", underway.wait()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "it may be in the WAL: {error}");
+    drop(table);
+    assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), [(1, 10)]);
 }
 
 #[tokio::test]
