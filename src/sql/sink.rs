@@ -20,9 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::settings::{Ack, OnConflict};
 use crate::table::{LsmTable, StatementKind};
 use crate::version::Snapshot;
-
-/// What a statement adds to its error if rows of it are in.
-const ROWS_WRITTEN: &str = "rows_written_before";
+use crate::writer::ROWS_WRITTEN;
 
 /// What a statement does with its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

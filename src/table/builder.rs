@@ -1,6 +1,7 @@
 //! Opening a table: settings are data, components are parts, and nobody is fenced.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use futures::future::try_join_all;
@@ -275,6 +276,7 @@ impl TableBuilder {
             health: supervisor.health(),
             publisher: Publisher::new(Arc::clone(&control)),
             room: Notify::new(),
+            base_in_doubt: AtomicBool::new(false),
             budget: Arc::clone(&budget),
             indexes: indexes.clone(),
         });

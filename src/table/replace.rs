@@ -1,7 +1,11 @@
 //! Replacing all rows: TRUNCATE and INSERT OVERWRITE. Its steps and what a crash between them leaves:
 //! `docs/concurrency.md`, Replace.
+//!
+//! If the caller goes away or the storage does not answer, the base commit may have come through unseen: the next write
+//! reads the base first.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use datafusion::execution::SendableRecordBatchStream;
 
@@ -32,11 +36,12 @@ impl LsmTable {
         let base = base.refresh().await?.unwrap_or(base);
         // Before the commit: whoever read the old rows must not write them back, whatever becomes of this future.
         self.control.update(|version| version.replacements += 1);
+        self.context.base_in_doubt.store(true, Ordering::Release);
         let base = match base.replace(rows, &compacted).await {
             Ok(base) => base,
             Err(error) => {
                 // It may have come through after all.
-                if let Err(error) = self.context.refresh_base().await {
+                if let Err(error) = self.context.settle_base().await {
                     tracing::warn!(%error, "the base could not be read after a failed commit");
                 }
                 return Err(error);
@@ -47,6 +52,7 @@ impl LsmTable {
             version.base = base;
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
+        self.context.base_in_doubt.store(false, Ordering::Release);
         for (shard, generation) in compacted {
             let Some(writer) = self.shards.shards().iter().find(|w| w.shard() == shard) else { continue };
             if let Err(error) = trim(writer, generation).await {

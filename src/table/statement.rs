@@ -18,7 +18,7 @@ use crate::schema::TableSchema;
 use crate::settings::{Ack, OnConflict};
 use crate::size::row_bytes;
 use crate::version::Snapshot;
-use crate::writer::{Check, PendingWrite, Unit};
+use crate::writer::{Check, PendingWrite, ROWS_WRITTEN, Unit};
 
 /// How many units a statement collects before it writes.
 const BUFFERED_UNITS: usize = 4;
@@ -127,13 +127,12 @@ impl Statement {
     }
 
     async fn settle(&mut self, pending: PendingWrite) -> Result<()> {
-        let rows = pending.wait().await.map_err(|e| self.with_written(e))?;
-        self.written += rows;
+        self.written = pending.behind(self.written).wait().await?;
         Ok(())
     }
 
     fn with_written(&self, error: Error) -> Error {
-        if self.written > 0 { error.with_context("rows_written_before", self.written) } else { error }
+        if self.written > 0 { error.with_context(ROWS_WRITTEN, self.written) } else { error }
     }
 
     /// Splits rows by shard.

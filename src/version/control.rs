@@ -36,7 +36,7 @@ pub struct ShardVersion {
     pub frozen: Vec<Arc<MemTable>>,
     /// Generations not yet in the base, newest first.
     pub generations: Vec<Arc<Generation>>,
-    /// How often rows of other processes came in a way that tells no key: a snapshot of before proves nothing after.
+    /// How often rows of other processes came or went in a way that tells no key: a snapshot of before proves nothing after.
     pub foreign_changes: u64,
     /// Why the shard's rows cannot be read completely.
     pub damage: Option<Error>,

@@ -16,7 +16,7 @@ mod status;
 mod wal_loop;
 
 pub use conflict::Check;
-pub use outcome::PendingWrite;
+pub use outcome::{PendingWrite, ROWS_WRITTEN};
 pub use publisher::Publisher;
 pub use shard::{ShardWriter, WriterContext};
 pub use shard_set::{ShardSet, Unit};

@@ -1,13 +1,17 @@
 //! What became of a statement's write: waited for by its caller, decided by the WAL loops.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::error::{Error, Result};
+use crate::task::Health;
+
+/// The context of an error that tells how many rows of a statement that failed are in all the same.
+pub const ROWS_WRITTEN: &str = "rows_written_before";
 
 /// The shared state of one write over all its units and shards.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(super) struct Outcome {
     open: AtomicUsize,
     /// Tickets in the shards' orders: all are published together.
     tickets: AtomicUsize,
+    /// Rows in the WAL.
+    durable: AtomicU64,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -24,6 +30,8 @@ pub(super) struct Outcome {
 struct State {
     published: bool,
     error: Option<Error>,
+    /// Whether a unit is still being tried, so that nobody knows how the write ends.
+    in_doubt: bool,
 }
 
 impl Outcome {
@@ -31,6 +39,7 @@ impl Outcome {
         Arc::new(Self {
             open: AtomicUsize::new(open),
             tickets: AtomicUsize::new(tickets),
+            durable: AtomicU64::new(0),
             state: Mutex::default(),
             changed: Notify::new(),
         })
@@ -41,9 +50,20 @@ impl Outcome {
         self.open.load(Ordering::Acquire) == 0
     }
 
-    /// A unit is durable, or will never be.
-    pub(super) fn unit_done(&self) {
+    /// A unit of `rows` rows is durable.
+    pub(super) fn unit_done(&self, rows: usize) {
+        self.durable.fetch_add(rows as u64, Ordering::AcqRel);
+        self.decided();
+    }
+
+    /// A unit will never be durable.
+    pub(super) fn unit_lost(&self) {
+        self.decided();
+    }
+
+    fn decided(&self) {
         self.open.fetch_sub(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
     }
 
     /// How many tickets there are to publish.
@@ -62,16 +82,30 @@ impl Outcome {
         self.changed.notify_waiters();
     }
 
-    /// The write failed, or is in doubt; the first error counts.
+    /// The write failed; the first error counts. Told when every unit is decided: then it is known what is in.
     pub(super) fn fail(&self, error: &Error) {
         self.state.lock().error.get_or_insert_with(|| error.clone());
         self.changed.notify_waiters();
     }
 
+    /// A unit is being tried and may yet become durable. Told at once.
+    pub(super) fn doubt(&self, error: &Error) {
+        {
+            let mut state = self.state.lock();
+            state.error.get_or_insert_with(|| error.clone());
+            state.in_doubt = true;
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn error(&self) -> Option<Error> {
+        self.state.lock().error.clone()
+    }
+
     fn poll(&self) -> Option<Result<()>> {
         let state = self.state.lock();
         match (&state.error, state.published) {
-            (Some(error), _) => Some(Err(error.clone())),
+            (Some(error), _) => (state.in_doubt || self.is_ready()).then(|| Err(error.clone())),
             (None, true) => Some(Ok(())),
             (None, false) => None,
         }
@@ -95,20 +129,23 @@ impl Outcome {
 #[must_use = "a write is acknowledged only when it was waited for"]
 pub struct PendingWrite {
     pub(super) rows: u64,
+    /// Rows of the same statement that were acknowledged before.
+    pub(super) before: u64,
     /// `None` if there is nothing to wait for.
     pub(super) outcome: Option<Arc<Outcome>>,
     pub(super) timeout: Duration,
+    pub(super) health: Health,
 }
 
 impl PendingWrite {
     /// How many rows were written.
     pub fn rows(&self) -> u64 {
-        self.rows
+        self.before + self.rows
     }
 
     /// The same write as the end of a larger one, of which `rows` were acknowledged before.
     pub(crate) fn behind(mut self, rows: u64) -> Self {
-        self.rows += rows;
+        self.before += rows;
         self
     }
 
@@ -116,14 +153,26 @@ impl PendingWrite {
     ///
     /// # Errors
     /// `Fenced` if the shard was claimed by another process: the rows are not in. `Indeterminate` if the storage does
-    /// not tell, or not in time.
-    pub async fn wait(self) -> Result<u64> {
-        if let Some(outcome) = &self.outcome {
-            tokio::time::timeout(self.timeout, outcome.wait()).await.unwrap_or_else(|_| {
-                Err(Error::indeterminate("the write was not durable in time: it may still become so")
-                    .with_context("timeout", humantime::format_duration(self.timeout)))
-            })?;
-        }
-        Ok(self.rows)
+    /// not tell, or not in time, or the table's tasks ended. Of a write over several units some may be in: the error
+    /// says how many rows ([`ROWS_WRITTEN`]).
+    pub async fn wait(mut self) -> Result<u64> {
+        let Some(outcome) = self.outcome.take() else { return Ok(self.rows()) };
+        let ended = tokio::select! {
+            biased;
+            ended = outcome.wait() => ended,
+            error = self.health.failed() => outcome.poll().unwrap_or_else(|| {
+                Err(Error::indeterminate("the table's tasks ended before the write was durable: it may be or not")
+                    .with_source(error))
+            }),
+            () = tokio::time::sleep(self.timeout) => Err(outcome.error().unwrap_or_else(|| {
+                Error::indeterminate("the write was not durable in time: it may still become so")
+                    .with_context("timeout", humantime::format_duration(self.timeout))
+            })),
+        };
+        ended.map_err(|error| match self.before + outcome.durable.load(Ordering::Acquire) {
+            0 => error,
+            rows => error.with_context(ROWS_WRITTEN, rows),
+        })?;
+        Ok(self.rows())
     }
 }

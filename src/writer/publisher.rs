@@ -78,10 +78,8 @@ impl Publisher {
     pub(super) fn adopt_base(&self, newer: Arc<BaseTable>) {
         let shards = self.shards();
         let mut cores: Vec<MutexGuard<'_, Core>> = shards.iter().map(|s| s.core.lock()).collect();
-        let mut foreign = vec![false; shards.len()];
-        for ((shard, core), foreign) in shards.iter().zip(&mut cores).zip(&mut foreign) {
+        for (shard, core) in shards.iter().zip(&mut cores) {
             let compacted = newer.compacted(shard.shard());
-            *foreign = core.slots.iter().any(|s| s.memtable.generation() <= compacted);
             core.slots.retain(|s| s.memtable.generation() > compacted);
             if core.slots.is_empty() {
                 core.slots.push_back(shard.new_slot(compacted.next()));
@@ -91,11 +89,11 @@ impl Publisher {
             if newer.version() <= version.base.version() {
                 return;
             }
-            for ((shard, core), foreign) in version.shards.iter_mut().zip(&cores).zip(&foreign) {
+            for (shard, core) in version.shards.iter_mut().zip(&cores) {
                 let compacted = newer.compacted(shard.shard);
-                let before = shard.generations.len();
                 shard.generations.retain(|g| g.id() > compacted);
-                shard.foreign_changes += u64::from(*foreign || shard.generations.len() < before);
+                // Which rows came or went, nobody says.
+                shard.foreign_changes += 1;
                 let mut memtables = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable));
                 shard.active = memtables.next().expect("a shard has an active memtable");
                 shard.frozen = memtables.collect();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -53,6 +54,8 @@ pub struct WriterContext {
     pub publisher: Publisher,
     /// A queue or a memtable shrank, or a shard failed.
     pub room: Notify,
+    /// A commit of the base whose end nobody saw: what is known of its rows may be old.
+    pub base_in_doubt: AtomicBool,
     /// What the tables of the process may hold together.
     pub budget: Arc<MemoryBudget>,
     /// Makes the indexes of memtables.
@@ -74,6 +77,18 @@ impl WriterContext {
         let version = newer.version();
         self.publisher.adopt_base(newer);
         self.events.on_base_refresh(version);
+        Ok(())
+    }
+
+    /// Reads the base again if a commit of this handle ended unseen: before a write relies on what is known of it.
+    ///
+    /// # Errors
+    /// As [`refresh_base`](Self::refresh_base).
+    pub async fn settle_base(&self) -> Result<()> {
+        if self.base_in_doubt.load(Ordering::Acquire) {
+            self.refresh_base().await?;
+            self.base_in_doubt.store(false, Ordering::Release);
+        }
         Ok(())
     }
 

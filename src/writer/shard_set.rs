@@ -73,10 +73,10 @@ impl ShardSet {
     /// raises; `Closed` if the table was closed.
     pub async fn write(&self, units: Vec<Unit>, check: &Check, ack: Ack) -> Result<PendingWrite> {
         let _running = self.pause.read().await;
-        let timeout = self.context.settings.write_timeout;
+        let (timeout, health) = (self.context.settings.write_timeout, self.context.health.clone());
         let rows = units.iter().map(|u| u.rows.num_rows() as u64).sum();
         if rows == 0 {
-            return Ok(PendingWrite { rows: 0, outcome: None, timeout });
+            return Ok(PendingWrite { rows: 0, before: 0, outcome: None, timeout, health });
         }
         let mut touched: Vec<usize> = units.iter().map(|u| u.shard).collect();
         touched.sort_unstable();
@@ -86,6 +86,7 @@ impl ShardSet {
             for &shard in &touched {
                 self.shards[shard].claim().await?;
             }
+            self.context.settle_base().await?;
             self.wait_for_room(&touched, deadline).await?;
             if let Some(outcome) = self.append(&units, &touched, check, ack)? {
                 break outcome;
@@ -100,7 +101,7 @@ impl ShardSet {
         }
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.rows_written.fetch_add(rows, Ordering::Relaxed);
-        Ok(PendingWrite { rows, outcome, timeout })
+        Ok(PendingWrite { rows, before: 0, outcome, timeout, health })
     }
 
     /// Appends under the locks of all touched shards. `None` if a shard's role changed since it was claimed.
@@ -183,6 +184,7 @@ impl ShardSet {
     /// Waits until the queues and memtables have room.
     async fn wait_for_room(&self, touched: &[usize], deadline: Instant) -> Result<()> {
         let settings = &self.context.settings;
+        let mut health = self.context.health.clone();
         loop {
             let changed = self.context.room.notified();
             let freed = self.context.budget.freed();
@@ -206,9 +208,13 @@ impl ShardSet {
                 largest.freeze_if_alone();
             }
             let changed = async {
-                tokio::select! { () = changed => {}, () = freed => {} }
+                tokio::select! {
+                    () = changed => Ok(()),
+                    () = freed => Ok(()),
+                    error = health.failed() => Err(error),
+                }
             };
-            if timeout_at(deadline, changed).await.is_err() {
+            let Ok(changed) = timeout_at(deadline, changed).await else {
                 let why = match (queue_is_full, memory_is_full) {
                     (true, _) => "the WAL is behind",
                     (_, true) => "the memtables are full and not yet flushed",
@@ -220,7 +226,8 @@ impl ShardSet {
                     Some(error) => failure.with_source(error),
                     None => failure,
                 });
-            }
+            };
+            changed?;
         }
     }
 }

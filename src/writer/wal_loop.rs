@@ -125,7 +125,7 @@ impl ShardWriter {
             let doubt = Error::indeterminate("the write is not durable yet and is still being tried")
                 .with_context("shard", self.shard)
                 .with_source(error);
-            group.units.iter().filter_map(|u| u.outcome.as_ref()).for_each(|o| o.fail(&doubt));
+            group.units.iter().filter_map(|u| u.outcome.as_ref()).for_each(|o| o.doubt(&doubt));
             attempt += 1;
             Retry::default().pause(attempt).await;
         };
@@ -161,7 +161,9 @@ impl ShardWriter {
             }
         }
         self.context.events.on_wal_append(self.shard, position, rows, bytes);
-        group.units.iter().filter_map(|u| u.outcome.as_ref()).for_each(|o| o.unit_done());
+        for (unit, outcome) in group.units.iter().filter_map(|u| Some((u, u.outcome.as_ref()?))) {
+            outcome.unit_done(unit.rows.num_rows());
+        }
         self.context.publisher.publish();
         self.context.room.notify_waiters();
     }
@@ -188,7 +190,7 @@ impl ShardWriter {
             ticket.outcome.drop_ticket();
         }
         for outcome in lost {
-            outcome.unit_done();
+            outcome.unit_lost();
         }
         self.context.publisher.publish();
         self.context.room.notify_waiters();

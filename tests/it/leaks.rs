@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use datafusion_lsm::error::ErrorKind;
 use datafusion_lsm::settings::{Ack, Settings};
-use datafusion_lsm::store::IoOp;
+use datafusion_lsm::store::{IoOp, TablePaths};
 use datafusion_lsm::table::LsmTable;
 use tokio::runtime::Handle;
 
@@ -155,6 +155,39 @@ async fn what_a_dropped_handle_had_acknowledged_is_there() {
         table.put(row(key)).await.unwrap();
         expected.push((key, 1));
         assert_eq!(numbers(&place.rows(&table).await), sorted(&expected));
+    }
+}
+
+#[tokio::test]
+async fn what_a_dropped_handle_had_acknowledged_from_memory_is_written_before_its_tasks_end() {
+    for shards in [1, 3] {
+        let place = Place::new(KeyType::Int64, shards);
+        let parts = Parts::new();
+        let table = parts.open(&place, Settings { ack: Ack::Memory, ..quiet() }).await;
+        let first: Vec<(u32, i64)> = (0..30).map(|key| (key, 0)).collect();
+        table.put(numbered(KeyType::Int64, &first)).await.unwrap();
+        parts.events.until("the appends", |c| c.appends == u64::from(shards)).await;
+        let gates: Vec<_> = place
+            .keys_by_shard(&table)
+            .iter()
+            .map(|(shard, _)| parts.faults.hold(IoOp::PutIfAbsent, &TablePaths::wal_dir(*shard), At::Before))
+            .collect();
+        for n in 1..5 {
+            // The first of them is under way, the others are queued behind it.
+            let rows: Vec<(u32, i64)> = (0..30).map(|key| (key, n)).collect();
+            table.put(numbered(KeyType::Int64, &rows)).await.unwrap();
+            for gate in gates.iter().filter(|_| n == 1) {
+                gate.reached().await;
+            }
+        }
+        let expected = place.rows(&table).await;
+        assert_eq!(expected[&7].n, 4, "it was acknowledged and seen");
+        drop(table);
+        for gate in gates {
+            gate.open();
+        }
+        parts.gone().await;
+        assert_eq!(place.rows(&place.open(quiet()).await.unwrap()).await, expected);
     }
 }
 

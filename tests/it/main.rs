@@ -9,6 +9,7 @@ mod leaks;
 mod model;
 mod place;
 mod row_index;
+mod snapshot;
 mod support;
 mod table;
 mod tidy;

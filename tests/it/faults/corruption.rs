@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion_lsm::error::{Error, ErrorKind, Result};
-use datafusion_lsm::ids::ShardId;
+use datafusion_lsm::ids::{ShardId, WalPosition};
 use datafusion_lsm::store::TablePaths;
 use datafusion_lsm::table::LsmTable;
 use walkdir::WalkDir;
@@ -222,7 +222,7 @@ async fn other_shards_stay_usable_beside_a_damaged_one() {
     table.close().await.unwrap();
     let damaged = shard_of[0];
     let entry = place.root().join(TablePaths::wal_dir(ShardId::bucket(damaged)));
-    let first = entry.join(TablePaths::wal_entry_name(datafusion_lsm::ids::WalPosition(1)));
+    let first = entry.join(TablePaths::wal_entry_name(WalPosition(1)));
     std::fs::write(&first, b"").unwrap();
 
     let table = place.open(quiet()).await.unwrap();
@@ -240,6 +240,97 @@ async fn other_shards_stay_usable_beside_a_damaged_one() {
     let shown: Vec<_> = table.sources().into_iter().filter(|s| s.error.is_some()).collect();
     assert!(shown.iter().all(|s| s.shard == Some(ShardId::bucket(damaged))) && !shown.is_empty(), "{shown:?}");
     still_flushes(&table, ShardId::bucket(damaged)).await;
+}
+
+/// A table of three shards, of which each has a generation and rows in its WAL, and the keys of each.
+async fn sharded() -> (Place, Arc<LsmTable>, Vec<(ShardId, Vec<u32>)>) {
+    let place = Place::new(KeyType::Int64, 3);
+    let table = place.open(quiet()).await.unwrap();
+    let keys = place.keys_by_shard(&table);
+    for _ in 0..2 {
+        table.flush().await.unwrap();
+        put_all(&table, 1).await;
+    }
+    put_all(&table, 2).await;
+    (place, table, keys)
+}
+
+async fn put_all(table: &Arc<LsmTable>, n: i64) {
+    let rows: Vec<(u32, i64)> = (0..100).map(|key| (key, n)).collect();
+    table.put(numbered(KeyType::Int64, &rows)).await.unwrap();
+}
+
+/// An object of the shard that a process which opens the table must read.
+fn object_of(place: &Place, shard: ShardId, kind: &str) -> PathBuf {
+    let dir = place.root().join(TablePaths::shard_dir(shard));
+    match kind {
+        "manifest" => latest_manifest(&dir),
+        "generation" => only_file(&generation_dir(&dir).join("data"), ".lance"),
+        _ => {
+            let last = place.wal_slots(shard).pop().unwrap();
+            place.root().join(TablePaths::wal_entry(shard, WalPosition(last)))
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_damaged_in_a_shard_its_keys_are_refused_and_the_others_found() {
+    for kind in ["manifest", "generation", "WAL entry"] {
+        let (place, table, keys) = sharded().await;
+        drop(table);
+        let (damaged, _) = keys[1];
+        let object = object_of(&place, damaged, kind);
+        std::fs::write(&object, b"damaged").unwrap();
+        let object = if kind == "generation" { generation_dir(object.ancestors().nth(3).unwrap()) } else { object };
+        let table = place.open(quiet()).await.unwrap();
+        for (shard, keys) in &keys {
+            let one = table.get(&KeyType::Int64.values(keys[0])).await;
+            let many = table.get_many(&KeyType::Int64.batch(keys)).await;
+            if *shard == damaged {
+                check_refused(&one.unwrap_err(), &object);
+                check_refused(&many.unwrap_err(), &object);
+            } else {
+                assert_eq!(one.unwrap().unwrap().num_rows(), 1, "{kind}");
+                assert_eq!(many.unwrap().num_rows(), keys.len(), "{kind}");
+            }
+        }
+        let all: Vec<u32> = (0..100).collect();
+        check_refused(&table.get_many(&KeyType::Int64.batch(&all)).await.unwrap_err(), &object);
+        check_refused(&place.try_scan(&table, &table.snapshot()).await.unwrap_err(), &object);
+    }
+}
+
+#[tokio::test]
+async fn refreshing_goes_on_beside_a_shard_that_is_damaged() {
+    for kind in ["manifest", "generation", "WAL entry"] {
+        for open_before in [true, false] {
+            let place = Place::new(KeyType::Int64, 3);
+            let writer = place.open(quiet()).await.unwrap();
+            let keys = place.keys_by_shard(&writer);
+            put_all(&writer, 1).await;
+            let mut reader = place.reader().await;
+            if kind != "WAL entry" {
+                writer.flush().await.unwrap();
+            }
+            put_all(&writer, 2).await;
+            let (damaged, _) = keys[1];
+            let object = object_of(&place, damaged, kind);
+            std::fs::write(&object, b"damaged").unwrap();
+            let object = if kind == "generation" { generation_dir(object.ancestors().nth(3).unwrap()) } else { object };
+            if !open_before {
+                reader = place.reader().await;
+            }
+            for n in 2..5 {
+                check_refused(&reader.refresh().await.unwrap_err(), &object);
+                for (_, keys) in keys.iter().filter(|(shard, _)| *shard != damaged) {
+                    let found = reader.get_many(&KeyType::Int64.batch(keys)).await.unwrap();
+                    let found = collected(KeyType::Int64, &[found]);
+                    assert!(found.len() == keys.len() && found.values().all(|row| row.n == n), "{kind}: {found:?}");
+                }
+                put_all(&writer, n + 1).await;
+            }
+        }
+    }
 }
 
 fn check_refused(error: &Error, object: &Path) {

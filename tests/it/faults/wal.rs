@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::error::{Error, ErrorKind};
 use datafusion_lsm::events::EventListener;
 use datafusion_lsm::ids::{ShardId, WalPosition};
 use datafusion_lsm::settings::{Ack, Bytes, Settings};
-use datafusion_lsm::store::IoOp;
+use datafusion_lsm::store::{IoOp, TablePaths};
 use datafusion_lsm::table::{Components, LsmTable};
 
 use crate::support::events::Events;
@@ -21,6 +22,11 @@ const WAL: &str = "/wal/";
 
 fn row(key: u32, n: i64) -> arrow::array::RecordBatch {
     numbered(KeyType::Int64, &[(key, n)])
+}
+
+/// What the path of this slot's entry ends with.
+fn slot(position: u64) -> String {
+    TablePaths::wal_entry_name(WalPosition(position))
 }
 
 #[tokio::test]
@@ -68,6 +74,59 @@ async fn a_write_in_doubt_is_indeterminate_and_settled_before_the_next_one() {
         table.close().await.unwrap();
         let table = place.open(quiet()).await.unwrap();
         assert_eq!(numbers(&place.rows(&table).await), [(1, 10), (2, 20), (3, 30)]);
+    }
+}
+
+#[tokio::test]
+async fn nothing_goes_to_the_next_slot_before_it_is_known_whose_this_one_is() {
+    for applied in [true, false] {
+        let place = Place::simple();
+        let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+        let table = place.open_with(quiet(), &faults, &events).await;
+        table.put(row(1, 10)).await.unwrap();
+        faults.fail(IoOp::PutIfAbsent, WAL, if applied { At::After } else { At::Before }, ALWAYS);
+        faults.fail(IoOp::Get, WAL, At::Before, ALWAYS);
+        let first = table.put_no_wait(row(2, 20)).await.unwrap();
+        until("the first attempt", || faults.count(IoOp::PutIfAbsent, &slot(2)) > 0).await;
+        let behind = table.put_no_wait(row(3, 30)).await.unwrap();
+        assert_eq!(first.wait().await.unwrap_err().kind(), ErrorKind::Indeterminate);
+        until("more attempts", || faults.count(IoOp::PutIfAbsent, &slot(2)) > 6).await;
+        assert_eq!(faults.count(IoOp::PutIfAbsent, &slot(3)), 0, "applied: {applied}");
+        faults.heal();
+        assert_eq!(behind.wait().await.unwrap(), 1);
+        assert_eq!(numbers(&place.rows(&table).await), [(1, 10), (2, 20), (3, 30)]);
+        assert_eq!(faults.count(IoOp::PutIfAbsent, &slot(3)), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_write_in_doubt_whose_slot_a_rival_took_is_fenced() {
+    for applied in [true, false] {
+        let place = Place::simple();
+        let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+        let older = place.open_with(quiet(), &faults, &events).await;
+        older.put(row(1, 10)).await.unwrap();
+        faults.fail(IoOp::PutIfAbsent, WAL, if applied { At::After } else { At::Before }, ALWAYS);
+        faults.fail(IoOp::Get, WAL, At::Before, ALWAYS);
+        let error = older.put(row(2, 20)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+        let behind = older.put_no_wait(row(3, 30)).await.unwrap();
+        // The rival's sentinel goes behind what arrived, or into the slot.
+        let rival = place.open(quiet()).await.unwrap();
+        rival.put(row(4, 40)).await.unwrap();
+        let mut expected = vec![(1, 10), (4, 40)];
+        expected.extend(applied.then_some((2, 20)));
+        expected.sort_unstable();
+        assert_eq!(numbers(&place.rows(&rival).await), expected);
+        faults.heal();
+        let error = soon("an answer", behind.wait()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        assert_eq!(older.put(row(5, 50)).await.unwrap_err().kind(), ErrorKind::Fenced);
+        assert_eq!(older.close().await.unwrap_err().kind(), ErrorKind::Fenced);
+        let beyond = if applied { 4 } else { 3 };
+        assert_eq!(faults.count(IoOp::PutIfAbsent, &slot(beyond)), 0, "applied: {applied}");
+        drop((older, rival));
+        assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), expected);
     }
 }
 
@@ -200,7 +259,9 @@ impl EventListener for Panics {
 async fn a_background_task_that_panics_closes_the_table_and_hangs_nobody() {
     let place = Place::simple();
     let components = Components { events: Arc::new(Panics), ..Components::default() };
-    let table = place.builder(quiet()).components(components).open().await.unwrap();
+    // Nobody waits for the end of a timeout.
+    let settings = Settings { write_timeout: Duration::from_secs(3600), ..quiet() };
+    let table = place.builder(settings).components(components).open().await.unwrap();
     let error = soon("an answer", table.put(row(1, 10))).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Closed | ErrorKind::Indeterminate), "{error}");
     let error = soon("an answer", table.put(row(2, 20))).await.unwrap_err();
@@ -210,6 +271,32 @@ async fn a_background_task_that_panics_closes_the_table_and_hangs_nobody() {
     drop(table);
     let table = place.open(quiet()).await.unwrap();
     assert_eq!(numbers(&place.rows(&table).await), [(1, 10)], "what is durable is there");
+}
+
+#[tokio::test]
+async fn a_write_that_waits_for_room_learns_that_the_table_is_closed() {
+    let place = Place::simple();
+    let faults = Arc::new(Faults::default());
+    let components = Components {
+        events: Arc::new(Panics),
+        io_hook: Some(Arc::clone(&faults) as _),
+        budget: MemoryBudget::new(1 << 30),
+        ..Components::default()
+    };
+    let settings = Settings { write_timeout: Duration::from_secs(3600), wal_queue: Bytes(1), ..quiet() };
+    let table = place.builder(settings).components(components).open().await.unwrap();
+    let gate = faults.hold(IoOp::PutIfAbsent, WAL, At::Before);
+    let underway = table.put_no_wait(row(1, 10)).await.unwrap();
+    gate.reached().await;
+    let mut waiting = Box::pin(table.put(row(2, 20)));
+    assert!(futures::poll!(&mut waiting).is_pending(), "the queue is full");
+    gate.open();
+    let error = soon("an answer", waiting).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    let error = soon("an answer", underway.wait()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Indeterminate, "it may be in the WAL: {error}");
+    drop(table);
+    assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), [(1, 10)]);
 }
 
 #[tokio::test]

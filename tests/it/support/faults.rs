@@ -51,6 +51,7 @@ impl Gate {
 enum Action {
     Fail(Error),
     Hold(Gate),
+    HoldThenFail(Gate, Error),
 }
 
 #[derive(Debug)]
@@ -90,6 +91,14 @@ impl Faults {
         gate
     }
 
+    /// Holds the next request whose path contains `path` before anything is done, and fails it when the gate opens.
+    pub(crate) fn hold_then_fail(&self, op: IoOp, path: &str, error: Error) -> Gate {
+        let gate = Gate::new();
+        let action = Action::HoldThenFail(gate.clone(), error);
+        self.add(Rule { op, path: path.to_string(), at: At::Before, times: 1, action });
+        gate
+    }
+
     /// Ends all faults; what is held stays held until its gate opens.
     pub(crate) fn heal(&self) {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -120,6 +129,14 @@ impl Faults {
                 async move {
                     gate.pass().await;
                     Ok(())
+                }
+                .boxed()
+            }
+            Action::HoldThenFail(gate, error) => {
+                let (gate, error) = (gate.clone(), error.clone().with_context("path", path));
+                async move {
+                    gate.pass().await;
+                    Err(error)
                 }
                 .boxed()
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::physical_plan::collect;
+use datafusion_lsm::base::bucket;
 use datafusion_lsm::error::Result;
 use datafusion_lsm::ids::{ShardId, WalPosition};
 use datafusion_lsm::settings::{Access, Settings};
@@ -96,6 +97,15 @@ impl Place {
             .collect();
         slots.sort_unstable();
         slots
+    }
+
+    /// For each shard of the table, in their order, its identity and some of its keys below 100.
+    pub(crate) fn keys_by_shard(&self, table: &LsmTable) -> Vec<(ShardId, Vec<u32>)> {
+        let snapshot = table.snapshot();
+        let keys: Vec<(u32, i64)> = (0..100).map(|key| (key, 0)).collect();
+        let shard_of = bucket(snapshot.version().base.sharding(), &rows::numbered(self.key_type, &keys)).unwrap();
+        let keys_of = |n: usize| (0..100).filter(|key| shard_of[*key as usize] as usize == n).collect();
+        snapshot.shards().enumerate().map(|(n, (shard, _))| (shard.shard, keys_of(n))).collect()
     }
 
     /// The rows a handle shows.

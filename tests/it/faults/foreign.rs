@@ -1,0 +1,181 @@
+//! What another process did after this one had read: statements that relied on it conflict, and no row is lost.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion_lsm::error::{ErrorKind, Result};
+use datafusion_lsm::settings::OnConflict;
+use datafusion_lsm::store::IoOp;
+use datafusion_lsm::table::{LsmTable, StatementKind};
+use datafusion_lsm::version::Snapshot;
+
+use crate::support::events::Events;
+use crate::support::faults::{At, Faults};
+use crate::support::key_type::KeyType;
+use crate::support::place::{Place, numbers, quiet};
+use crate::support::rows::{numbered, schema, stream};
+
+fn some(rows: &[(u32, i64)]) -> RecordBatch {
+    numbered(KeyType::Int64, rows)
+}
+
+async fn replace(table: &Arc<LsmTable>, rows: &[(u32, i64)]) {
+    let batches = if rows.is_empty() { Vec::new() } else { vec![some(rows)] };
+    table.replace_all(stream(schema(KeyType::Int64), batches)).await.unwrap();
+}
+
+/// An UPDATE or DELETE of key 1 that decided on `snapshot`.
+async fn change(table: &Arc<LsmTable>, kind: StatementKind, snapshot: &Arc<Snapshot>) -> Result<u64> {
+    let mut statement = table.begin(kind, Some(Arc::clone(snapshot)), None);
+    let rows = if kind == StatementKind::Delete { KeyType::Int64.batch(&[1]) } else { some(&[(1, 99)]) };
+    statement.push(rows).await?;
+    statement.finish().await
+}
+
+/// Where the rows are that a statement reads, and where what is changed after that goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Where {
+    Wal,
+    Generation,
+    Base,
+}
+
+const EVERYWHERE: [Where; 3] = [Where::Wal, Where::Generation, Where::Base];
+
+/// Has `rows` there; for the base, instead of all other rows.
+async fn write(table: &Arc<LsmTable>, to: Where, rows: &[(u32, i64)]) {
+    if to == Where::Base {
+        return replace(table, rows).await;
+    }
+    table.put(some(rows)).await.unwrap();
+    if to == Where::Generation {
+        table.flush().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_update_or_delete_conflicts_with_what_its_claim_takes_over() {
+    for (from, to) in EVERYWHERE.into_iter().flat_map(|from| EVERYWHERE.map(|to| (from, to))) {
+        for kind in [StatementKind::Update, StatementKind::Delete] {
+            for refreshed in [false, true] {
+                let place = Place::simple();
+                let other = place.open(quiet()).await.unwrap();
+                write(&other, from, &[(1, 10), (2, 20)]).await;
+                let table = place.open(quiet()).await.unwrap();
+                let snapshot = table.snapshot();
+                write(&other, to, &[(1, 11), (2, 20)]).await;
+                if refreshed {
+                    table.refresh().await.unwrap();
+                }
+                let what = format!("{kind:?} of a row in {from:?}, changed in {to:?}, refreshed: {refreshed}");
+                let error = change(&table, kind, &snapshot).await.expect_err(&what);
+                assert_eq!(error.kind(), ErrorKind::Conflict, "{what}: {error}");
+                assert_eq!(numbers(&place.rows(&table).await), [(1, 11), (2, 20)], "{what}");
+                assert_eq!(change(&table, kind, &table.snapshot()).await.unwrap(), 1, "{what}: the second time");
+                let rows = numbers(&place.rows(&place.open(quiet()).await.unwrap()).await);
+                let expected = if kind == StatementKind::Delete { vec![(2, 20)] } else { vec![(1, 99), (2, 20)] };
+                assert_eq!(rows, expected, "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_that_another_process_removed_from_the_base_do_not_come_back() {
+    for kind in [StatementKind::Update, StatementKind::Delete] {
+        let place = Place::simple();
+        let other = place.open(quiet()).await.unwrap();
+        replace(&other, &[(1, 10)]).await;
+        let table = place.open(quiet()).await.unwrap();
+        let snapshot = table.snapshot();
+        // No generation is merged by this: nothing but the base's version tells.
+        replace(&other, &[]).await;
+        assert_eq!(change(&table, kind, &snapshot).await.unwrap_err().kind(), ErrorKind::Conflict, "{kind:?}");
+        assert_eq!(numbers(&place.rows(&table).await), []);
+    }
+}
+
+#[tokio::test]
+async fn keys_that_a_foreign_wal_does_not_touch_are_no_conflict() {
+    let place = Place::simple();
+    let other = place.open(quiet()).await.unwrap();
+    write(&other, Where::Wal, &[(1, 10), (2, 20)]).await;
+    let table = place.open(quiet()).await.unwrap();
+    let snapshot = table.snapshot();
+    write(&other, Where::Wal, &[(2, 21)]).await;
+    assert_eq!(change(&table, StatementKind::Update, &snapshot).await.unwrap(), 1);
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 99), (2, 21)]);
+}
+
+#[tokio::test]
+async fn an_insert_that_may_not_replace_sees_what_its_claim_takes_over() {
+    for to in EVERYWHERE {
+        for on_conflict in [OnConflict::Error, OnConflict::Ignore] {
+            let place = Place::simple();
+            let other = place.open(quiet()).await.unwrap();
+            write(&other, Where::Wal, &[(2, 20)]).await;
+            let table = place.open(quiet()).await.unwrap();
+            write(&other, to, &[(1, 11), (2, 20)]).await;
+            let mut statement = table.begin(StatementKind::Insert(on_conflict), None, None);
+            statement.push(some(&[(1, 99), (3, 30)])).await.unwrap();
+            let mut expected = vec![(1, 11), (2, 20)];
+            match (on_conflict, statement.finish().await) {
+                (OnConflict::Ignore, written) => {
+                    assert_eq!(written.unwrap(), 1, "in {to:?}");
+                    expected.push((3, 30));
+                }
+                (_, written) => assert_eq!(written.unwrap_err().kind(), ErrorKind::Invalid, "in {to:?}"),
+            }
+            assert_eq!(numbers(&place.rows(&table).await), expected, "in {to:?}");
+        }
+    }
+}
+
+/// What a writer does while another process is between reading the base and reading a shard's manifest.
+async fn merge(writer: &Arc<LsmTable>, rows: &[(u32, i64)], and_goes_on: bool) -> Vec<(u32, i64)> {
+    replace(writer, rows).await;
+    let mut expected = rows.to_vec();
+    if and_goes_on {
+        write(writer, Where::Generation, &[(7, 70)]).await;
+        write(writer, Where::Wal, &[(8, 80)]).await;
+        expected.extend([(7, 70), (8, 80)]);
+    }
+    expected
+}
+
+#[tokio::test]
+async fn a_base_that_was_read_before_a_merge_is_read_again_when_the_manifest_tells() {
+    for (rows, and_goes_on) in [(&[(1, 11), (2, 20)][..], false), (&[(1, 11)][..], true), (&[][..], true)] {
+        let place = Place::simple();
+        let writer = place.open(quiet()).await.unwrap();
+        write(&writer, Where::Generation, &[(1, 10)]).await;
+        let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+
+        // Opening reads the base, then the hint and the manifest.
+        let gate = faults.hold(IoOp::Get, "/manifest/", At::Before);
+        let opening = place.try_open_with(quiet(), &faults, &events);
+        tokio::pin!(opening);
+        tokio::select! {
+            _ = &mut opening => panic!("opening is held"),
+            () = gate.reached() => {}
+        }
+        let expected = merge(&writer, rows, and_goes_on).await;
+        gate.open();
+        let table = opening.await.unwrap();
+        assert_eq!(numbers(&place.rows(&table).await), expected, "opened meanwhile");
+
+        // So does looking for what is new.
+        let gate = faults.hold(IoOp::Head, "/manifest/", At::Before);
+        let refresh = table.refresh();
+        tokio::pin!(refresh);
+        tokio::select! {
+            _ = &mut refresh => panic!("refreshing is held"),
+            () = gate.reached() => {}
+        }
+        write(&writer, Where::Generation, &[(5, 50)]).await;
+        let expected = merge(&writer, rows, and_goes_on).await;
+        gate.open();
+        refresh.await.unwrap();
+        assert_eq!(numbers(&place.rows(&table).await), expected, "refreshed meanwhile");
+    }
+}
