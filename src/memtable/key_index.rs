@@ -5,8 +5,11 @@
 //! of its key is not below `w`. Nothing is ever removed; a grown table leaves the old one to readers that hold it.
 
 use std::borrow::Borrow;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use arrow::buffer::BooleanBuffer;
 
 use crate::key::{KeyRef, Keys};
 
@@ -16,8 +19,10 @@ const NONE: u32 = u32::MAX;
 const SMALLEST: usize = 64;
 /// Enough levels for 2^32 slots.
 const LEVELS: usize = 27;
-/// Rows a block of the superseded count covers.
-pub(super) const BLOCK: usize = 1024;
+/// Words of a block of dead rows.
+const WORDS: usize = 16;
+/// Rows of a block of dead rows.
+const BLOCK: usize = WORDS * 64;
 
 /// The key index of a memtable.
 #[derive(Debug)]
@@ -50,8 +55,10 @@ struct Table<K> {
     level: AtomicUsize,
     keys: AtomicUsize,
     key_bytes: AtomicUsize,
-    /// How many rows of each block are superseded or tombstones: blocks with none need no look at their rows.
-    dead: boxcar::Vec<AtomicU32>,
+    /// How many rows were appended: raised before a row marks another as dead.
+    appended: AtomicUsize,
+    /// A bit for each row that is superseded or a tombstone.
+    dead: boxcar::Vec<[AtomicU64; WORDS]>,
 }
 
 impl KeyIndex {
@@ -83,7 +90,7 @@ impl KeyIndex {
 
     /// The key of a row and its hash's low half are kept: calls `f` for each row in `rows` with its key and whether it
     /// is the newest of its key below `watermark`.
-    pub fn for_each(&self, rows: std::ops::Range<usize>, mut f: impl FnMut(usize, KeyRef<'_>)) {
+    pub fn for_each(&self, rows: Range<usize>, mut f: impl FnMut(usize, KeyRef<'_>)) {
         for row in rows {
             match &self.0 {
                 Kind::Fixed(table) => f(row, KeyRef::Fixed(table.rows[row].key)),
@@ -108,13 +115,32 @@ impl KeyIndex {
         }
     }
 
-    /// Whether every row of the range is live whatever the watermark above it.
-    pub fn all_live(&self, rows: std::ops::Range<usize>) -> bool {
-        let dead = match &self.0 {
-            Kind::Fixed(table) => &table.dead,
-            Kind::Bytes(table) => &table.dead,
+    /// Which rows of the range, all below `watermark`, are live: the newest of their keys, no tombstones and none of
+    /// `blocked`. `None` if all are.
+    pub fn live(
+        &self,
+        rows: Range<usize>,
+        watermark: usize,
+        blocked: impl Iterator<Item = usize>,
+    ) -> Option<BooleanBuffer> {
+        let (first, offset) = (rows.start / 64, rows.start % 64);
+        let mut words = match &self.0 {
+            Kind::Fixed(table) => table.dead_words(rows.clone(), watermark),
+            Kind::Bytes(table) => table.dead_words(rows.clone(), watermark),
         };
-        rows.is_empty() || (rows.start / BLOCK..=(rows.end - 1) / BLOCK).all(|b| dead[b].load(Ordering::Acquire) == 0)
+        for row in blocked {
+            words[row / 64 - first] |= 1 << (row % 64);
+        }
+        if words.iter().all(|word| *word == 0) {
+            return None;
+        }
+        words.iter_mut().for_each(|word| *word = !*word);
+        Some(BooleanBuffer::new(words.into(), offset, rows.len()))
+    }
+
+    /// Whether every row of the range is the newest of its key and no tombstone.
+    pub fn all_live(&self, rows: Range<usize>) -> bool {
+        self.live(rows, usize::MAX, std::iter::empty()).is_none()
     }
 
     /// How many distinct keys were appended.
@@ -147,6 +173,7 @@ impl<K> Table<K> {
             level: AtomicUsize::new(0),
             keys: AtomicUsize::new(0),
             key_bytes: AtomicUsize::new(0),
+            appended: AtomicUsize::new(0),
             dead: boxcar::Vec::new(),
         }
     }
@@ -157,6 +184,38 @@ impl<K> Table<K> {
 
     fn is_newest(&self, row: usize, watermark: usize) -> bool {
         self.rows[row].next.load(Ordering::Acquire) as usize >= watermark
+    }
+
+    /// The dead rows of a range as bits, from the word that holds the first of them; other rows of the outer words are
+    /// not told of.
+    fn dead_words(&self, rows: Range<usize>, watermark: usize) -> Vec<u64> {
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let (first, last) = (rows.start / 64, (rows.end - 1) / 64);
+        let word = |at: usize| self.dead[at / WORDS][at % WORDS].load(Ordering::Acquire);
+        let mut words: Vec<u64> = (first..=last).map(word).collect();
+        words[0] &= u64::MAX << (rows.start % 64);
+        words[last - first] &= u64::MAX >> (63 - (rows.end - 1) % 64);
+        // Whoever marked these rows was counted before: without rows above the watermark, all of them are dead below it.
+        if self.appended.load(Ordering::Acquire) > watermark {
+            for (at, word) in words.iter_mut().enumerate() {
+                let mut marked = *word;
+                while marked != 0 {
+                    let bit = marked.trailing_zeros() as usize;
+                    marked &= marked - 1;
+                    let row = (first + at) * 64 + bit;
+                    if !self.rows[row].tombstone && self.is_newest(row, watermark) {
+                        *word &= !(1 << bit);
+                    }
+                }
+            }
+        }
+        words
+    }
+
+    fn mark_dead(&self, row: usize) {
+        self.dead[row / BLOCK][row % BLOCK / 64].fetch_or(1 << (row % 64), Ordering::Release);
     }
 
     fn memory(&self) -> usize {
@@ -224,15 +283,16 @@ impl<K: Eq + KeySize> Table<K> {
             tombstone,
         });
         if row.is_multiple_of(BLOCK) {
-            self.dead.push(AtomicU32::new(0));
+            self.dead.push([const { AtomicU64::new(0) }; WORDS]);
         }
+        self.appended.store(row + 1, Ordering::Release);
         if tombstone {
-            self.dead[row / BLOCK].fetch_add(1, Ordering::Release);
+            self.mark_dead(row);
         }
         match previous {
             Some(previous) => {
                 self.rows[previous].next.store(row as u32, Ordering::Release);
-                self.dead[previous / BLOCK].fetch_add(1, Ordering::Release);
+                self.mark_dead(previous);
             }
             None => {
                 self.keys.fetch_add(1, Ordering::Relaxed);
@@ -292,6 +352,26 @@ mod tests {
         assert_eq!(get(&index, 9, 4), None);
         assert!(index.is_live(0, 2) && !index.is_live(0, 3));
         assert!(!index.is_live(3, 4) && index.is_newest(3, 4));
+    }
+
+    #[test]
+    fn live_rows_are_told_for_every_watermark_and_range() {
+        let index = KeyIndex::new(true);
+        let keys: Vec<u64> = (0..3000).map(|i| i * 7919 % 1000).collect();
+        for (i, chunk) in keys.chunks(37).enumerate() {
+            index.append(&Keys::Fixed(chunk.to_vec()), |row| (i + row).is_multiple_of(11));
+        }
+        for watermark in [1, 64, 999, 1000, 1001, 2048, 2999, 3000, 5000] {
+            let below = watermark.min(3000);
+            for rows in [0..below, below / 3..below / 2, below - 1..below, below / 2..below / 2] {
+                let blocked = rows.clone().filter(|row| row % 13 == 0);
+                let expected: Vec<bool> =
+                    rows.clone().map(|row| index.is_live(row, watermark) && row % 13 != 0).collect();
+                let live = index.live(rows.clone(), watermark, blocked);
+                let live: Vec<bool> = live.map_or(vec![true; rows.len()], |live| live.iter().collect());
+                assert_eq!(live, expected, "{rows:?} below {watermark}");
+            }
+        }
     }
 
     #[test]

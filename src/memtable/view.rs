@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, RecordBatch, RecordBatchOptions, new_empty_array,
+};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{FilterBuilder, interleave};
-use arrow::datatypes::SchemaRef;
+use arrow::compute::{FilterBuilder, concat, interleave};
+use arrow::datatypes::{DataType, SchemaRef};
 use roaring::RoaringTreemap;
 
 use super::batch_list::Chunk;
@@ -88,8 +90,10 @@ impl MemTableView {
         let view = self.clone();
         self.table.batches().below(self.watermark).filter_map(move |chunk| {
             let rows = chunk.batch.num_rows().min(view.watermark - chunk.start);
-            let newest = view.selection(chunk.start, rows, |row| view.table.keys().is_newest(row, view.watermark));
-            select(chunk.batch.slice(0, rows), newest).transpose()
+            let keys = view.table.keys();
+            let newest = || BooleanBuffer::collect_bool(rows, |i| keys.is_newest(chunk.start + i, view.watermark));
+            let selection = (!keys.all_live(chunk.start..chunk.start + rows)).then(newest);
+            select(chunk.batch.slice(0, rows), selection).transpose()
         })
     }
 
@@ -109,7 +113,7 @@ impl MemTableView {
                 if arrays.is_empty() {
                     return Ok(new_empty_array(self.table.schema().stored().field(i).data_type()));
                 }
-                Ok(interleave(&arrays, places)?)
+                gather(&arrays, places)
             };
             batch_of(schema, projection.iter().map(column).collect::<Result<_>>()?, rows.len())
         })
@@ -117,20 +121,13 @@ impl MemTableView {
 
     /// Which of `count` rows from position `start` are live; `None` if all are.
     fn live(&self, start: usize, count: usize, blocked: Option<&RoaringTreemap>) -> Option<BooleanBuffer> {
-        let keys = self.table.keys();
-        match blocked {
-            None => self.selection(start, count, |row| keys.is_live(row, self.watermark)),
-            Some(blocked) => {
-                let mut touched = blocked.iter();
-                touched.advance_to(start as u64);
-                if touched.next().is_none_or(|row| row >= (start + count) as u64) {
-                    return self.selection(start, count, |row| keys.is_live(row, self.watermark));
-                }
-                Some(BooleanBuffer::collect_bool(count, |i| {
-                    keys.is_live(start + i, self.watermark) && !blocked.contains((start + i) as u64)
-                }))
-            }
-        }
+        let end = start + count;
+        let blocked = blocked.map(|blocked| {
+            let mut rows = blocked.iter();
+            rows.advance_to(start as u64);
+            rows.take_while(move |row| *row < end as u64).map(|row| row as usize)
+        });
+        self.table.keys().live(start..end, self.watermark, blocked.into_iter().flatten())
     }
 
     /// Some rows of a chunk, projected to logical columns and selected.
@@ -172,13 +169,6 @@ impl MemTableView {
         batch_of(schema, picked, filter.count()).map(Some)
     }
 
-    fn selection(&self, start: usize, count: usize, keep: impl Fn(usize) -> bool) -> Option<BooleanBuffer> {
-        if self.table.keys().all_live(start..start + count) {
-            return None;
-        }
-        Some(BooleanBuffer::collect_bool(count, |i| keep(start + i)))
-    }
-
     /// How many rows are live without `blocked` ones: exact.
     pub fn count_live(&self, blocked: Option<&RoaringTreemap>) -> usize {
         (0..self.watermark)
@@ -189,6 +179,22 @@ impl MemTableView {
             })
             .sum()
     }
+}
+
+/// The values at these places, each an array and a row of it.
+fn gather(arrays: &[&dyn Array], places: &[(usize, usize)]) -> Result<ArrayRef> {
+    if let DataType::FixedSizeList(field, size) = arrays[0].data_type()
+        && arrays.iter().all(|array| array.null_count() == 0)
+        && !places.is_empty()
+    {
+        // Arrow would look at every array as a whole; vectors are better copied one by one.
+        let width = usize::try_from(*size).unwrap_or(0);
+        let of = |&(array, row): &(usize, usize)| arrays[array].as_fixed_size_list().values().slice(row * width, width);
+        let values: Vec<ArrayRef> = places.iter().map(of).collect();
+        let values: Vec<&dyn Array> = values.iter().map(|v| v.as_ref()).collect();
+        return Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(field), *size, concat(&values)?, None)?));
+    }
+    Ok(interleave(arrays, places)?)
 }
 
 fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
@@ -214,8 +220,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use arrow::array::{AsArray, Int64Array, StringArray};
-    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::{Field, Float32Type, Int64Type, Schema};
 
     use crate::schema::TableSchema;
 
@@ -270,6 +276,23 @@ mod tests {
         assert_eq!(ids(&after, &[0, 5]), [3, 5]);
         let newest: usize = after.newest_rows().map(|b| b.unwrap().num_rows()).sum();
         assert_eq!(newest, 5);
+    }
+
+    #[test]
+    fn vectors_are_gathered_with_and_without_nulls() {
+        let list = |rows: Vec<Option<[f32; 2]>>| -> ArrayRef {
+            let rows = rows.into_iter().map(|row| row.map(|values| values.map(Some)));
+            Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(rows, 2))
+        };
+        let (a, b) = (list(vec![Some([1., 2.]), Some([3., 4.])]), list(vec![Some([5., 6.])]));
+        let places = [(1, 0), (0, 1), (0, 0), (0, 1)];
+        let expected = list(vec![Some([5., 6.]), Some([3., 4.]), Some([1., 2.]), Some([3., 4.])]);
+        assert_eq!(&gather(&[a.as_ref(), b.as_ref()], &places).unwrap(), &expected);
+        let sliced = a.slice(1, 1);
+        assert_eq!(&gather(&[sliced.as_ref()], &[(0, 0)]).unwrap(), &list(vec![Some([3., 4.])]));
+        let c = list(vec![None]);
+        assert_eq!(&gather(&[a.as_ref(), c.as_ref()], &[(1, 0), (0, 0)]).unwrap(), &list(vec![None, Some([1., 2.])]));
+        assert_eq!(gather(&[a.as_ref()], &[]).unwrap().len(), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::block_list::BlockLists;
 use crate::error::Result;
 use crate::key::Keys;
+use crate::memtable::MemTableView;
 use crate::source::{Found, PointSource};
 use crate::version::{ShardVersion, Snapshot};
 
@@ -200,12 +201,12 @@ async fn gather(
     projection: &[usize],
     schema: &SchemaRef,
 ) -> Result<RecordBatch> {
-    let mut found: Vec<(usize, Place)> = places.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
     if from_base.is_none()
-        && let [(_, Place::MemTable { shard, memtable, row })] = found.as_slice()
+        && let Some((memtable, rows)) = in_one_memtable(snapshot, places)
     {
-        return snapshot.memtables(*shard)[*memtable].take(&[*row], projection, schema);
+        return memtable.take(&rows, projection, schema);
     }
+    let mut found: Vec<(usize, Place)> = places.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
     found.sort_by_key(|(_, place)| *place);
     let mut batches = Vec::new();
     let mut order = Vec::with_capacity(found.len());
@@ -254,6 +255,21 @@ async fn gather(
     let columns = all.columns().iter().map(|c| Ok(take(c, &indices, None)?)).collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+/// The rows that were found, in the order of the keys, if there are some and all are in one memtable.
+fn in_one_memtable<'a>(snapshot: &'a Snapshot, places: &[Option<Place>]) -> Option<(&'a MemTableView, Vec<usize>)> {
+    let mut found = None;
+    let mut rows = Vec::with_capacity(places.len());
+    for place in places.iter().flatten() {
+        let Place::MemTable { shard, memtable, row } = place else { return None };
+        if *found.get_or_insert((*shard, *memtable)) != (*shard, *memtable) {
+            return None;
+        }
+        rows.push(*row);
+    }
+    let (shard, memtable) = found?;
+    Some((&snapshot.memtables(shard)[memtable], rows))
 }
 
 fn relabelled(rows: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {

@@ -162,7 +162,9 @@ impl TableProvider for LsmTableProvider {
         let write = match op {
             InsertOp::Append => self.insert(state),
             InsertOp::Replace => Write::Upsert,
-            InsertOp::Overwrite => return Ok(replace_sink::plan(&self.table, input, Replace::Overwrite)),
+            InsertOp::Overwrite => {
+                return Ok(replace_sink::plan(&self.table, input, Replace::Overwrite(self.snapshot.clone())));
+            }
         };
         Ok(LsmSink::new(Arc::clone(&self.table), write, self.snapshot.clone(), self.ack(state)).plan(input))
     }

@@ -12,12 +12,13 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 
 use crate::table::LsmTable;
+use crate::version::Snapshot;
 
 /// Which statement it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Replace {
-    /// The input's rows come in; they are counted.
-    Overwrite,
+    /// The input's rows, made of what a snapshot shows if they are of the table itself, come in; they are counted.
+    Overwrite(Option<Arc<Snapshot>>),
     /// Nothing comes in; what goes is counted.
     Truncate,
 }
@@ -49,19 +50,18 @@ impl DataSink for ReplaceSink {
     }
 
     async fn write_all(&self, data: SendableRecordBatchStream, _context: &Arc<TaskContext>) -> Result<u64> {
-        let removed = match self.replace {
-            Replace::Overwrite => None,
-            Replace::Truncate => Some(Box::pin(self.table.live_rows(&self.table.snapshot())).await?),
-        };
-        let written = Box::pin(self.table.replace_all(data)).await?;
-        Ok(removed.unwrap_or(written))
+        Ok(match &self.replace {
+            Replace::Overwrite(None) => Box::pin(self.table.replace_all(data)).await?,
+            Replace::Overwrite(Some(read)) => Box::pin(self.table.replace_all_read(data, read)).await?,
+            Replace::Truncate => Box::pin(self.table.truncate()).await?,
+        })
     }
 }
 
 impl DisplayAs for ReplaceSink {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.replace {
-            Replace::Overwrite => "overwrite",
+            Replace::Overwrite(_) => "overwrite",
             Replace::Truncate => "truncate",
         };
         match t {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, Result};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::dml::InsertOp;
@@ -16,6 +16,7 @@ use super::rule::{Pins, provider_of};
 use super::target::{LsmTarget, TargetKind};
 use crate::error::Error;
 use crate::key::PrimaryKey;
+use crate::table::LsmTable;
 
 /// The statement with the target that knows its snapshot and how to run it again.
 pub(super) fn statement(statement: DmlStatement, pins: &mut Pins) -> Result<Transformed<LogicalPlan>> {
@@ -41,6 +42,10 @@ pub(super) fn statement(statement: DmlStatement, pins: &mut Pins) -> Result<Tran
             let keys = keys_of(schema.key(), &statement.input)?;
             (TargetKind::Delete, WriteOp::Insert(InsertOp::Append), Arc::new(keys))
         }
+        WriteOp::Insert(InsertOp::Overwrite) if reads(&statement.input, provider.table())? => {
+            let target = provider_as_source(Arc::new(provider.pinned(pins.snapshot(provider.table()))));
+            return Ok(Transformed::yes(LogicalPlan::Dml(DmlStatement { target, ..statement })));
+        }
         WriteOp::Insert(InsertOp::Overwrite) | WriteOp::Truncate | WriteOp::Ctas => {
             return Ok(Transformed::no(LogicalPlan::Dml(statement)));
         }
@@ -50,6 +55,19 @@ pub(super) fn statement(statement: DmlStatement, pins: &mut Pins) -> Result<Tran
     let target = LsmTarget::new(pinned, kind, Arc::new(LogicalPlan::Dml(statement)));
     let rewritten = DmlStatement::new(table_name, provider_as_source(Arc::new(target)), op, input);
     Ok(Transformed::yes(LogicalPlan::Dml(rewritten)))
+}
+
+/// Whether the plan has a scan of the table, subqueries included.
+fn reads(plan: &LogicalPlan, table: &Arc<LsmTable>) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let provider = provider_of::<LsmTableProvider>(&scan.source);
+            found |= provider.is_some_and(|p| Arc::ptr_eq(p.table(), table));
+        }
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
 }
 
 /// Fails if an UPDATE assigns a key column: the row would become another one.

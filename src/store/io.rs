@@ -19,7 +19,6 @@ pub struct ObjectIo {
     backend: Backend,
     hook: Option<Arc<dyn IoHook>>,
     counters: Arc<Counters>,
-    in_place: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -48,7 +47,7 @@ impl ObjectIo {
             Some(local) => Backend::Local(Arc::new(local)),
             None => Backend::Remote(Arc::new(Remote::open(uri, storage_options).await?)),
         };
-        Ok(Self { uri: uri.into(), backend, hook: None, counters: Arc::default(), in_place: false })
+        Ok(Self { uri: uri.into(), backend, hook: None, counters: Arc::default() })
     }
 
     /// Lets `hook` look at every request.
@@ -57,11 +56,11 @@ impl ObjectIo {
         Self { hook: Some(hook), ..self }
     }
 
-    /// The same objects for a background task of its own that creates small ones: on a local file system that happens on
-    /// the task's thread.
-    #[must_use]
-    pub fn in_place(&self) -> Self {
-        Self { in_place: true, ..self.clone() }
+    /// From now on, whether what this handle and its clones create on a local file system survives power loss.
+    pub fn set_sync(&self, sync: bool) {
+        if let Backend::Local(local) = &self.backend {
+            local.set_sync(sync);
+        }
     }
 
     /// Whether this is a local file system.
@@ -157,9 +156,7 @@ impl ObjectIo {
         self.before(IoOp::PutIfAbsent, path).await?;
         self.counters.written(bytes.len());
         let put = match &self.backend {
-            Backend::Local(local) => {
-                Arc::clone(local).put_if_absent(path, bytes, self.hook.clone(), self.in_place).await?
-            }
+            Backend::Local(local) => Arc::clone(local).put_if_absent(path, bytes, self.hook.clone()).await?,
             Backend::Remote(remote) => remote.put_if_absent(path, bytes).await?,
         };
         self.after(IoOp::PutIfAbsent, path).await?;

@@ -1,31 +1,32 @@
 //! A table directory on a local file system: creating files that survive power loss, in one hop off the async workers.
 //!
-//! A new file is written under a temporary name, synced, linked to its name without replacing anything, and its
-//! directory synced. A sync that failed is never tried again on the same file: the kernel may have dropped the bytes
+//! A new file is written without a name, synced, linked to its name without replacing anything, and its directory
+//! synced. A sync that failed is never tried again on the same file: the kernel may have dropped the bytes
 //! and answer the second time that all is well.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{Error as IoError, ErrorKind as IoErrorKind, Write};
+use std::io::{Error as IoError, ErrorKind as IoErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use lance_io::object_store::uri_to_url;
 use parking_lot::Mutex;
-use uuid::Uuid;
 
 use super::failure::{from_io, from_lance};
+use super::new_file::{NewFile, temporary};
 use super::{IoHook, Put, SyncRecord};
 use crate::error::{Error, Result};
-use crate::task::{blocking, blocking_here};
+use crate::task::blocking;
 
 type Hook = Option<Arc<dyn IoHook>>;
 
 #[derive(Debug)]
 pub(super) struct Local {
     root: PathBuf,
-    sync: bool,
+    sync: AtomicBool,
     dirs: Mutex<Dirs>,
 }
 
@@ -47,7 +48,7 @@ impl Local {
         let root = url.to_file_path().map_err(|()| {
             Error::invalid("the location is not a local path: give an absolute one").with_context("uri", uri)
         })?;
-        Ok(Some(Self { root, sync, dirs: Mutex::default() }))
+        Ok(Some(Self { root, sync: AtomicBool::new(sync), dirs: Mutex::default() }))
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -60,7 +61,11 @@ impl Local {
     }
 
     pub(super) fn syncs(&self) -> bool {
-        self.sync
+        self.sync.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_sync(&self, sync: bool) {
+        self.sync.store(sync, Ordering::Relaxed);
     }
 
     fn full(&self, path: &str) -> PathBuf {
@@ -103,23 +108,19 @@ impl Local {
         .await
     }
 
-    pub(super) async fn put_if_absent(
-        self: Arc<Self>,
-        path: &str,
-        bytes: Bytes,
-        hook: Hook,
-        in_place: bool,
-    ) -> Result<Put> {
+    pub(super) async fn put_if_absent(self: Arc<Self>, path: &str, bytes: Bytes, hook: Hook) -> Result<Put> {
         let path = path.to_string();
-        let put = move || {
+        blocking(move || {
             let dir = parent(&path);
             self.ensure_dir(dir, &hook)?;
-            let temporary = self.temporary(dir);
-            let linked = self.write_file(&temporary, &path, &bytes, &hook).and_then(|()| self.link(&temporary, &path));
-            if let Err(error) = fs::remove_file(&temporary) {
-                tracing::debug!(path, %error, "a temporary file was not removed");
+            let mut file = NewFile::create(&self.full(dir)).map_err(|e| self.failed(e, "creating", &path))?;
+            file.write_all(&bytes).map_err(|e| self.failed(e, "writing", &path))?;
+            if self.syncs() {
+                before_sync(&hook, &path)?;
+                file.sync().map_err(|e| from_io(e, "syncing", &path))?;
             }
-            let put = linked?;
+            let put = linked(file.link(&self.full(&path)), &path)?;
+            drop(file);
             if put == Put::Created {
                 self.record(&hook, |record| record.content(&path));
             }
@@ -133,8 +134,8 @@ impl Local {
             })?;
             self.record(&hook, |record| record.name(&path));
             Ok(put)
-        };
-        if in_place { blocking_here(put).await } else { blocking(put).await }
+        })
+        .await
     }
 
     pub(super) async fn put(self: Arc<Self>, path: &str, bytes: Bytes) -> Result<()> {
@@ -142,7 +143,7 @@ impl Local {
         blocking(move || {
             let dir = parent(&path);
             fs::create_dir_all(self.full(dir)).map_err(|e| from_io(e, "creating the directory of", &path))?;
-            let temporary = self.temporary(dir);
+            let temporary = temporary(&self.full(dir));
             let written = fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, self.full(&path)));
             written.map_err(|e| {
                 // The name is random: nobody else would ever find the file.
@@ -172,7 +173,7 @@ impl Local {
         let (from, to) = (from.to_string(), to.to_string());
         blocking(move || {
             self.ensure_dir(parent(&to), &hook)?;
-            if self.link(&self.full(&from), &to)? == Put::Exists {
+            if linked(fs::hard_link(self.full(&from), self.full(&to)), &to)? == Put::Exists {
                 return Err(Error::invalid("there is something already: choose another name").with_context("path", &to));
             }
             self.record(&hook, |record| record.content(&to));
@@ -187,7 +188,7 @@ impl Local {
     pub(super) async fn sync_tree(self: Arc<Self>, dir: &str, hook: Hook) -> Result<()> {
         let dir = dir.to_string();
         blocking(move || {
-            if !self.sync {
+            if !self.syncs() {
                 return Ok(());
             }
             let (mut files, mut dirs) = (Vec::new(), Vec::new());
@@ -199,7 +200,7 @@ impl Local {
 
     pub(super) async fn sync_files(self: Arc<Self>, paths: Vec<String>, hook: Hook) -> Result<()> {
         blocking(move || {
-            if !self.sync {
+            if !self.syncs() {
                 return Ok(());
             }
             let mut dirs: Vec<String> = Vec::new();
@@ -301,7 +302,7 @@ impl Local {
             }
         }
         fs::create_dir_all(self.full(dir)).map_err(|e| from_io(e, "creating the directory", dir))?;
-        if self.sync {
+        if self.syncs() {
             self.sync_above(dir, hook)?;
         } else {
             self.dirs.lock().known.insert(dir.to_string());
@@ -309,50 +310,16 @@ impl Local {
         Ok(())
     }
 
-    fn temporary(&self, dir: &str) -> PathBuf {
-        self.full(dir).join(format!(".tmp-{}", Uuid::new_v4().simple()))
-    }
-
-    /// Writes a new file and syncs it; `path` is what it is going to be.
-    fn write_file(&self, file: &Path, path: &str, bytes: &[u8], hook: &Hook) -> Result<()> {
-        let write = || {
-            let mut file = File::create_new(file)?;
-            file.write_all(bytes)?;
-            Ok(file)
-        };
-        let file = write().map_err(|e: IoError| {
-            if e.kind() == IoErrorKind::NotFound {
-                // Somebody removed the directory: create it again next time.
-                self.dirs.lock().known.clear();
-            }
-            from_io(e, "writing", path)
-        })?;
-        if self.sync {
-            before_sync(hook, path)?;
-            file.sync_data().map_err(|e| from_io(e, "syncing", path))?;
+    fn failed(&self, error: IoError, doing: &'static str, path: &str) -> Error {
+        if error.kind() == IoErrorKind::NotFound {
+            // Somebody removed the directory: create it again next time.
+            self.dirs.lock().known.clear();
         }
-        Ok(())
-    }
-
-    /// Gives a file another name unless that is taken.
-    fn link(&self, file: &Path, path: &str) -> Result<Put> {
-        match fs::hard_link(file, self.full(path)) {
-            Ok(()) => Ok(Put::Created),
-            Err(error) if error.kind() == IoErrorKind::AlreadyExists => Ok(Put::Exists),
-            Err(error) if matches!(error.kind(), IoErrorKind::Unsupported | IoErrorKind::PermissionDenied) => {
-                Err(Error::invalid(
-                    "the file system has no hard links, which creating a file without replacing another needs: \
-                     put the table on another one",
-                )
-                .with_context("path", path)
-                .with_source(error))
-            }
-            Err(error) => Err(from_io(error, "linking", path)),
-        }
+        from_io(error, doing, path)
     }
 
     fn record(&self, hook: &Hook, note: impl FnOnce(&SyncRecord)) {
-        if let Some(record) = hook.as_ref().filter(|_| self.sync).and_then(|hook| hook.sync_record()) {
+        if let Some(record) = hook.as_ref().filter(|_| self.syncs()).and_then(|hook| hook.sync_record()) {
             note(&record);
         }
     }
@@ -363,13 +330,30 @@ impl Local {
     }
 
     fn sync_dir(&self, dir: &str, hook: &Hook) -> Result<()> {
-        if !self.sync {
+        if !self.syncs() {
             return Ok(());
         }
         self.check_synced(dir)?;
         self.sync_path(dir, hook).inspect_err(|_| {
             self.dirs.lock().broken.insert(dir.to_string());
         })
+    }
+}
+
+/// What came of giving a file a name that may be taken.
+fn linked(result: Result<(), IoError>, path: &str) -> Result<Put> {
+    match result {
+        Ok(()) => Ok(Put::Created),
+        Err(error) if error.kind() == IoErrorKind::AlreadyExists => Ok(Put::Exists),
+        Err(error) if matches!(error.kind(), IoErrorKind::Unsupported | IoErrorKind::PermissionDenied) => {
+            Err(Error::invalid(
+                "the file system has no hard links, which creating a file without replacing another needs: put the \
+                 table on another one",
+            )
+            .with_context("path", path)
+            .with_source(error))
+        }
+        Err(error) => Err(from_io(error, "linking", path)),
     }
 }
 

@@ -7,6 +7,7 @@ mod failure;
 mod hook;
 mod io;
 mod local;
+mod new_file;
 mod paths;
 mod remote;
 mod retry;

@@ -153,6 +153,7 @@ impl TableBuilder {
         let opener = DatasetOpener::new(self.storage_options.clone(), Arc::clone(&self.components.budget));
         let base = self.base(&opener, &io, &explicit).await?;
         let settings = self.effective(&base)?;
+        io.set_sync(settings.sync);
         self.start_table(io, opener, base, settings).await
     }
 

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::EmptyRecordBatchStream;
 
 use super::handle::LsmTable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
+use crate::version::Snapshot;
 use crate::writer::{Role, ShardWriter};
 
 impl LsmTable {
@@ -22,9 +24,45 @@ impl LsmTable {
     /// meanwhile; as [`flush`](Self::flush). The old rows are all there then.
     pub async fn replace_all(&self, rows: SendableRecordBatchStream) -> Result<u64> {
         let _nobody_writes = self.shards.pause().await;
-        let mut compacted: Vec<(ShardId, GenerationId)> = Vec::new();
+        self.claim_all().await?;
+        self.replace_paused(rows).await
+    }
+
+    /// As [`replace_all`](Self::replace_all), by rows that were made of what `read` shows.
+    ///
+    /// # Errors
+    /// `Conflict` if somebody wrote to the table since.
+    pub async fn replace_all_read(&self, rows: SendableRecordBatchStream, read: &Snapshot) -> Result<u64> {
+        let _nobody_writes = self.shards.pause().await;
+        self.claim_all().await?;
+        if !read.is_newest(&self.control.current()) {
+            return Err(Error::conflict("rows were written after the statement had read the table: run it again"));
+        }
+        self.replace_paused(rows).await
+    }
+
+    /// Removes all rows in one commit and returns how many there were. Writers wait.
+    ///
+    /// # Errors
+    /// As [`replace_all`](Self::replace_all).
+    pub async fn truncate(&self) -> Result<u64> {
+        let _nobody_writes = self.shards.pause().await;
+        self.claim_all().await?;
+        let removed = self.live_rows(&self.snapshot()).await?;
+        self.replace_paused(Box::pin(EmptyRecordBatchStream::new(self.schema()))).await?;
+        Ok(removed)
+    }
+
+    async fn claim_all(&self) -> Result<()> {
         for shard in self.shards.shards() {
             shard.claim().await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_paused(&self, rows: SendableRecordBatchStream) -> Result<u64> {
+        let mut compacted: Vec<(ShardId, GenerationId)> = Vec::new();
+        for shard in self.shards.shards() {
             shard.freeze();
         }
         for shard in self.shards.shards() {

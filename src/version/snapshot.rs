@@ -54,6 +54,24 @@ impl Snapshot {
         }
     }
 
+    /// Whether nothing was written since, as far as `now`, a later version of the table, tells.
+    ///
+    /// A memtable that was flushed meanwhile is held by this snapshot: it knows how many rows came in after it.
+    pub fn is_newest(&self, now: &Version) -> bool {
+        let same_shard = |(i, (seen, shard)): (usize, (&ShardVersion, &ShardVersion))| {
+            let known = self.memtables(i);
+            let newest = known[0].generation();
+            let later = std::iter::once(&shard.active).chain(&shard.frozen).filter(|m| m.generation() > newest);
+            seen.foreign_changes == shard.foreign_changes
+                && known.iter().all(|view| view.table().rows() == view.watermark())
+                && later.map(|memtable| memtable.rows()).sum::<usize>() == 0
+                && shard.generations.iter().all(|g| g.id() <= newest)
+        };
+        self.version.replacements == now.replacements
+            && self.version.base.version() == now.base.version()
+            && self.version.shards.iter().zip(&now.shards).enumerate().all(same_shard)
+    }
+
     /// The sources of a shard that may supersede rows, newest first; memtables without rows are left out.
     pub fn key_sources(&self, shard: usize) -> Vec<KeySource> {
         let sources = &self.version.shards[shard];

@@ -56,12 +56,6 @@ impl WalWriter {
         Self { io, shard, epoch, next, retry, tried: Vec::new(), settled: Vec::new() }
     }
 
-    /// The same writer for a task that does nothing else.
-    #[must_use]
-    pub fn on_its_own_task(self) -> Self {
-        Self { io: self.io.in_place(), ..self }
-    }
-
     /// The slot of the next entry.
     pub fn next_position(&self) -> WalPosition {
         self.next

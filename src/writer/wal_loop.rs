@@ -39,7 +39,7 @@ impl ShardWriter {
             let appender = match appender.as_mut() {
                 Some(appender) => appender,
                 None => match self.appender.lock().take() {
-                    Some(claimed) => appender.insert(claimed.on_its_own_task()),
+                    Some(claimed) => appender.insert(claimed),
                     None => {
                         self.fail(&group.units, Error::internal("a shard has a writer's role and no WAL writer"));
                         continue;
