@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, RecordBatchIterator};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::collect;
+use datafusion::prelude::{col, lit};
 use futures::future::join_all;
 use lance::Dataset;
 use lance::dataset::WriteParams;
@@ -57,6 +59,54 @@ async fn deleted_rows_are_neither_counted_nor_read_nor_taken() {
     let read = collect(plan, Arc::default()).await.unwrap();
     assert_eq!(read[0].column(0).as_primitive::<Int64Type>().values(), &[1, 3]);
     assert_eq!(handle.take(&[1], &[0]).await.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn a_small_dataset_stays_in_memory_from_the_second_read_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dataset = Arc::unwrap_or_clone(dataset(dir.path().to_str().unwrap(), None).await);
+    dataset.delete("id = 2").await.unwrap();
+    let dataset = Arc::new(dataset);
+    let of = |budget: &Arc<MemoryBudget>| {
+        let numbered = arrow_schema_with_field_ids(dataset.schema());
+        let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
+        DatasetHandle::try_new(Arc::clone(&dataset), schema, "it".into(), budget.lease()).unwrap()
+    };
+    let budget = MemoryBudget::new(1 << 20);
+    let handle = of(&budget);
+    let read = async |handle: &Arc<DatasetHandle>, projection: &[usize], filters: &[Expr]| {
+        collect(handle.scan(projection, filters).unwrap(), Arc::default()).await.unwrap()
+    };
+    let first = read(&handle, &[0], &[]).await;
+    assert!(!handle.is_resident() && budget.used() == 0);
+    let second = read(&handle, &[0], &[]).await;
+    assert!(handle.is_resident() && budget.used() > 0);
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    assert_eq!(first, second);
+    assert_eq!(first, read(&handle, &[0], &[]).await);
+    let filtered = read(&handle, &[], &[col("id").gt(lit(2i64))]).await;
+    assert_eq!(filtered[0].column(0).as_primitive::<UInt64Type>().values(), &[2]);
+    let taken = handle.take(&[2, 0], &[0]).await.unwrap();
+    assert_eq!(taken.column(0).as_primitive::<Int64Type>().values(), &[3, 1]);
+    // When memory is short the rows are given back at the next read.
+    budget.set_limit(1);
+    assert_eq!(first, read(&handle, &[0], &[]).await);
+    assert!(!handle.is_resident() && budget.used() == 0);
+}
+
+#[tokio::test]
+async fn a_dataset_stays_in_storage_while_memory_is_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = dataset(dir.path().to_str().unwrap(), None).await;
+    let numbered = arrow_schema_with_field_ids(dataset.schema());
+    let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
+    let budget = MemoryBudget::new(0);
+    let handle = DatasetHandle::try_new(dataset, schema, "it".into(), budget.lease()).unwrap();
+    for _ in 0..3 {
+        let rows = collect(handle.scan(&[0], &[]).unwrap(), Arc::default()).await.unwrap();
+        assert_eq!(rows[0].num_rows(), 3);
+        assert!(!handle.is_resident());
+    }
 }
 
 #[tokio::test]

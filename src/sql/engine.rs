@@ -257,6 +257,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whether_files_are_synced_is_kept_with_the_table() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(1).await);
+        let table = LsmEngine::new().open(request(&fixture, &[])).await.unwrap();
+        assert!(!table.settings().sync && !table.object_io().syncs());
+        let table = LsmEngine::new().open(request(&fixture, &[("lsm.sync", "true")])).await.unwrap();
+        assert!(table.settings().sync && table.object_io().syncs());
+    }
+
+    #[tokio::test]
     async fn a_table_that_is_open_is_not_told_otherwise() {
         let fixture = Fixture::new();
         let _session = fixture.with_rows(1).await;

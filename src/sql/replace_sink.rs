@@ -77,3 +77,41 @@ impl fmt::Debug for ReplaceSink {
         debug.field("table", &self.table.uri()).field("replace", &self.replace).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::physical_plan::collect;
+
+    use super::super::fixture::{Fixture, run};
+    use crate::error::{Error, ErrorKind};
+
+    #[tokio::test]
+    async fn an_overwrite_from_the_table_itself_conflicts_with_rows_written_after_it_read() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(3).await;
+        let overwrite = "INSERT OVERWRITE t SELECT id, n + 1 FROM t";
+        let plan = async || session.sql(overwrite).await.unwrap().create_physical_plan().await.unwrap();
+        for (write, moved) in [("INSERT INTO t VALUES (4, 0)", false), ("UPDATE t SET n = 7 WHERE id = 1", true)] {
+            let read = plan().await;
+            run(&session, write).await.unwrap();
+            if moved {
+                run(&session, "SELECT * FROM lsm_flush('t')").await.unwrap();
+            }
+            let error = Error::from(collect(read, session.task_ctx()).await.unwrap_err());
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        }
+        assert_eq!(run(&session, "SELECT * FROM t ORDER BY id").await.unwrap(), ["1 7", "2 0", "3 0", "4 0"]);
+        // A flush alone changes nothing, and neither does what the statement itself does.
+        let read = plan().await;
+        run(&session, "SELECT * FROM lsm_flush('t')").await.unwrap();
+        collect(read, session.task_ctx()).await.unwrap();
+        assert_eq!(run(&session, overwrite).await.unwrap(), ["4"]);
+        assert_eq!(run(&session, "SELECT sum(n) FROM t").await.unwrap(), ["15"]);
+        // One that reads other tables replaces whatever is there.
+        let other = session.sql("INSERT OVERWRITE t SELECT 1 AS id, 1 AS n").await.unwrap();
+        let other = other.create_physical_plan().await.unwrap();
+        run(&session, "INSERT INTO t VALUES (9, 0)").await.unwrap();
+        collect(other, session.task_ctx()).await.unwrap();
+        assert_eq!(run(&session, "SELECT * FROM t").await.unwrap(), ["1 1"]);
+    }
+}

@@ -56,6 +56,14 @@ impl ObjectIo {
         Self { hook: Some(hook), ..self }
     }
 
+    /// Whether what is created on a local file system survives power loss.
+    pub fn syncs(&self) -> bool {
+        match &self.backend {
+            Backend::Local(local) => local.syncs(),
+            Backend::Remote(_) => false,
+        }
+    }
+
     /// From now on, whether what this handle and its clones create on a local file system survives power loss.
     pub fn set_sync(&self, sync: bool) {
         if let Backend::Local(local) = &self.backend {
