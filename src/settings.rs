@@ -191,6 +191,13 @@ macro_rules! settings {
             /// The names of all options.
             pub const NAMES: &'static [&'static str] = &[$($name),*];
 
+            /// Whether a new table keeps the option for whoever opens it next.
+            pub fn is_stored(name: &str) -> bool {
+                const OF_ONE_HANDLE: &[&str] =
+                    &["lsm.access", "lsm.adopt", "lsm.drop", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
+                !OF_ONE_HANDLE.contains(&name)
+            }
+
             /// Sets one option by its name.
             ///
             /// # Errors

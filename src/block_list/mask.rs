@@ -102,11 +102,6 @@ impl GenerationMask {
     pub fn new(lists: Arc<BlockLists>, generation: Arc<Generation>, id: SourceId, newer: Arc<[KeySource]>) -> Self {
         Self { lists, generation, id, newer }
     }
-
-    /// Whether no row can be dropped.
-    pub fn is_empty(&self) -> bool {
-        self.newer.is_empty() && self.generation.keys().tombstones().is_empty()
-    }
 }
 
 #[async_trait]

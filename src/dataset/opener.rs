@@ -1,6 +1,4 @@
-//! Opens Lance datasets, one load for many askers.
-//!
-//! Only an exact version is cached: what a name points to may change, a version may not.
+//! Opens Lance datasets with one session and one set of storage options.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,11 +10,10 @@ use lance::dataset::{ReadParams, WriteParams};
 use lance::session::Session;
 use lance_core::Error as LanceError;
 use lance_io::object_store::ObjectStoreParams;
-use moka::future::Cache;
 
 use super::handle::DatasetHandle;
 use crate::cache::MemoryBudget;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::schema::TableSchema;
 use crate::store::{from_lance, registry, store_params};
 
@@ -24,15 +21,12 @@ use crate::store::{from_lance, registry, store_params};
 const INDEX_CACHE: usize = 1 << 30;
 /// Bytes of Lance's cache of manifests and file footers.
 const METADATA_CACHE: usize = 256 << 20;
-/// How many versions of datasets stay open.
-const OPEN_VERSIONS: u64 = 1024;
 
 /// Opens datasets with one set of storage options and one session. Cheap to clone.
 #[derive(Clone)]
 pub struct DatasetOpener {
     session: Arc<Session>,
     storage_options: Arc<HashMap<String, String>>,
-    open: Cache<(String, u64), Arc<Dataset>>,
     budget: Arc<MemoryBudget>,
 }
 
@@ -42,7 +36,6 @@ impl DatasetOpener {
         Self {
             session: Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, registry())),
             storage_options: Arc::new(storage_options),
-            open: Cache::new(OPEN_VERSIONS),
             budget,
         }
     }
@@ -53,26 +46,10 @@ impl DatasetOpener {
     /// `Unavailable` if the storage fails, `Corrupt` if the dataset is damaged.
     pub async fn latest(&self, uri: &str) -> Result<Option<Arc<Dataset>>> {
         match self.builder(uri).load().await {
-            Ok(dataset) => {
-                let dataset = Arc::new(dataset);
-                self.open.insert((uri.to_string(), dataset.version().version), Arc::clone(&dataset)).await;
-                Ok(Some(dataset))
-            }
+            Ok(dataset) => Ok(Some(Arc::new(dataset))),
             Err(LanceError::DatasetNotFound { .. }) => Ok(None),
             Err(error) => Err(from_lance(error).with_context("dataset", uri)),
         }
-    }
-
-    /// The dataset at `uri` as of `version`, opened once for all who ask.
-    ///
-    /// # Errors
-    /// As [`Self::latest`]; `Corrupt` if the version is not there.
-    pub async fn version(&self, uri: &str, version: u64) -> Result<Arc<Dataset>> {
-        let load = async {
-            let dataset = self.builder(uri).with_version(version).load().await;
-            dataset.map(Arc::new).map_err(|error| from_lance(error).with_context("dataset", uri))
-        };
-        self.open.try_get_with((uri.to_string(), version), load).await.map_err(|error: Arc<Error>| Error::clone(&error))
     }
 
     /// `dataset` as rows of `schema`; `label` names it in plans.
@@ -81,19 +58,6 @@ impl DatasetOpener {
     /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type.
     pub fn handle(&self, dataset: Arc<Dataset>, schema: Arc<TableSchema>, label: String) -> Result<Arc<DatasetHandle>> {
         DatasetHandle::try_new(dataset, schema, label, self.budget.lease())
-    }
-
-    /// Forgets every open version of the datasets whose URI begins with `prefix`, which were retired.
-    pub async fn forget(&self, prefix: &str) {
-        let gone: Vec<_> = self
-            .open
-            .iter()
-            .filter(|(key, _)| key.0.starts_with(prefix))
-            .map(|(key, _)| key.as_ref().clone())
-            .collect();
-        for key in gone {
-            self.open.invalidate(&key).await;
-        }
     }
 
     /// What Lance needs to write where this opener reads.
@@ -126,6 +90,6 @@ impl DatasetOpener {
 
 impl fmt::Debug for DatasetOpener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatasetOpener").field("open", &self.open.entry_count()).finish_non_exhaustive()
+        f.debug_struct("DatasetOpener").finish_non_exhaustive()
     }
 }

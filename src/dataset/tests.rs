@@ -8,12 +8,11 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{col, lit};
-use futures::future::join_all;
 use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 
-use super::{DatasetHandle, DatasetOpener, conform};
+use super::{DatasetHandle, conform};
 use crate::cache::MemoryBudget;
 use crate::error::ErrorKind;
 use crate::schema::TableSchema;
@@ -28,22 +27,6 @@ fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
     DatasetHandle::try_new(Arc::clone(dataset), schema, "it".into(), MemoryBudget::global().lease()).unwrap()
-}
-
-#[tokio::test]
-async fn a_version_is_opened_once_for_all_who_ask() {
-    let dir = tempfile::tempdir().unwrap();
-    let uri = dir.path().to_str().unwrap();
-    dataset(uri, None).await;
-    let opener = DatasetOpener::new(HashMap::new(), MemoryBudget::global());
-    let all = join_all((0..8).map(|_| opener.version(uri, 1))).await;
-    let first = all[0].as_ref().unwrap();
-    assert!(all.iter().all(|one| Arc::ptr_eq(one.as_ref().unwrap(), first)));
-    assert_eq!(opener.latest(uri).await.unwrap().unwrap().version().version, 1);
-    opener.forget(uri).await;
-    assert!(!Arc::ptr_eq(&opener.version(uri, 1).await.unwrap(), first));
-    assert!(opener.version(uri, 7).await.is_err());
-    assert!(opener.latest(&format!("{uri}/none")).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::declaration::OF_A_STATEMENT;
 use super::location;
 use crate::base::{AdoptSpec, CreateSpec};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::settings::{Access, Settings};
 use crate::table::{Components, LsmTable};
 use crate::task::Supervisor;
@@ -103,6 +103,9 @@ impl LsmEngine {
             check_options(table.settings(), &request.options)?;
             return Ok(table);
         }
+        if request.replace {
+            self.retire(&uri, &request.storage_options).await?;
+        }
         let mut builder =
             LsmTable::builder(&uri).storage_options(request.storage_options).components((self.components)(&uri));
         for (name, value) in request.options {
@@ -117,6 +120,21 @@ impl LsmEngine {
         let table = Box::pin(builder.open()).await?;
         *open = Arc::downgrade(&table);
         Ok(table)
+    }
+
+    /// Empties the table that is to be replaced: whoever else writes it is fenced before its files go. What cannot be
+    /// opened has no writers to mind.
+    async fn retire(&self, uri: &str, storage_options: &HashMap<String, String>) -> Result<()> {
+        let builder =
+            LsmTable::builder(uri).storage_options(storage_options.clone()).components((self.components)(uri));
+        match Box::pin(builder.open()).await {
+            Ok(old) => match destroy(&old).await {
+                Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+                _ => Ok(()),
+            },
+            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+            Err(_) => Ok(()),
+        }
     }
 
     /// The tables that are open.
@@ -235,7 +253,6 @@ fn columns(schema: &SchemaRef) -> String {
 mod tests {
     use super::super::fixture::{Fixture, run};
     use super::*;
-    use crate::error::ErrorKind;
 
     fn request(fixture: &Fixture, options: &[(&'static str, &str)]) -> OpenRequest {
         let options = options.iter().map(|(name, value)| (*name, (*value).to_string())).collect();
@@ -311,6 +328,26 @@ mod tests {
         let error = run(&session, &open).await.unwrap_err();
         assert!(error.message().contains("no table"), "{error}");
         assert!(!fixture.dir.path().join("t").exists());
+    }
+
+    #[tokio::test]
+    async fn who_wrote_a_table_that_is_replaced_is_fenced_first() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(3).await);
+        let rival = LsmEngine::new().open(request(&fixture, &[])).await.unwrap();
+        let row = async |id: i64| {
+            let sql = format!("SELECT CAST({id} AS BIGINT) AS id, CAST(0 AS BIGINT) AS n");
+            fixture.session().sql(&sql).await.unwrap().collect().await.unwrap().remove(0)
+        };
+        rival.put(row(4).await).await.unwrap();
+        let session = fixture.session();
+        let create = "CREATE OR REPLACE EXTERNAL TABLE t (id BIGINT PRIMARY KEY) STORED AS LSM LOCATION";
+        run(&session, &format!("{create} '{}' OPTIONS ('lsm.drop' 'delete')", fixture.path("t"))).await.unwrap();
+        let error = rival.put(row(5).await).await.unwrap_err();
+        assert!([ErrorKind::Fenced, ErrorKind::Corrupt, ErrorKind::Indeterminate].contains(&error.kind()), "{error}");
+        run(&session, "INSERT INTO t VALUES (1)").await.unwrap();
+        let session = fixture.another().await;
+        assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["1"]);
     }
 
     #[tokio::test]

@@ -18,10 +18,6 @@ const PREFIX: &str = "lsm";
 /// What only CREATE EXTERNAL TABLE can say: it is about one table.
 const OF_ONE_TABLE: &[&str] = &["lsm.adopt", "lsm.shards", "lsm.shard.column"];
 
-/// What is about one handle and is not kept with the table.
-const OF_ONE_HANDLE: &[&str] =
-    &["lsm.access", "lsm.adopt", "lsm.drop", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
-
 /// The option that `key` spells, if it is one of ours: `lsm.memtable.rows`, `memtable_rows` or `format.memtable_rows`.
 ///
 /// # Errors
@@ -201,7 +197,7 @@ impl TableOptions {
 
     /// What was given and is kept with a new table.
     pub(super) fn kept(&self) -> HashMap<String, String> {
-        let kept = self.own.iter().filter(|(name, _)| !OF_ONE_HANDLE.contains(name));
+        let kept = self.own.iter().filter(|(name, _)| Settings::is_stored(name));
         kept.map(|(name, value)| ((*name).to_string(), value.clone())).collect()
     }
 }

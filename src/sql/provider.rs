@@ -12,7 +12,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Constraints, Result, SchemaExt};
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::declaration::Declaration;
@@ -144,12 +144,12 @@ impl TableProvider for LsmTableProvider {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |(filter, support): (&&Expr, FilterSupport)| match support {
-            FilterSupport::Exact if keeps_its_form(filter) => TableProviderFilterPushDown::Exact,
-            FilterSupport::Exact | FilterSupport::Inexact => TableProviderFilterPushDown::Inexact,
+        let support = |support: FilterSupport| match support {
+            FilterSupport::Exact => TableProviderFilterPushDown::Exact,
+            FilterSupport::Inexact => TableProviderFilterPushDown::Inexact,
             FilterSupport::Unsupported => TableProviderFilterPushDown::Unsupported,
         };
-        Ok(filters.iter().zip(self.table.supports_filters(filters)).map(support).collect())
+        Ok(self.table.supports_filters(filters).into_iter().map(support).collect())
     }
 
     async fn insert_into(
@@ -185,15 +185,6 @@ impl TableProvider for LsmTableProvider {
     async fn truncate(&self, _state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(replace_sink::truncate(&self.table))
     }
-}
-
-/// Whether the optimizer, which rewrites filters after they were pushed into a scan, leaves this one as it is. What is
-/// promised to be exact must still be recognised when the scan is planned: `id IN (1, NULL)` becomes `id = 1 OR NULL`.
-fn keeps_its_form(filter: &Expr) -> bool {
-    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else { return false };
-    let literal = |e: &Expr| matches!(e, Expr::Literal(value, _) if !value.is_null());
-    let column = |e: &Expr| matches!(e, Expr::Column(_));
-    (column(left) && literal(right)) || (literal(left) && column(right))
 }
 
 fn without_rule(statement: &str) -> Error {

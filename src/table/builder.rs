@@ -188,14 +188,13 @@ impl TableBuilder {
                 if *replace {
                     Self::check_may_write(settings)?;
                     io.delete_dir("").await?;
-                    opener.forget(io.uri()).await;
                 } else if let Some(base) = BaseTable::open(opener, io).await? {
                     self.verify(&base, spec, io)?;
                     return Ok(base);
                 }
                 Self::check_may_write(settings)?;
                 let mut spec = spec.clone();
-                let stored = self.options.iter().filter(|(name, _)| is_stored(name)).cloned();
+                let stored = self.options.iter().filter(|(name, _)| Settings::is_stored(name)).cloned();
                 spec.defaults.extend(stored);
                 BaseTable::create(opener, io, &spec).await
             }
@@ -319,9 +318,4 @@ impl TableBuilder {
         budget.register(holder);
         Ok(LsmTable::start(Parts { io, settings, control, shards, context, clock, supervisor }))
     }
-}
-
-/// Whether a new table stores the option for whoever opens it next.
-fn is_stored(name: &str) -> bool {
-    !matches!(name, "lsm.access" | "lsm.adopt" | "lsm.drop" | "lsm.shards" | "lsm.shard.column" | "lsm.recovery")
 }

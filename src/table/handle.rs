@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::planner::{self, FilterSupport};
 use crate::schema::TableSchema;
-use crate::settings::{Ack, OnConflict, Settings};
+use crate::settings::{Ack, Settings};
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
 use crate::version::{Snapshot, VersionControl};
@@ -145,14 +145,6 @@ impl LsmTable {
         ack: Option<Ack>,
     ) -> Statement {
         Statement::new(Arc::clone(self), kind, snapshot, ack.unwrap_or(self.settings.ack))
-    }
-
-    /// The kind of statement an INSERT is by the settings.
-    pub fn insert_kind(&self, on_conflict: Option<OnConflict>) -> StatementKind {
-        match on_conflict.unwrap_or(self.settings.on_conflict) {
-            OnConflict::Replace => StatementKind::Upsert,
-            other => StatementKind::Insert(other),
-        }
     }
 
     /// The row of one key (the values of the key columns in key order), if it is there.

@@ -86,7 +86,9 @@ impl LsmTable {
             }
         };
         let rows = base.rows() as u64;
+        // Again with the new rows: who took a snapshot since the first time saw the old ones too.
         self.control.update(|version| {
+            version.replacements += 1;
             version.base = base;
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
