@@ -40,10 +40,7 @@ impl BaseTable {
     /// # Errors
     /// `Invalid` if a column or the key cannot be stored, or a dataset is there already.
     pub async fn create(opener: &DatasetOpener, io: &ObjectIo, spec: &CreateSpec) -> Result<Arc<Self>> {
-        check_names(&spec.schema)?;
-        column_type::check(&spec.schema)?;
-        let key = PrimaryKey::try_new(&spec.schema, &spec.key)?;
-        let sharding = Sharding::plan(&key, spec.shards, spec.shard_column.as_deref())?;
+        let (key, sharding) = spec.plan()?;
         let schema = marked(&spec.schema, &key);
         let mut params = opener.write_params();
         params.mode = WriteMode::Create;
@@ -171,6 +168,24 @@ impl BaseTable {
         let compacted = compacted.iter().map(|c| (ShardId(c.shard_id), GenerationId(c.generation))).collect();
         let handle = opener.handle(dataset, Arc::new(schema), "base".into())?;
         Ok(Arc::new(Self { opener, io, handle, sharding, compacted, defaults: details.writer_config_defaults }))
+    }
+}
+
+impl CreateSpec {
+    /// Nothing if there can be such a table.
+    ///
+    /// # Errors
+    /// `Invalid` if a column or the key cannot be stored.
+    pub fn validate(&self) -> Result<()> {
+        self.plan().map(|_| ())
+    }
+
+    fn plan(&self) -> Result<(PrimaryKey, Sharding)> {
+        check_names(&self.schema)?;
+        column_type::check(&self.schema)?;
+        let key = PrimaryKey::try_new(&self.schema, &self.key)?;
+        let sharding = Sharding::plan(&key, self.shards, self.shard_column.as_deref())?;
+        Ok((key, sharding))
     }
 }
 

@@ -81,7 +81,7 @@ type Extent = Vec<(SourceId, usize)>;
 type Pairs = HashMap<(SourceId, SourceId), Arc<Mutex<Pair>>>;
 
 /// The keys of one version of the base, once they were read.
-type BaseKeys = OnceCell<Option<Arc<KeyMap>>>;
+type BaseKeys = OnceCell<Arc<KeyMap>>;
 
 /// The block lists of one table.
 #[derive(Debug)]
@@ -89,6 +89,8 @@ pub struct BlockLists {
     pairs: Mutex<Pairs>,
     unions: Mutex<HashMap<SourceId, (Extent, Arc<RoaringTreemap>)>>,
     base_keys: Mutex<Option<(u64, Arc<BaseKeys>)>>,
+    /// The version of the base whose keys were read and did not fit.
+    too_large: Mutex<Option<u64>>,
     base_key_bytes: usize,
 }
 
@@ -98,7 +100,13 @@ const BYTES_PER_BASE_KEY: usize = 48;
 impl BlockLists {
     /// No lists yet; the base's keys stay resident while they take at most `base_key_bytes`.
     pub fn new(base_key_bytes: usize) -> Self {
-        Self { pairs: Mutex::default(), unions: Mutex::default(), base_keys: Mutex::new(None), base_key_bytes }
+        Self {
+            pairs: Mutex::default(),
+            unions: Mutex::default(),
+            base_keys: Mutex::new(None),
+            too_large: Mutex::new(None),
+            base_key_bytes,
+        }
     }
 
     /// Forgets the lists of sources that are no longer there.
@@ -132,19 +140,17 @@ impl BlockLists {
         union
     }
 
-    /// Whether the base's keys fit into memory.
+    /// Whether the base's keys fit into memory, as far as is known: their size is found out when they are read.
     pub fn may_hold_keys_of(&self, base: &BaseTable) -> bool {
         base.rows().saturating_mul(BYTES_PER_BASE_KEY) <= self.base_key_bytes
+            && *self.too_large.lock() != Some(base.version())
     }
 
-    /// The base's keys, if they fit into memory: read once a version.
+    /// The base's keys: read once a version if they fit into memory, and each time if they turn out not to.
     ///
     /// # Errors
     /// Whatever reading the base raises; the next call tries again.
-    pub async fn base_keys(&self, base: &BaseTable) -> Result<Option<Arc<KeyMap>>> {
-        if !self.may_hold_keys_of(base) {
-            return Ok(None);
-        }
+    pub async fn base_keys(&self, base: &BaseTable) -> Result<Arc<KeyMap>> {
         let cell = {
             let mut slot = self.base_keys.lock();
             match slot.as_ref() {
@@ -159,12 +165,17 @@ impl BlockLists {
                 }
             }
         };
-        cell.get_or_try_init(|| async { Ok(Some(Arc::new(base.keys().await?))) }).await.cloned()
+        let keys = cell.get_or_try_init(|| async { base.keys().await.map(Arc::new) }).await.cloned()?;
+        if keys.memory() > self.base_key_bytes {
+            *self.too_large.lock() = Some(base.version());
+            self.base_keys.lock().take_if(|(version, _)| *version == base.version());
+        }
+        Ok(keys)
     }
 
     /// Bytes of memory held by the base's keys.
     pub fn memory(&self) -> usize {
         let slot = self.base_keys.lock();
-        slot.as_ref().and_then(|(_, cell)| cell.get()).and_then(Option::as_ref).map_or(0, |keys| keys.memory())
+        slot.as_ref().and_then(|(_, cell)| cell.get()).map_or(0, |keys| keys.memory())
     }
 }

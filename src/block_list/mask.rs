@@ -128,6 +128,8 @@ pub struct BaseMask {
     newer: Arc<[KeySource]>,
     key: PrimaryKey,
     columns: Vec<usize>,
+    /// Whether the base's keys are asked for rows: decided once, since the plan below depends on it.
+    by_row: bool,
 }
 
 impl BaseMask {
@@ -135,14 +137,15 @@ impl BaseMask {
     pub fn new(lists: Arc<BlockLists>, base: Arc<BaseTable>, newer: Arc<[KeySource]>) -> Self {
         let key = base.schema().key().clone();
         let columns = key.columns().iter().map(|c| c.index).collect();
-        Self { lists, base, newer, key, columns }
+        let by_row = newer.is_empty() || lists.may_hold_keys_of(&base);
+        Self { lists, base, newer, key, columns, by_row }
     }
 }
 
 impl BaseMask {
     /// The columns that a scan must give behind its own: the key, if the base's keys are too large to be resident.
     pub fn extra_columns(&self) -> &[usize] {
-        if self.newer.is_empty() || self.lists.may_hold_keys_of(&self.base) { &[] } else { &self.columns }
+        if self.by_row { &[] } else { &self.columns }
     }
 }
 
@@ -162,11 +165,12 @@ impl RowMask for BaseMask {
         if self.newer.is_empty() {
             return Ok(Dropped::Rows(Arc::default()));
         }
-        let Some(keys) = self.lists.base_keys(&self.base).await? else {
+        if !self.by_row {
             let probe =
                 NewerKeys { key: self.key.clone(), columns: self.columns.clone(), newer: Arc::clone(&self.newer) };
             return Ok(Dropped::Keys(Arc::new(probe)));
-        };
+        }
+        let keys = self.lists.base_keys(&self.base).await?;
         let (lists, version, newer) = (Arc::clone(&self.lists), self.base.version(), Arc::clone(&self.newer));
         let rows = resolve_off_worker(&self.newer, move || {
             lists.resolve(SourceId::Base(version), &newer, &RoaringTreemap::new(), |key, hash| keys.get(key, hash))

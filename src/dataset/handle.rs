@@ -24,12 +24,13 @@ use roaring::RoaringTreemap;
 use super::failure::{diagnose, from_plan};
 use super::layout::FileLayout;
 use super::origin::Origins;
-use super::resident::{Loading, Residency, Resident, ResidentRows};
+use super::resident::{Loading, ROW_BYTES, Residency, Resident, ResidentRows};
 use super::scan::DatasetScanExec;
 use crate::cache::MemoryLease;
 use crate::error::{Error, Result};
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
+use crate::size::row_bytes;
 use crate::store::from_lance;
 
 /// One version of a dataset under a table's schema.
@@ -225,16 +226,25 @@ impl DatasetHandle {
         self.resident.residency()
     }
 
-    /// Reads all rows and keeps them.
-    pub(super) async fn load(&self, loading: Loading) -> Result<Arc<ResidentRows>> {
+    /// Reads all rows and keeps them; `None` if they are too many to be kept.
+    pub(super) async fn load(&self, loading: Loading) -> Result<Option<Arc<ResidentRows>>> {
         let columns: Vec<usize> = (0..self.schema.stored().fields().len()).collect();
         let schema = self.origins.schema_of(&columns, true);
-        let read: Vec<RecordBatch> = match self.stream(&columns)?.try_collect().await {
-            Ok(read) => read,
-            Err(error) => return Err(diagnose(&self.dataset, from_plan(error)).await),
-        };
-        let rows = read.iter().map(|batch| self.origins.rows(batch, &columns, &schema)).collect::<Result<Vec<_>>>()?;
-        Ok(loading.keep(concat_batches(&schema, &rows)?))
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let mut read = self.stream(&columns)?;
+        while let Some(batch) = read.next().await {
+            let batch = match batch {
+                Ok(batch) => self.origins.rows(&batch, &columns, &schema)?,
+                Err(error) => return Err(diagnose(&self.dataset, from_plan(error)).await),
+            };
+            bytes += row_bytes(&batch);
+            if bytes > ROW_BYTES {
+                loading.give_up();
+                return Ok(None);
+            }
+            rows.push(batch);
+        }
+        Ok(Some(loading.keep(concat_batches(&schema, &rows)?)))
     }
 
     fn stream(&self, columns: &[usize]) -> Result<SendableRecordBatchStream> {

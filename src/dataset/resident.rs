@@ -3,22 +3,24 @@
 //! A version of a dataset never changes, so its rows may be kept once they were read. Reading a few kilobytes through
 //! Lance costs about as much as reading megabytes: for a small base or generation that cost is all there is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use arrow::array::{AsArray, RecordBatch, UInt64Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::UInt64Type;
 
-use crate::cache::MemoryLease;
+use crate::cache::{MemoryLease, Reclaim};
 use crate::error::Result;
 use crate::size::row_bytes;
 
 /// The most bytes of files that are kept as rows.
 const FILE_BYTES: u64 = 4 << 20;
 /// The most bytes of rows: files may be compressed.
-const ROW_BYTES: usize = 16 << 20;
+pub(super) const ROW_BYTES: usize = 16 << 20;
+/// Rows are kept while the budget is filled less than this, so that writers find room: one part in so many.
+const ROOM: usize = 2;
 /// Reads before the one that keeps the rows: who reads once does not pay for all columns.
 const READS: usize = 1;
 
@@ -27,6 +29,7 @@ const READS: usize = 1;
 pub(super) struct ResidentRows {
     pub(super) batch: RecordBatch,
     ids_ascend: bool,
+    bytes: usize,
 }
 
 /// The rows of a small dataset, while memory lasts.
@@ -55,13 +58,20 @@ pub(super) struct Loading(Arc<Resident>);
 impl Resident {
     /// Of a dataset whose files have `file_bytes` (`None` if that is unknown); `lease` is charged for the rows.
     pub(super) fn new(file_bytes: Option<u64>, lease: MemoryLease) -> Arc<Self> {
-        Arc::new(Self {
-            small: AtomicBool::new(file_bytes.is_some_and(|bytes| bytes <= FILE_BYTES)),
+        let small = file_bytes.is_some_and(|bytes| bytes <= FILE_BYTES);
+        let budget = Arc::clone(lease.budget());
+        let resident = Arc::new(Self {
+            small: AtomicBool::new(small),
             reads: AtomicUsize::new(0),
             loading: AtomicBool::new(false),
             rows: ArcSwapOption::empty(),
             lease,
-        })
+        });
+        if small {
+            let holder: Weak<Self> = Arc::downgrade(&resident);
+            budget.register(holder);
+        }
+        resident
     }
 
     /// How to read now.
@@ -71,7 +81,7 @@ impl Resident {
         }
         if !self.small.load(Ordering::Relaxed)
             || self.reads.fetch_add(1, Ordering::Relaxed) < READS
-            || self.lease.budget().is_exhausted()
+            || self.is_tight()
             || self.loading.swap(true, Ordering::AcqRel)
         {
             return Residency::Storage;
@@ -79,30 +89,42 @@ impl Resident {
         Residency::Load(Loading(Arc::clone(self)))
     }
 
-    /// The rows, if they are in memory; given up when memory has run out.
+    /// The rows, if they are in memory.
     pub(super) fn rows(&self) -> Option<Arc<ResidentRows>> {
-        let rows = self.rows.load_full()?;
-        if self.lease.budget().is_exhausted() {
-            self.rows.store(None);
-            self.lease.set(0);
-        }
-        Some(rows)
+        self.rows.load_full()
+    }
+
+    fn is_tight(&self) -> bool {
+        let budget = self.lease.budget();
+        budget.used() >= budget.limit() / ROOM
+    }
+}
+
+impl Reclaim for Resident {
+    fn reclaimable(&self) -> usize {
+        self.rows.load().as_ref().map_or(0, |rows| rows.bytes)
+    }
+
+    fn reclaim(&self) {
+        self.rows.store(None);
+        self.lease.set(0);
     }
 }
 
 impl Loading {
-    /// Keeps the rows unless they are too many.
+    /// Keeps the rows.
     pub(super) fn keep(self, batch: RecordBatch) -> Arc<ResidentRows> {
         let ids_ascend = ids(&batch).is_sorted();
         let bytes = row_bytes(&batch);
-        let rows = Arc::new(ResidentRows { batch, ids_ascend });
-        if bytes <= ROW_BYTES {
-            self.0.lease.set(bytes);
-            self.0.rows.store(Some(Arc::clone(&rows)));
-        } else {
-            self.0.small.store(false, Ordering::Relaxed);
-        }
+        let rows = Arc::new(ResidentRows { batch, ids_ascend, bytes });
+        self.0.lease.set(bytes);
+        self.0.rows.store(Some(Arc::clone(&rows)));
         rows
+    }
+
+    /// The rows take more than [`ROW_BYTES`]: they are never kept.
+    pub(super) fn give_up(self) {
+        self.0.small.store(false, Ordering::Relaxed);
     }
 }
 

@@ -17,7 +17,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricValue, MetricsSet};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricValue, MetricsSet, Time};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
@@ -78,21 +78,27 @@ impl DatasetScanExec {
             readers: Arc::default(),
         })
     }
+}
 
+/// One read from storage.
+struct StorageRead {
+    shape: Shape,
+    context: Arc<TaskContext>,
+    readers: Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>,
+    time: Time,
+}
+
+impl StorageRead {
     /// The rows as Lance reads them.
-    fn in_storage(
-        &self,
-        shape: Shape,
-        context: Arc<TaskContext>,
-    ) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
-        let reader: Arc<dyn ExecutionPlan> = Arc::new(self.handle.reader(&self.columns)?);
-        self.readers.lock().push(Arc::clone(&reader));
-        let handle = Arc::clone(&self.handle);
+    fn start(self) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
+        let Self { shape, context, readers, time } = self;
+        let reader: Arc<dyn ExecutionPlan> = Arc::new(shape.handle.reader(&shape.columns)?);
+        readers.lock().push(Arc::clone(&reader));
+        let handle = Arc::clone(&shape.handle);
         let read = reader.execute(0, context)?.or_else(move |error| {
             let handle = Arc::clone(&handle);
             async move { Err(DataFusionError::from(diagnose(handle.dataset(), from_plan(error)).await)) }
         });
-        let time = BaselineMetrics::new(&self.metrics, 0).elapsed_compute().clone();
         Ok(read.map(move |batch| {
             let _timer = time.timer();
             shape.of_storage(&batch?)
@@ -181,19 +187,22 @@ impl ExecutionPlan for DatasetScanExec {
             filter: self.filter.clone(),
         };
         let batch_size = context.session_config().batch_size().max(1);
+        let baseline = BaselineMetrics::new(&self.metrics, 0);
+        let (readers, time) = (Arc::clone(&self.readers), baseline.elapsed_compute().clone());
         let rows = match self.handle.residency() {
             Residency::Rows(rows) => in_memory(&rows, shape, batch_size).boxed(),
             Residency::Load(loading) => {
                 let handle = Arc::clone(&self.handle);
                 let load = async move {
-                    let rows = handle.load(loading).await?;
-                    Ok::<_, DataFusionError>(in_memory(&rows, shape, batch_size))
+                    Ok::<_, DataFusionError>(match handle.load(loading).await? {
+                        Some(rows) => in_memory(&rows, shape, batch_size).boxed(),
+                        None => StorageRead { shape, context, readers, time }.start()?.boxed(),
+                    })
                 };
                 load.try_flatten_stream().boxed()
             }
-            Residency::Storage => self.in_storage(shape, context)?.boxed(),
+            Residency::Storage => StorageRead { shape, context, readers, time }.start()?.boxed(),
         };
-        let baseline = BaselineMetrics::new(&self.metrics, 0);
         let rows = rows.inspect_ok(move |batch| baseline.record_output(batch.num_rows()));
         let rows = rows.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))

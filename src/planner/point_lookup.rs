@@ -137,7 +137,10 @@ async fn base_rows(snapshot: &Snapshot, lists: &BlockLists, images: &Keys, missi
     if missing.is_empty() || base.rows() == 0 {
         return Ok(InBase::At(Vec::new()));
     }
-    let Some(map) = lists.base_keys(base).await? else { return Ok(InBase::Unknown) };
+    if !lists.may_hold_keys_of(base) {
+        return Ok(InBase::Unknown);
+    }
+    let map = lists.base_keys(base).await?;
     let row = |i: &usize| {
         let key = images.get(*i);
         Some((*i, map.get(key, key.hash())?))

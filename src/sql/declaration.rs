@@ -50,7 +50,6 @@ impl Declaration {
             settings.set(name, value)?;
             told.insert(*name, value.clone());
         }
-        settings.validate()?;
         let key = key_of(command)?;
         let columns = match (command.schema.fields().is_empty(), key.is_empty()) {
             (true, true) => None,

@@ -104,6 +104,9 @@ impl LsmEngine {
             return Ok(table);
         }
         if request.replace {
+            // What cannot be created replaces nothing.
+            told.validate()?;
+            request.create.as_ref().map_or(Ok(()), CreateSpec::validate)?;
             self.retire(&uri, &request.storage_options).await?;
         }
         let mut builder =
@@ -348,6 +351,50 @@ mod tests {
         run(&session, "INSERT INTO t VALUES (1)").await.unwrap();
         let session = fixture.another().await;
         assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_created_replaces_nothing() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(3).await);
+        let session = fixture.session();
+        let create = |columns: &str, at: &str, options: &str| {
+            format!(
+                "CREATE OR REPLACE EXTERNAL TABLE t ({columns}) STORED AS LSM LOCATION '{}' OPTIONS ('lsm.drop' 'delete'{options})",
+                fixture.path(at)
+            )
+        };
+        for (columns, options) in [
+            ("id DOUBLE PRIMARY KEY", ""),
+            ("id BIGINT PRIMARY KEY, _tombstone INT", ""),
+            ("id BIGINT PRIMARY KEY", ", 'lsm.memtable.rows' '0'"),
+            ("id BIGINT PRIMARY KEY", ", 'lsm.shards' '2', 'lsm.shard.column' 'nope'"),
+        ] {
+            let error = run(&session, &create(columns, "t", options)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        }
+        let kept = fixture.another().await;
+        assert_eq!(run(&kept, "SELECT count(*) FROM t").await.unwrap(), ["3"]);
+        // A directory that is no table is nobody's to delete.
+        std::fs::create_dir(fixture.dir.path().join("home")).unwrap();
+        std::fs::write(fixture.dir.path().join("home/letter"), "dear").unwrap();
+        let _ = run(&session, &create("id BIGINT PRIMARY KEY", "home", "")).await;
+        assert!(fixture.dir.path().join("home/letter").exists());
+    }
+
+    #[tokio::test]
+    async fn an_option_is_checked_together_with_those_stored_with_the_table() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        let create = "CREATE EXTERNAL TABLE t (id BIGINT PRIMARY KEY) STORED AS LSM LOCATION";
+        let options = "OPTIONS ('lsm.interop' 'false', 'lsm.memtable.rows' '200000')";
+        run(&session, &format!("{create} '{}' {options}", fixture.path("t"))).await.unwrap();
+        run(&session, "DROP TABLE t").await.unwrap();
+        let open = |rows: &str| request(&fixture, &[]).options.into_iter().chain([("lsm.memtable.rows", rows.into())]);
+        for (rows, fine) in [("150000", true), ("0", false)] {
+            let request = OpenRequest { options: open(rows).collect(), ..request(&fixture, &[]) };
+            assert_eq!(LsmEngine::new().open(request).await.is_ok(), fine, "{rows}");
+        }
     }
 
     #[tokio::test]

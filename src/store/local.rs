@@ -113,8 +113,8 @@ impl Local {
         blocking(move || {
             let dir = parent(&path);
             self.ensure_dir(dir, &hook)?;
-            let mut file = NewFile::create(&self.full(dir)).map_err(|e| self.failed(e, "creating", &path))?;
-            file.write_all(&bytes).map_err(|e| self.failed(e, "writing", &path))?;
+            let mut file = NewFile::create(&self.full(dir)).map_err(|e| Self::failed(e, "creating", &path))?;
+            file.write_all(&bytes).map_err(|e| from_io(e, "writing", &path))?;
             if self.syncs() {
                 before_sync(&hook, &path)?;
                 file.sync().map_err(|e| from_io(e, "syncing", &path))?;
@@ -310,10 +310,13 @@ impl Local {
         Ok(())
     }
 
-    fn failed(&self, error: IoError, doing: &'static str, path: &str) -> Error {
+    /// Why a file could not be created in a directory that was there: making it again would write into nothing, or into
+    /// whatever took its place.
+    fn failed(error: IoError, doing: &'static str, path: &str) -> Error {
         if error.kind() == IoErrorKind::NotFound {
-            // Somebody removed the directory: create it again next time.
-            self.dirs.lock().known.clear();
+            return Error::fenced("the directory was deleted: if the table was created again, open it again")
+                .with_context("path", path)
+                .with_source(error);
         }
         from_io(error, doing, path)
     }

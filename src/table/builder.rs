@@ -13,7 +13,7 @@ use crate::block_list::BlockLists;
 use crate::cache::MemoryBudget;
 use crate::clock::{Clock, SystemClock};
 use crate::dataset::DatasetOpener;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventListener, NoEvents};
 use crate::flush::{self, FlushContext};
 use crate::ids::{GenerationId, WalPosition};
@@ -119,7 +119,7 @@ impl TableBuilder {
         self
     }
 
-    /// With [`create`](Self::create): deletes what is at the location first.
+    /// With [`create`](Self::create): deletes the table that is at the location first.
     #[must_use]
     pub fn replace(mut self, yes: bool) -> Self {
         if let Start::Create { replace, .. } = &mut self.start {
@@ -145,7 +145,6 @@ impl TableBuilder {
         for (name, value) in &self.options {
             explicit.set(name, value)?;
         }
-        explicit.validate()?;
         let mut io = ObjectIo::open(&self.uri, &self.storage_options, explicit.sync).await?;
         if let Some(hook) = &self.components.io_hook {
             io = io.with_hook(Arc::clone(hook));
@@ -186,8 +185,14 @@ impl TableBuilder {
             }),
             Start::Create { spec, replace } => {
                 if *replace {
+                    // What cannot be created replaces nothing, and what is no table is nobody's to delete.
                     Self::check_may_write(settings)?;
-                    io.delete_dir("").await?;
+                    spec.validate()?;
+                    match BaseTable::open(opener, io).await {
+                        Ok(None) => {}
+                        Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                        Ok(Some(_)) | Err(_) => io.delete_dir("").await?,
+                    }
                 } else if let Some(base) = BaseTable::open(opener, io).await? {
                     self.verify(&base, spec, io)?;
                     return Ok(base);
@@ -206,6 +211,7 @@ impl TableBuilder {
     }
 
     fn check_may_write(settings: &Settings) -> Result<()> {
+        settings.validate()?;
         if settings.access == Access::Write {
             return Ok(());
         }
