@@ -195,12 +195,13 @@ impl Statement {
                 Ok(())
             };
             for batch in batches {
-                let total = row_bytes(batch);
-                let per_row = total / batch.num_rows().max(1) + 1;
-                let step = (max_bytes / per_row).clamp(1, max_rows);
-                for from in (0..batch.num_rows()).step_by(step) {
-                    let part = batch.slice(from, step.min(batch.num_rows() - from));
-                    let part_bytes = if part.num_rows() == batch.num_rows() { total } else { row_bytes(&part) };
+                for (part, part_bytes) in parts(batch, max_rows, max_bytes) {
+                    if part_bytes > max_bytes && part_bytes > settings.memtable_limit.as_usize() {
+                        return Err(Error::invalid(format!(
+                            "a row takes {part_bytes} bytes, more than 'lsm.memtable.limit' ({}): raise it or split the row",
+                            settings.memtable_limit.as_usize()
+                        )));
+                    }
                     if rows + part.num_rows() > max_rows || (rows > 0 && bytes + part_bytes > max_bytes) {
                         close(&mut open, &mut bytes, &mut rows)?;
                     }
@@ -267,5 +268,43 @@ impl Statement {
             keep.push(fresh);
         }
         Ok(BooleanArray::from(keep))
+    }
+}
+
+/// A batch in parts of at most so many rows and bytes, each with its bytes; a row is never cut.
+fn parts(batch: &RecordBatch, max_rows: usize, max_bytes: usize) -> Vec<(RecordBatch, usize)> {
+    let rows = batch.num_rows();
+    let mut cut = Vec::new();
+    let mut left: Vec<RecordBatch> =
+        (0..rows).step_by(max_rows).rev().map(|from| batch.slice(from, max_rows.min(rows - from))).collect();
+    while let Some(part) = left.pop() {
+        let (rows, bytes) = (part.num_rows(), row_bytes(&part));
+        if rows <= 1 || bytes <= max_bytes {
+            cut.push((part, bytes));
+        } else {
+            left.push(part.slice(rows / 2, rows - rows / 2));
+            left.push(part.slice(0, rows / 2));
+        }
+    }
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::StringArray;
+
+    #[test]
+    fn rows_of_unequal_size_are_cut_by_what_they_take() {
+        let texts = (0..1000).map(|i| "x".repeat(if i < 10 { 10_000 } else { 1 }));
+        let rows =
+            RecordBatch::try_from_iter([("t", Arc::new(StringArray::from_iter_values(texts)) as ArrayRef)]).unwrap();
+        let cut = parts(&rows, 400, 25_000);
+        assert_eq!(cut.iter().map(|(part, _)| part.num_rows()).sum::<usize>(), 1000);
+        assert!(cut.iter().all(|(part, bytes)| part.num_rows() <= 400 && *bytes <= 25_000));
+        let whole = concat_batches(&rows.schema(), cut.iter().map(|(part, _)| part)).unwrap();
+        assert_eq!(whole, rows);
+        let alone = parts(&rows, 400, 100);
+        assert!(alone.iter().all(|(part, bytes)| *bytes <= 100 || part.num_rows() == 1));
     }
 }

@@ -7,7 +7,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::CreateSpec;
-use datafusion_lsm::settings::Settings;
+use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::settings::{Bytes, Settings};
 use datafusion_lsm::table::LsmTable;
 
 pub(crate) fn rows(ids: &[i64], body: &str) -> RecordBatch {
@@ -93,4 +94,22 @@ async fn rows_survive_flush_crash_and_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_survive_flush_crash_and_close_in_three_shards() {
     life_of_rows(3).await;
+}
+
+#[tokio::test]
+async fn a_row_that_can_never_fit_is_refused_by_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        memtable_limit: Bytes(64 << 10),
+        memtable_bytes: Bytes(64 << 10),
+        statement_unit: Bytes(16 << 10),
+        ..Settings::default()
+    };
+    let builder = LsmTable::builder(dir.path().to_str().unwrap()).settings(settings).create(spec(1));
+    let table = builder.open().await.unwrap();
+    table.put(rows(&[1], &"x".repeat(40 << 10))).await.unwrap();
+    let error = table.put(rows(&[2, 3], &"x".repeat(70 << 10))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.message().contains("lsm.memtable.limit"), "{error}");
+    assert_eq!(scan(&table).await.len(), 1);
 }
