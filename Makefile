@@ -1,6 +1,6 @@
 # Verbs over the scripts in .ci; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench check doc setup
+.PHONY: help demo test torture oracle bench check doc setup
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ test: ## All tests: unit, integration, SQL, doc
 
 torture: setup ## Kill a writing process at random moments and check what survived (KILLS=100)
 	@LSM_KILLS=$(or $(KILLS),100) bash .ci/cargo test --locked --test it -- torture --nocapture
+
+oracle: setup ## Random operations against a model (OPS=10000 for each kind of table, SEED=… to repeat one)
+	@LSM_OPS=$(or $(OPS),10000) $(if $(SEED),LSM_SEED=$(SEED)) bash .ci/cargo test --locked --test it -- model::a_table --nocapture
 
 bench: setup ## Benches beside Lance's own implementation, optimised (BENCH=… for one of them)
 	@bash .ci/cargo bench --locked $(if $(BENCH),--bench $(BENCH),--benches)

@@ -16,7 +16,7 @@ mod tests;
 pub use conform::conform;
 pub use handle::DatasetHandle;
 pub use layout::FileLayout;
-pub use opener::DatasetOpener;
+pub use opener::{DatasetOpener, LanceSession};
 pub use scan::DatasetScanExec;
 
 pub(crate) use origin::field_id;

@@ -22,6 +22,31 @@ const INDEX_CACHE: usize = 1 << 30;
 /// Bytes of Lance's cache of manifests and file footers.
 const METADATA_CACHE: usize = 256 << 20;
 
+/// Lance's caches of manifests, file footers and open indexes. Tables that are given the same one share its memory; a
+/// location whose table was deleted and made anew needs another one.
+#[derive(Clone)]
+pub struct LanceSession(Arc<Session>);
+
+impl LanceSession {
+    /// Caches of at most so many bytes for indexes, and for manifests and footers.
+    pub fn new(index_bytes: usize, metadata_bytes: usize) -> Self {
+        Self(Arc::new(Session::new(index_bytes, metadata_bytes, registry())))
+    }
+}
+
+impl Default for LanceSession {
+    /// 1 GiB for indexes, 256 MiB for manifests and footers.
+    fn default() -> Self {
+        Self::new(INDEX_CACHE, METADATA_CACHE)
+    }
+}
+
+impl fmt::Debug for LanceSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LanceSession").finish_non_exhaustive()
+    }
+}
+
 /// Opens datasets with one set of storage options and one session. Cheap to clone.
 #[derive(Clone)]
 pub struct DatasetOpener {
@@ -33,11 +58,13 @@ pub struct DatasetOpener {
 impl DatasetOpener {
     /// An opener with a session of its own; rows that stay in memory are charged to `budget`.
     pub fn new(storage_options: HashMap<String, String>, budget: Arc<MemoryBudget>) -> Self {
-        Self {
-            session: Arc::new(Session::new(INDEX_CACHE, METADATA_CACHE, registry())),
-            storage_options: Arc::new(storage_options),
-            budget,
-        }
+        Self { session: LanceSession::default().0, storage_options: Arc::new(storage_options), budget }
+    }
+
+    /// The same with the caches of `session`.
+    #[must_use]
+    pub fn with_session(self, session: &LanceSession) -> Self {
+        Self { session: Arc::clone(&session.0), ..self }
     }
 
     /// The newest version of the dataset at `uri`; `None` if there is no dataset.

@@ -63,9 +63,13 @@ async fn flush_until_done(
             Ok(generation) => {
                 let rows = generation.rows();
                 context.control.update(|version| {
+                    let compacted = version.base.compacted(request.shard);
                     let shard = &mut version.shards[request.index];
                     shard.frozen.retain(|m| m.instance() != request.memtable.instance());
-                    shard.generations.insert(0, generation);
+                    // Another process may have folded it into the base since it was named.
+                    if generation.id() > compacted {
+                        shard.generations.insert(0, generation);
+                    }
                 });
                 request.listener.flushed(&request.memtable);
                 context.events.on_flush(request.shard, id, rows);

@@ -143,7 +143,7 @@ fn keep_rows(batch: &RecordBatch, dropped: &RoaringTreemap) -> DfResult<Option<B
     let ids = ids.as_primitive::<UInt64Type>().values();
     let (first, last) = (ids[0], ids[ids.len() - 1]);
     // Row ids of one fragment ascend without gaps unless something filtered: then a range tells enough.
-    if last.wrapping_sub(first) as usize == ids.len() - 1 {
+    if last.wrapping_sub(first) as usize == ids.len() - 1 && ids.is_sorted() {
         let mut rows = dropped.iter();
         rows.advance_to(first);
         let mut rows = rows.take_while(|row| *row <= last).peekable();

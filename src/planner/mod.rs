@@ -9,5 +9,5 @@ mod pushdown;
 mod scan;
 
 pub use point_lookup::{PointLookup, lookup, present};
-pub use pushdown::{FilterSupport, is_equality, key_filter, support};
+pub use pushdown::{FilterSupport, key_filter, promised, support};
 pub use scan::plan_scan;

@@ -5,7 +5,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
-use crate::key::PrimaryKey;
+use crate::key::{KeyColumn, PrimaryKey};
 use crate::schema::TableSchema;
 
 /// What a source does with a filter.
@@ -76,12 +76,19 @@ pub fn key_filter(key: &PrimaryKey, filters: &[Expr]) -> Option<(Vec<ArrayRef>, 
     let mut used = vec![false; filters.len()];
     let mut columns: Vec<Vec<ScalarValue>> = Vec::new();
     for column in key.columns() {
-        let (at, values) =
-            filters.iter().enumerate().find_map(|(i, f)| Some((i, pinned(f, &column.name, &column.data_type)?)))?;
-        used[at] = true;
-        columns.push(values);
+        // Every filter that pins the column counts: nobody else may look at one that is promised.
+        let mut allowed: Option<Vec<ScalarValue>> = None;
+        for (filter, used) in filters.iter().zip(&mut used) {
+            let Some(values) = pinned(filter, &column.name, &column.data_type) else { continue };
+            *used = true;
+            match &mut allowed {
+                Some(allowed) => allowed.retain(|value| values.contains(value)),
+                None => allowed = Some(values),
+            }
+        }
+        columns.push(allowed?);
     }
-    let count: usize = columns.iter().map(Vec::len).product();
+    let count = columns.iter().try_fold(1usize, |count, values| count.checked_mul(values.len()))?;
     if count > MAX_KEYS {
         return None;
     }
@@ -100,8 +107,18 @@ pub fn key_filter(key: &PrimaryKey, filters: &[Expr]) -> Option<(Vec<ArrayRef>, 
     Some((arrays, used))
 }
 
+/// Which of `filters` a scan promises to apply: equalities, if they alone pin the whole key. The optimizer writes other
+/// filters in another form after they were pushed into a scan; what is promised must still be recognised then.
+pub fn promised(key: &PrimaryKey, filters: &[Expr]) -> Vec<bool> {
+    let pins = |filter: &Expr, column: &KeyColumn| {
+        is_equality(filter) && pinned(filter, &column.name, &column.data_type).is_some()
+    };
+    let whole = key.columns().iter().all(|column| filters.iter().any(|filter| pins(filter, column)));
+    filters.iter().map(|filter| whole && key.columns().iter().any(|column| pins(filter, column))).collect()
+}
+
 /// Whether the filter is `column = literal`, the literal not NULL.
-pub fn is_equality(filter: &Expr) -> bool {
+fn is_equality(filter: &Expr) -> bool {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else { return false };
     let value = |e: &Expr| literal(e).is_some_and(|v| !v.is_null());
     let column = |e: &Expr| matches!(e, Expr::Column(_));

@@ -12,7 +12,7 @@ use crate::base::{AdoptSpec, BaseTable, CreateSpec};
 use crate::block_list::BlockLists;
 use crate::cache::MemoryBudget;
 use crate::clock::{Clock, SystemClock};
-use crate::dataset::DatasetOpener;
+use crate::dataset::{DatasetOpener, LanceSession};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventListener, NoEvents};
 use crate::flush::{self, FlushContext};
@@ -37,6 +37,8 @@ pub struct Components {
     pub io_hook: Option<Arc<dyn IoHook>>,
     /// What all tables that share it may hold together; the process's by default.
     pub budget: Arc<MemoryBudget>,
+    /// Lance's caches; each table has its own unless it is given those of others.
+    pub session: LanceSession,
     /// Indexes that every memtable gets besides its key index.
     pub indexes: Vec<Arc<dyn RowIndexFactory>>,
 }
@@ -48,6 +50,7 @@ impl Default for Components {
             events: Arc::new(NoEvents),
             io_hook: None,
             budget: MemoryBudget::global(),
+            session: LanceSession::default(),
             indexes: Vec::new(),
         }
     }
@@ -149,7 +152,8 @@ impl TableBuilder {
         if let Some(hook) = &self.components.io_hook {
             io = io.with_hook(Arc::clone(hook));
         }
-        let opener = DatasetOpener::new(self.storage_options.clone(), Arc::clone(&self.components.budget));
+        let opener = DatasetOpener::new(self.storage_options.clone(), Arc::clone(&self.components.budget))
+            .with_session(&self.components.session);
         let base = self.base(&opener, &io, &explicit).await?;
         let settings = self.effective(&base)?;
         io.set_sync(settings.sync);

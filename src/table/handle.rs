@@ -197,19 +197,15 @@ impl LsmTable {
     pub fn supports_filters(&self, filters: &[&Expr]) -> Vec<FilterSupport> {
         let table = self.table_schema();
         let owned: Vec<Expr> = filters.iter().map(|f| (*f).clone()).collect();
-        match planner::key_filter(table.key(), &owned) {
-            // Only what the optimizer cannot write in another form is a promise: the scan looks at it again.
-            Some((_, used)) => used
-                .iter()
-                .zip(filters)
-                .map(|(used, filter)| match (used, planner::is_equality(filter)) {
-                    (true, true) => FilterSupport::Exact,
-                    (true, false) => FilterSupport::Inexact,
-                    (false, _) => FilterSupport::Unsupported,
-                })
-                .collect(),
-            None => filters.iter().map(|f| planner::support(&table, f)).collect(),
-        }
+        let promised = planner::promised(table.key(), &owned);
+        let pins = planner::key_filter(table.key(), &owned).map(|(_, used)| used);
+        let support = |(i, filter): (usize, &&Expr)| match &pins {
+            Some(_) if promised[i] => FilterSupport::Exact,
+            Some(used) if used[i] => FilterSupport::Inexact,
+            Some(_) => FilterSupport::Unsupported,
+            None => planner::support(&table, filter),
+        };
+        filters.iter().enumerate().map(support).collect()
     }
 
     /// How many live rows `snapshot` has.

@@ -91,12 +91,14 @@ impl Publisher {
             }
             for (shard, core) in version.shards.iter_mut().zip(&cores) {
                 let compacted = newer.compacted(shard.shard);
+                // One that was flushed this moment is a generation already, though its shard has yet to let go of it.
+                let flushed: Vec<_> = shard.generations.iter().map(|g| g.id()).collect();
                 shard.generations.retain(|g| g.id() > compacted);
                 // Which rows came or went, nobody says.
                 shard.foreign_changes += 1;
                 let mut memtables = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable));
                 shard.active = memtables.next().expect("a shard has an active memtable");
-                shard.frozen = memtables.collect();
+                shard.frozen = memtables.filter(|m| !flushed.contains(&m.generation())).collect();
             }
             version.base = newer;
         });

@@ -131,7 +131,8 @@ impl ShardWriter {
             shard.foreign_changes += u64::from(foreign || dropped);
             shard.generations = now;
             shard.active = Arc::clone(&memtables[0]);
-            shard.frozen = memtables[1..].to_vec();
+            let is_flushed = |m: &Arc<MemTable>| shard.generations.iter().any(|g| g.id() == m.generation());
+            shard.frozen = memtables[1..].iter().filter(|m| !is_flushed(m)).cloned().collect();
         });
         Ok(())
     }
