@@ -95,7 +95,7 @@ impl LsmEngine {
         let reads = told.access == Access::Read;
         let slot = self.slot(&uri, reads);
         let mut open = slot.lock().await;
-        if let Some(table) = usable(open.upgrade()).await {
+        if let Some(table) = open.upgrade().filter(|table| table.is_usable()) {
             if request.replace {
                 return Err(Error::invalid("the table is in use and cannot be replaced: drop its other names first")
                     .with_context("table", uri));
@@ -197,13 +197,6 @@ async fn destroy(table: &LsmTable) -> Result<()> {
     Box::pin(table.replace_all(Box::pin(nothing))).await?;
     table.close().await?;
     table.object_io().delete_dir("").await
-}
-
-/// The open table, unless it cannot be used any more: it was closed, or another process has claimed a shard.
-async fn usable(table: Option<Arc<LsmTable>>) -> Option<Arc<LsmTable>> {
-    let table = table?;
-    let failed = table.wal().await.map_or(true, |shards| shards.iter().any(|s| s.role == "failed"));
-    (!failed).then_some(table)
 }
 
 /// Fails if options differ from those of the open table.

@@ -105,6 +105,8 @@ impl LsmSink {
 
     /// Plans the statement anew, which takes a fresh snapshot, and writes it; a conflict of this run is final.
     async fn write_again(&self, rerun: &Rerun, context: &Arc<TaskContext>) -> crate::error::Result<u64> {
+        // Who was first may still be on the way to the WAL: before that no snapshot shows its rows.
+        self.table.settled().await?;
         let plan = rerun.session.create_physical_plan(&rerun.statement).await?;
         let (input, sink) = sink_of(&plan)
             .ok_or_else(|| Error::internal("a statement that was planned anew does not write any more"))?;

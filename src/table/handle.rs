@@ -223,18 +223,23 @@ impl LsmTable {
     /// # Errors
     /// Why a flush keeps failing; as claiming.
     pub async fn flush(&self) -> Result<()> {
-        for shard in self.shards.shards() {
-            if shard.memory_rows() > 0 {
-                shard.claim().await?;
-                shard.freeze();
+        let mut result = Ok(());
+        let mut frozen = Vec::new();
+        for shard in self.shards.shards().iter().filter(|shard| shard.memory_rows() > 0) {
+            match shard.claim().await {
+                Ok(_) => {
+                    shard.freeze();
+                    frozen.push(shard);
+                }
+                // The other shards are flushed all the same.
+                Err(error) => result = result.and(Err(error)),
             }
         }
-        for shard in self.shards.shards() {
-            if shard.memory_rows() > 0 {
-                shard.drained(self.settings.write_timeout).await?;
-            }
+        for shard in frozen {
+            let drained = shard.drained(self.settings.write_timeout).await;
+            result = result.and(drained);
         }
-        Ok(())
+        result
     }
 
     /// Looks for commits of others now: to the base, and to shards that this process does not write.
@@ -246,12 +251,24 @@ impl LsmTable {
         refresh.run().await
     }
 
+    /// Whether the table can be worked with: not closed, and no shard lost to another process.
+    pub fn is_usable(&self) -> bool {
+        self.shards.is_usable()
+    }
+
+    /// Waits until what was written so far is visible, or cannot come to be seen.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        self.shards.settled().await
+    }
+
     /// Waits until everything accepted is in the WAL and ends the table's tasks. Later writes fail with `Closed`.
     ///
     /// # Errors
     /// `Indeterminate` or `Fenced` if something accepted is not durable.
     pub async fn close(&self) -> Result<()> {
         let _nobody_writes = self.shards.pause().await;
+        // Also if nobody waits for the end: without its tasks the table takes nothing.
+        self.shards.begin_close();
         self.supervisor.stop().await?;
         let lost = self.shards.shards().iter().find_map(|s| s.close());
         match lost {

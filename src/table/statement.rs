@@ -233,6 +233,8 @@ impl Statement {
             let units = self.units(&fresh)?;
             match self.table.shards.write(units, &Check::Unchanged(snapshot), self.ack).await {
                 Err(error) if error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS => {
+                    // Who was first may still be on the way to the WAL: before that no snapshot shows its rows.
+                    self.table.settled().await?;
                     self.own_keys = own_before.clone();
                 }
                 other => return other,

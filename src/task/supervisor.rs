@@ -110,6 +110,18 @@ impl Health {
     }
 }
 
+/// A task that is awaited: back among the others if nobody waits any more.
+struct Ending<'a> {
+    tasks: &'a Mutex<Tasks>,
+    task: Option<BackgroundTask>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.tasks.lock().running.extend(self.task.take());
+    }
+}
+
 impl Supervisor {
     /// A supervisor without tasks.
     pub fn new() -> Self {
@@ -199,18 +211,20 @@ impl Supervisor {
         tasks.running.push(BackgroundTask { name, stop, handle, drains });
     }
 
-    /// Stops all tasks, newest first, each awaited before the next is told. Starting more afterwards does nothing.
+    /// Stops all tasks, newest first, each awaited before the next is told. Starting more afterwards does nothing. If the
+    /// future is dropped, the tasks that have not ended go on, and another call goes on with them.
     ///
     /// # Errors
     /// `Closed` if a task panicked in its life.
     pub async fn stop(&self) -> Result<()> {
-        let mut running = {
-            let mut tasks = self.tasks.lock();
-            tasks.stopped = true;
-            std::mem::take(&mut tasks.running)
-        };
-        while let Some(mut task) = running.pop() {
-            task.end().await;
+        self.tasks.lock().stopped = true;
+        loop {
+            let Some(task) = self.tasks.lock().running.pop() else { break };
+            let mut ending = Ending { tasks: &self.tasks, task: Some(task) };
+            if let Some(task) = &mut ending.task {
+                task.end().await;
+            }
+            ending.task = None;
         }
         self.health().check()
     }
@@ -266,6 +280,30 @@ mod tests {
         supervisor.spawn("late", async {});
         assert!(supervisor.running().is_empty());
         supervisor.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn stopping_goes_on_where_it_was_given_up() {
+        let supervisor = Supervisor::new();
+        let (finish, finished) = oneshot::channel::<()>();
+        let (log, mut seen) = mpsc::unbounded_channel();
+        let late = log.clone();
+        supervisor.spawn_until("first", |mut stop| async move {
+            stop.wait().await;
+            log.send("first").unwrap();
+        });
+        supervisor.spawn_until("slow", |mut stop| async move {
+            stop.wait().await;
+            finished.await.unwrap();
+            late.send("slow").unwrap();
+        });
+        let mut stop = Box::pin(supervisor.stop());
+        assert!(futures::poll!(stop.as_mut()).is_pending());
+        drop(stop);
+        assert_eq!(supervisor.running().len(), 2);
+        finish.send(()).unwrap();
+        supervisor.stop().await.unwrap();
+        assert_eq!((seen.recv().await, seen.recv().await), (Some("slow"), Some("first")));
     }
 
     #[tokio::test]

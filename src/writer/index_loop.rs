@@ -25,6 +25,7 @@ impl ShardWriter {
             }
             if progress {
                 self.context.publisher.publish();
+                self.context.room.notify_waiters();
                 continue;
             }
             if stop.is_set() {

@@ -517,11 +517,15 @@ impl ShardWriter {
         }
     }
 
-    /// Waits until no memtable is on its way to a generation.
+    /// Waits until the memtables that are frozen now are generations.
     ///
     /// # Errors
     /// The last error of a flush that keeps failing until `timeout`, or what ended the shard.
     pub async fn drained(&self, timeout: Duration) -> Result<()> {
+        let frozen: Vec<u64> = {
+            let core = self.core.lock();
+            core.slots.iter().rev().skip(1).map(|s| s.memtable.instance()).collect()
+        };
         let wait = async {
             loop {
                 let changed = self.context.room.notified();
@@ -532,7 +536,7 @@ impl ShardWriter {
                     if let Role::Failed(error) = &core.role {
                         return Err(error.clone());
                     }
-                    if core.slots.len() == 1 {
+                    if !core.slots.iter().any(|s| frozen.contains(&s.memtable.instance())) {
                         return Ok(());
                     }
                 }

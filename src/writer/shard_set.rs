@@ -1,7 +1,7 @@
 //! All shards of a table, and a write over several of them: checked and appended as a whole.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use parking_lot::MutexGuard;
@@ -13,7 +13,7 @@ use super::outcome::{Outcome, PendingWrite};
 use super::shard::{Core, Queued, ShardWriter, Ticket, WriterContext};
 use super::status::Role;
 use crate::cache::Reclaim;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Keys;
 use crate::settings::Ack;
 
@@ -39,13 +39,25 @@ pub struct ShardSet {
     pause: RwLock<()>,
     rows_written: AtomicU64,
     writes: AtomicU64,
+    /// The table is being closed, or is closed.
+    closing: AtomicBool,
 }
+
+/// What a unit takes in the queue besides its rows.
+const UNIT_BYTES: usize = 512;
 
 impl ShardSet {
     /// The shards in the order of the table's sharding.
     pub fn new(context: Arc<WriterContext>, shards: Vec<Arc<ShardWriter>>) -> Self {
         context.publisher.attach(&shards);
-        Self { context, shards, pause: RwLock::new(()), rows_written: AtomicU64::new(0), writes: AtomicU64::new(0) }
+        Self {
+            context,
+            shards,
+            pause: RwLock::new(()),
+            rows_written: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+        }
     }
 
     /// The shards.
@@ -56,6 +68,46 @@ impl ShardSet {
     /// Writes and rows since the table was opened.
     pub fn written(&self) -> (u64, u64) {
         (self.writes.load(Ordering::Relaxed), self.rows_written.load(Ordering::Relaxed))
+    }
+
+    /// Refuses every write from now on; what was accepted goes its way.
+    pub fn begin_close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether the table can be worked with: it is not closed, and no shard has failed but for damage that was there.
+    pub fn is_usable(&self) -> bool {
+        let failed = |shard: &Arc<ShardWriter>| matches!(shard.role(), Role::Failed(error) if error.kind() != ErrorKind::Corrupt);
+        !self.closing.load(Ordering::Acquire) && !self.shards.iter().any(failed)
+    }
+
+    /// Waits until the rows that were accepted before are visible, or cannot come to be seen; at most so long as a write
+    /// may take.
+    ///
+    /// # Errors
+    /// `Closed` if a task of the table panicked.
+    pub async fn settled(&self) -> Result<()> {
+        let rows_of = |shard: &Arc<ShardWriter>| {
+            let core = shard.core.lock();
+            core.slots.iter().map(|s| (Arc::clone(&s.memtable), s.memtable.rows())).collect::<Vec<_>>()
+        };
+        let accepted: Vec<_> = self.shards.iter().flat_map(rows_of).collect();
+        let deadline = Instant::now() + self.context.settings.write_timeout;
+        let mut health = self.context.health.clone();
+        loop {
+            let changed = self.context.room.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let failed = self.shards.iter().any(|s| matches!(s.role(), Role::Failed(_)));
+            if failed || accepted.iter().all(|(memtable, rows)| memtable.visible() >= *rows) {
+                return Ok(());
+            }
+            tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(deadline) => return Ok(()),
+                error = health.failed() => return Err(error),
+            }
+        }
     }
 
     /// Keeps every write out until the guard is dropped.
@@ -73,6 +125,9 @@ impl ShardSet {
     /// raises; `Closed` if the table was closed.
     pub async fn write(&self, units: Vec<Unit>, check: &Check, ack: Ack) -> Result<PendingWrite> {
         let _running = self.pause.read().await;
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::closed("the table was closed: open it again"));
+        }
         let (timeout, health) = (self.context.settings.write_timeout, self.context.health.clone());
         let rows = units.iter().map(|u| u.rows.num_rows() as u64).sum();
         if rows == 0 {
@@ -156,12 +211,12 @@ impl ShardSet {
                         outcome: Arc::clone(outcome),
                     }),
                 }
-                core.queued_bytes += unit.bytes;
+                core.queued_bytes += unit.bytes + UNIT_BYTES;
                 core.active_slot().waiting += 1;
                 core.queue.push_back(Queued {
                     memtable,
                     rows: unit.rows.clone(),
-                    bytes: unit.bytes,
+                    bytes: unit.bytes + UNIT_BYTES,
                     outcome: outcome.clone().filter(|_| ack == Ack::Durable),
                 });
             }

@@ -11,7 +11,7 @@ use super::status::Role;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, WalPosition};
 use crate::memtable::MemTable;
-use crate::store::Retry;
+use crate::store::{Retry, TablePaths};
 use crate::task::{self, Stop};
 use crate::wal::{self, EncodedEntry, WalWriter};
 
@@ -115,8 +115,9 @@ impl ShardWriter {
                 Ok(position) => break position,
                 Err(error) => error,
             };
-            let lasting =
-                !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate | ErrorKind::Backpressure);
+            // After a failed sync of the directory nothing in it can be relied on any more.
+            let lasting = self.context.io.check_synced(&TablePaths::wal_dir(self.shard)).is_err()
+                || !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate | ErrorKind::Backpressure);
             if lasting || stop.is_set() {
                 return self.fail(&group.units, error);
             }
