@@ -282,3 +282,66 @@ async fn a_statement_whose_second_entry_fails_says_how_many_rows_are_in() {
     drop(table);
     assert_eq!(place.rows(&place.open(quiet()).await.unwrap()).await.len(), 35);
 }
+
+#[tokio::test]
+async fn an_insert_that_meets_a_row_on_its_way_to_the_wal_waits_for_it() {
+    for (on_conflict, outcome) in [(OnConflict::Ignore, Ok(0)), (OnConflict::Error, Err(ErrorKind::Invalid))] {
+        let place = Place::simple();
+        let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+        let table = place.open_with(quiet(), &faults, &events).await;
+        table.put(some(&[(1, 1)])).await.unwrap();
+        let held = faults.hold(IoOp::PutIfAbsent, &TablePaths::wal_entry_name(WalPosition(2)), At::Before);
+        let first = table.put_no_wait(some(&[(7, 1)])).await.unwrap();
+        held.reached().await;
+        let mut second = Box::pin(async {
+            let mut insert = table.begin(StatementKind::Insert(on_conflict), None, None);
+            insert.push(some(&[(7, 2)])).await?;
+            insert.finish().await
+        });
+        for _ in 0..50 {
+            assert!(futures::poll!(second.as_mut()).is_pending(), "nobody can know yet");
+            tokio::task::yield_now().await;
+        }
+        held.open();
+        let second = soon("an answer", second).await;
+        assert_eq!(second.map_err(|error| error.kind()), outcome);
+        assert_eq!(first.wait().await.unwrap(), 1);
+        assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (7, 1)]);
+    }
+}
+
+#[tokio::test]
+async fn a_table_whose_closing_was_given_up_takes_nothing() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let settings = Settings { ack: datafusion_lsm::settings::Ack::Memory, ..quiet() };
+    let table = place.open_with(settings, &faults, &events).await;
+    table.put(some(&[(1, 1)])).await.unwrap();
+    let held = faults.hold(IoOp::PutIfAbsent, &TablePaths::wal_dir(ShardId::unsharded()), At::Before);
+    table.put(some(&[(2, 1)])).await.unwrap();
+    held.reached().await;
+    let mut close = Box::pin(table.close());
+    assert!(futures::poll!(close.as_mut()).is_pending());
+    drop(close);
+    assert!(!table.is_usable());
+    assert_eq!(table.put(some(&[(3, 1)])).await.unwrap_err().kind(), ErrorKind::Closed);
+    held.open();
+    soon("the end", table.close()).await.unwrap();
+    assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), [(1, 1), (2, 1)]);
+}
+
+#[tokio::test]
+async fn a_damaged_shard_keeps_no_other_from_being_flushed() {
+    let Two { place, table, a, b, wal_a, .. } = Two::new(quiet()).await;
+    table.put(some(&[(a[1], 1)])).await.unwrap();
+    table.close().await.unwrap();
+    drop(table);
+    let entry = place.root().join(&wal_a).join(TablePaths::wal_entry_name(WalPosition(2)));
+    std::fs::write(entry, b"damaged").unwrap();
+    let table = place.open(quiet()).await.unwrap();
+    assert!(table.is_usable());
+    table.put(some(&[(b[1], 1)])).await.unwrap();
+    assert_eq!(table.flush().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(table.sources().iter().filter(|s| s.kind == "generation").count(), 1);
+    assert_eq!(table.get(&KeyType::Int64.values(b[1])).await.unwrap().map(|row| row.num_rows()), Some(1));
+}
