@@ -19,6 +19,9 @@ pub trait RowSource: Debug + Send + Sync {
     /// What EXPLAIN calls it, such as `memtable 3`.
     fn label(&self) -> String;
 
+    /// How many rows it has, those that are not live included.
+    fn row_count(&self) -> usize;
+
     /// The live rows, projected to logical columns; `schema` is the projected logical schema. Nothing happens before
     /// the stream is polled.
     fn rows(

@@ -2,20 +2,21 @@
 //!
 //! Lance narrows the rows down, column by column; which of them have one of the keys is decided here, by value.
 
+use std::collections::HashMap;
+
 use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow::compute::take_record_batch;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::prelude::{col, in_list, lit};
-use roaring::RoaringTreemap;
 
 use super::BaseTable;
 use crate::error::{Error, Result};
-use crate::key::KeyMap;
+use crate::key::KeyRef;
 
 impl BaseTable {
     /// The rows that hold the given keys (the key columns in key order), nullable as stored, and which of the keys each
-    /// holds; of equal keys the last. Uses Lance's scalar index on the key if there is one.
+    /// holds: a row for each of equal keys. Uses Lance's scalar index on the key if there is one.
     ///
     /// # Errors
     /// `Invalid` if the columns are not the key's, `Unavailable` if the storage fails.
@@ -41,15 +42,17 @@ impl BaseTable {
         let mut columns = projection.to_vec();
         columns.extend(key.columns().iter().map(|c| c.index));
         let candidates = self.handle.search(filter, &columns).await?;
-        let count = wanted.len() as u64;
-        let places = KeyMap::new(wanted, (0..count).collect(), RoaringTreemap::new());
+        let mut places: HashMap<KeyRef<'_>, Vec<usize>> = HashMap::new();
+        for (place, key) in wanted.iter().enumerate() {
+            places.entry(key).or_default().push(place);
+        }
         let mut rows = Vec::new();
         let mut found = Vec::new();
         let theirs = key.of_columns(&candidates.columns()[projection.len()..])?;
         for (row, theirs) in theirs.iter().enumerate() {
-            if let Some(place) = places.get(theirs, theirs.hash()) {
+            for place in places.get(&theirs).into_iter().flatten() {
                 rows.push(row as u64);
-                found.push(place as usize);
+                found.push(*place);
             }
         }
         let candidates = candidates.project(&(0..projection.len()).collect::<Vec<_>>())?;

@@ -61,6 +61,10 @@ impl RowSource for MemTableRows {
         format!("memtable {}", self.view.generation())
     }
 
+    fn row_count(&self) -> usize {
+        self.view.watermark()
+    }
+
     fn rows(
         &self,
         projection: &[usize],

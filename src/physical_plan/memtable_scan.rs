@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result as DfResult, internal_err};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 
 use super::leaf;
 use crate::source::RowSource;
@@ -76,6 +78,7 @@ impl ExecutionPlan for MemTableScanExec {
         };
         let batch_size = context.session_config().batch_size();
         let rows = source.rows(&self.projection, &self.schema, batch_size).map_err(DataFusionError::from);
+        let rows = dropped_counted(rows, source.row_count(), &self.metrics, partition);
         let mut left = self.fetch.unwrap_or(usize::MAX);
         let rows = rows
             .map_ok(move |batch| {
@@ -110,4 +113,26 @@ impl ExecutionPlan for MemTableScanExec {
         scan.fetch = self.fetch;
         Ok(Arc::new(scan))
     }
+}
+
+/// Counts at the end of `rows`, the live ones of `all`, how many were left out. A scan that ends earlier does not know.
+fn dropped_counted(
+    rows: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static,
+    all: usize,
+    metrics: &ExecutionPlanMetricsSet,
+    partition: usize,
+) -> impl Stream<Item = DfResult<RecordBatch>> + Send + 'static {
+    let dropped = MetricBuilder::new(metrics).counter("rows_dropped", partition);
+    let live = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&live);
+    let end = stream::once(async move {
+        dropped.add(all.saturating_sub(live.load(Ordering::Relaxed)));
+        None
+    });
+    rows.inspect_ok(move |batch| {
+        counted.fetch_add(batch.num_rows(), Ordering::Relaxed);
+    })
+    .map(Some)
+    .chain(end)
+    .filter_map(future::ready)
 }

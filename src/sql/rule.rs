@@ -170,5 +170,8 @@ mod tests {
         let shown = run(&session, "EXPLAIN ANALYZE DELETE FROM t WHERE id <= 2").await.unwrap().join("\n");
         assert!(shown.contains("LsmSink(delete)") && shown.contains("rows_written=2"), "{shown}");
         assert_eq!(run(&session, "SELECT count(*), sum(n) FROM t").await.unwrap(), ["3 0"]);
+        // Five rows and two tombstones, of which three rows are live.
+        let shown = run(&session, "EXPLAIN ANALYZE SELECT * FROM t").await.unwrap().join("\n");
+        assert!(shown.contains("output_rows=3") && shown.contains("rows_dropped=4"), "{shown}");
     }
 }

@@ -1,7 +1,7 @@
 //! One key, fast: from values to the memtable row that holds it.
 
 use arrow::array::{ArrayRef, RecordBatch};
-use datafusion::common::ScalarValue;
+use datafusion::common::{DataFusionError, ScalarValue};
 
 use crate::error::{Error, Result};
 use crate::key::{KeyColumn, KeyRef, PrimaryKey};
@@ -10,7 +10,7 @@ use crate::version::{Version, VersionControl};
 /// The key columns of one key.
 ///
 /// # Errors
-/// `Invalid` if there are more or fewer values than key columns, or a value is of another type.
+/// `Invalid` if there are more or fewer values than key columns, or a value is none of the column's type.
 pub(super) fn columns_of_values(key: &PrimaryKey, values: &[ScalarValue]) -> Result<Vec<ArrayRef>> {
     if values.len() != key.columns().len() {
         return Err(Error::invalid(format!(
@@ -24,10 +24,19 @@ pub(super) fn columns_of_values(key: &PrimaryKey, values: &[ScalarValue]) -> Res
         if value.data_type() == column.data_type {
             return Ok(value.to_array()?);
         }
-        let cast = value.cast_to(&column.data_type).map_err(|e| {
-            Error::invalid(format!("{value} is not a {} for key column '{}'", column.data_type, column.name))
-                .with_source(e)
-        })?;
+        let is_no = |cause: Option<DataFusionError>| {
+            let error =
+                Error::invalid(format!("{value} is not a {} for key column '{}'", column.data_type, column.name));
+            match cause {
+                Some(cause) => error.with_source(cause),
+                None => error,
+            }
+        };
+        let cast = value.cast_to(&column.data_type).map_err(|e| is_no(Some(e)))?;
+        // A value that is rounded to a key is not that key.
+        if cast.cast_to(&value.data_type()).map_err(|e| is_no(Some(e)))? != *value {
+            return Err(is_no(None));
+        }
         Ok(cast.to_array()?)
     };
     values.iter().zip(key.columns()).map(column).collect()

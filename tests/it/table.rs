@@ -113,3 +113,35 @@ async fn a_row_that_can_never_fit_is_refused_by_its_size() {
     assert!(error.message().contains("lsm.memtable.limit"), "{error}");
     assert_eq!(scan(&table).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_value_that_is_only_near_a_key_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = LsmTable::builder(dir.path().to_str().unwrap()).create(spec(1)).open().await.unwrap();
+    table.put(rows(&[1, 2], "a")).await.unwrap();
+    for value in [ScalarValue::Int32(Some(1)), ScalarValue::Float64(Some(1.0)), ScalarValue::from("1")] {
+        assert_eq!(table.get(&[value]).await.unwrap().map(|row| row.num_rows()), Some(1));
+    }
+    for value in [ScalarValue::Float64(Some(1.7)), ScalarValue::from("one"), ScalarValue::UInt64(Some(u64::MAX))] {
+        assert_eq!(table.get(&[value]).await.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_asked_for_twice_is_answered_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    for base_keys in [Bytes::mib(1), Bytes(0)] {
+        let at = dir.path().join(base_keys.0.to_string());
+        let settings = Settings { base_keys, ..Settings::default() };
+        let builder = LsmTable::builder(at.to_str().unwrap()).settings(settings).create(spec(1));
+        let table = builder.open().await.unwrap();
+        let base = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(
+            table.schema(),
+            futures::stream::iter([Ok(rows(&[1, 2, 3], "base"))]),
+        );
+        table.replace_all(Box::pin(base)).await.unwrap();
+        table.put(rows(&[2], "new")).await.unwrap();
+        let found = table.get_many(&keys(&[3, 2, 3, 9, 2, 1])).await.unwrap();
+        assert_eq!(found.column(0).as_primitive::<Int64Type>().values(), &[3, 2, 3, 2, 1]);
+    }
+}
