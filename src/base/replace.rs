@@ -28,7 +28,8 @@ impl BaseTable {
     /// Replaces all rows by `rows` (logical schema) and marks, a shard, every generation up to the given one as
     /// compacted; synced when this returns.
     ///
-    /// Rows that another program appends meanwhile stay, as if they had been appended afterwards.
+    /// Rows that another program appends meanwhile stay, as if they had been appended afterwards. `may_commit` is awaited
+    /// when the rows are written and the commit is next: its error ends the replacement with nothing changed.
     ///
     /// # Errors
     /// `Conflict` if another commit changed the same rows first, `Invalid` if the rows are not the table's: nothing is
@@ -37,10 +38,12 @@ impl BaseTable {
         &self,
         rows: SendableRecordBatchStream,
         compacted: &[(ShardId, GenerationId)],
+        may_commit: impl Future<Output = Result<()>>,
     ) -> Result<Arc<Self>> {
         let dataset = self.handle.dataset();
         let failed = |error| from_lance(error).with_context("location", self.io.uri());
         let new_fragments = self.write_rows(rows).await?;
+        may_commit.await?;
         let mut newest: HashMap<ShardId, GenerationId> = HashMap::new();
         for (shard, generation) in compacted {
             let known = newest.entry(*shard).or_default();

@@ -37,7 +37,8 @@ pub(super) async fn flush(
             physical_rows: record.rows,
             primary_key_bytes: record.key_bytes,
         };
-        commit(manifest, request, &table).await?;
+        let compacted = context.control.current().base.compacted(request.shard);
+        commit(manifest, request, &table, compacted).await?;
         table
     };
     let record = generation::GenerationRecord {
@@ -54,9 +55,16 @@ fn committed(manifest: &ManifestStore, id: GenerationId) -> Option<SsTable> {
     manifest.cached()?.sstables.iter().find(|t| t.generation == id.0).cloned()
 }
 
-async fn commit(manifest: &ManifestStore, request: &FlushRequest, table: &SsTable) -> Result<()> {
+/// Names the generation, and no longer those up to `compacted`, which are in the base.
+async fn commit(
+    manifest: &ManifestStore,
+    request: &FlushRequest,
+    table: &SsTable,
+    compacted: GenerationId,
+) -> Result<()> {
     let committed = manifest.commit(request.epoch, |current| {
         let mut next = current.clone();
+        next.sstables.retain(|t| t.generation > compacted.0);
         if !next.sstables.iter().any(|t| t.generation == table.generation) {
             next.sstables.push(table.clone());
         }

@@ -36,6 +36,13 @@ pub struct GenerationRecord {
     pub key_bytes: Option<u64>,
 }
 
+impl GenerationRecord {
+    /// A record that knows no more than a name.
+    fn named(id: GenerationId, path: &str) -> Self {
+        Self { id, path: path.into(), bytes: None, rows: None, key_bytes: None }
+    }
+}
+
 /// One open generation.
 #[derive(Debug)]
 pub struct Generation {

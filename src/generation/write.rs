@@ -29,7 +29,8 @@ use crate::store::{ObjectIo, TablePaths, from_lance};
 /// is the base's.
 ///
 /// # Errors
-/// `Unavailable` if the storage fails: the generation may be written again.
+/// `Unavailable` if the storage fails: the generation may be written again. What was written is deleted then, if that
+/// can be done.
 pub async fn write(
     opener: &DatasetOpener,
     io: &ObjectIo,
@@ -39,15 +40,32 @@ pub async fn write(
     schema: &TableSchema,
     layout: FileLayout,
 ) -> Result<GenerationRecord> {
+    let name = TablePaths::new_generation_name(id);
+    let written = write_files(opener, io, shard, GenerationRecord::named(id, &name), batches, schema, layout).await;
+    if written.is_err()
+        && let Err(error) = io.delete_dir(&TablePaths::generation_dir(shard, &name)).await
+    {
+        tracing::warn!(%shard, generation = %id, %error, "the rest of a generation that was not written stays");
+    }
+    written
+}
+
+async fn write_files(
+    opener: &DatasetOpener,
+    io: &ObjectIo,
+    shard: ShardId,
+    mut record: GenerationRecord,
+    batches: Vec<RecordBatch>,
+    schema: &TableSchema,
+    layout: FileLayout,
+) -> Result<GenerationRecord> {
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     if rows == 0 {
         return Err(Error::internal("a generation without rows was to be written").with_context("shard", shard));
     }
-    let name = TablePaths::new_generation_name(id);
-    let uri = uri(io.uri(), shard, &name);
+    let uri = uri(io.uri(), shard, &record.path);
     let failed = |error: lance_core::Error| from_lance(error).with_context("generation", &uri);
-    let mut record =
-        GenerationRecord { id, path: name.clone(), bytes: Some(0), rows: Some(rows as u64), key_bytes: Some(0) };
+    record.rows = Some(rows as u64);
     for batch in &batches {
         *record.bytes.get_or_insert_default() += batch.get_array_memory_size() as u64;
         *record.key_bytes.get_or_insert_default() += schema.key().of_batch(batch)?.memory() as u64;
@@ -74,7 +92,7 @@ pub async fn write(
         sidecar::write(&store, &root, &batches, schema.key()).await.map_err(|e| e.with_context("generation", &uri))?;
     }
     commit(&store, &root, lance_schema, fragment, layout).await.map_err(failed)?;
-    io.sync_tree(&TablePaths::generation_dir(shard, &name)).await?;
+    io.sync_tree(&TablePaths::generation_dir(shard, &record.path)).await?;
     Ok(record)
 }
 

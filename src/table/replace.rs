@@ -75,7 +75,14 @@ impl LsmTable {
         // Before the commit: whoever read the old rows must not write them back, whatever becomes of this future.
         self.control.update(|version| version.replacements += 1);
         self.context.base_in_doubt.store(true, Ordering::Release);
-        let base = match base.replace(rows, &compacted).await {
+        let still_ours = async {
+            for shard in self.shards.shards() {
+                let epoch = shard.claim().await?;
+                shard.manifest().check_fenced(epoch).await?;
+            }
+            Ok(())
+        };
+        let base = match base.replace(rows, &compacted, still_ours).await {
             Ok(base) => base,
             Err(error) => {
                 // It may have come through after all.

@@ -59,6 +59,7 @@ impl ShardWriter {
                 self.wait_for_memory().await?;
             }
         }
+        self.tell_frozen();
         Ok(())
     }
 

@@ -163,6 +163,8 @@ pub(super) struct Core {
     pub(super) last_position: WalPosition,
     /// What was moved aside since the table was opened.
     pub(super) quarantined: Vec<QuarantineReport>,
+    /// Memtables that were frozen and how many rows they have, for the listener: told without this lock.
+    pub(super) frozen: Vec<(GenerationId, usize)>,
 }
 
 impl Core {
@@ -238,6 +240,7 @@ impl ShardWriter {
                 next_position: replay_from,
                 last_position: WalPosition(replay_from.0.saturating_sub(1)),
                 quarantined: Vec::new(),
+                frozen: Vec::new(),
             }),
             claiming: tokio::sync::Mutex::new(()),
             wal_wake: Notify::new(),
@@ -480,15 +483,22 @@ impl ShardWriter {
         old.freeze();
         let active = self.context.memtable(next);
         core.slots.push_back(Slot::new(Arc::clone(&active)));
-        self.context.events.on_freeze(self.shard, old.generation(), old.rows());
+        core.frozen.push((old.generation(), old.rows()));
         self.context.control.update(|version| {
             let shard = &mut version.shards[self.index];
             shard.frozen.insert(0, std::mem::replace(&mut shard.active, active));
         });
     }
 
+    /// Tells the listener of memtables that were frozen.
+    pub(super) fn tell_frozen(&self) {
+        let frozen = std::mem::take(&mut self.core.lock().frozen);
+        frozen.into_iter().for_each(|(generation, rows)| self.context.events.on_freeze(self.shard, generation, rows));
+    }
+
     /// Hands frozen memtables whose rows are all in the WAL to the flusher, oldest first.
     pub(super) fn hand_over(self: &Arc<Self>) {
+        self.tell_frozen();
         let mut core = self.core.lock();
         let (Role::Writer(epoch) | Role::Claiming(epoch)) = core.role else { return };
         let last_seen = core.last_position;

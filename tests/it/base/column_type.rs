@@ -124,7 +124,7 @@ async fn every_storable_type_comes_back_as_it_was_written() {
             let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + 3));
             RecordBatch::try_new(Arc::clone(table.schema().logical()), vec![ids, Arc::clone(column)]).unwrap()
         });
-        let table = table.replace(stream(batches.collect()), &[]).await.unwrap();
+        let table = table.replace(stream(batches.collect()), &[], std::future::ready(Ok(()))).await.unwrap();
         let read = scan(&table, &[1, 0], &[]).await;
         for (column, first) in written.iter().zip([0, 3]) {
             assert_eq!(&plain(&read.column(0).slice(first, 3)), &plain(column), "{data_type}");

@@ -81,7 +81,7 @@ async fn everything_a_table_is_made_of_is_synced() {
     let place = Place::new().await;
     let io = place.io.clone().with_hook(Arc::new(Recorder::default()));
     let table = BaseTable::create(&place.opener, &io, &spec()).await.unwrap();
-    table.replace(stream(vec![rows(vec![1], vec!["a"])]), &[]).await.unwrap();
+    table.replace(stream(vec![rows(vec![1], vec!["a"])]), &[], std::future::ready(Ok(()))).await.unwrap();
     assert!(io.synced().is_some());
     assert_eq!(io.unsynced("").await.unwrap(), Vec::<String>::new());
 }
@@ -90,7 +90,10 @@ async fn everything_a_table_is_made_of_is_synced() {
 async fn scans_filter_project_and_can_be_repeated() {
     let place = Place::new().await;
     let table = place.create(&spec()).await;
-    let table = table.replace(stream(vec![rows(vec![1, 2, 3], vec!["a", "b", "c"])]), &[]).await.unwrap();
+    let table = table
+        .replace(stream(vec![rows(vec![1, 2, 3], vec!["a", "b", "c"])]), &[], std::future::ready(Ok(())))
+        .await
+        .unwrap();
     let plan = table.scan(&[1], &[col("id").gt(lit(1i64)), col("t.id").lt(lit(9i64))]).unwrap();
     for _ in 0..2 {
         let batches = collect(Arc::clone(&plan), Arc::default()).await.unwrap();
@@ -111,7 +114,10 @@ async fn scans_filter_project_and_can_be_repeated() {
 async fn rows_are_taken_in_the_order_asked_for() {
     let place = Place::new().await;
     let table = place.create(&spec()).await;
-    let table = table.replace(stream(vec![rows(vec![1, 2, 3], vec!["a", "b", "c"])]), &[]).await.unwrap();
+    let table = table
+        .replace(stream(vec![rows(vec![1, 2, 3], vec!["a", "b", "c"])]), &[], std::future::ready(Ok(())))
+        .await
+        .unwrap();
     let keys = table.keys().await.unwrap();
     let id = |i: usize| keys.get(keys.keys().get(i), keys.keys().get(i).hash()).unwrap();
     let taken = table.take(&[id(2), id(0), id(2)], &[1]).await.unwrap();
@@ -127,7 +133,10 @@ async fn rows_are_taken_in_the_order_asked_for() {
 async fn keys_are_found_with_an_index_and_without() {
     let place = Place::new().await;
     let table = place.create(&spec()).await;
-    let table = table.replace(stream(vec![rows(vec![1, 2, 3], vec!["a", "b", "c"])]), &[]).await.unwrap();
+    let table = table
+        .replace(stream(vec![rows(vec![1, 2, 3], vec!["a", "b", "c"])]), &[], std::future::ready(Ok(())))
+        .await
+        .unwrap();
     let mut lance = place.lance().await;
     lance.create_index(&["id"], IndexType::BTree, None, &ScalarIndexParams::default(), true).await.unwrap();
     let indexed = table.refresh().await.unwrap().unwrap();
@@ -150,7 +159,10 @@ async fn composite_keys_are_matched_as_wholes() {
             &["name", "id"],
         ))
         .await;
-    let table = table.replace(stream(vec![rows(vec![1, 2, 1, 2], vec!["a", "a", "b", "b"])]), &[]).await.unwrap();
+    let table = table
+        .replace(stream(vec![rows(vec![1, 2, 1, 2], vec!["a", "a", "b", "b"])]), &[], std::future::ready(Ok(())))
+        .await
+        .unwrap();
     let keys: [ArrayRef; 2] = [Arc::new(StringArray::from(vec!["a", "b"])), Arc::new(Int64Array::from(vec![2, 1]))];
     let (found, mut which) = table.find(&keys, &[0, 1]).await.unwrap();
     which.sort_unstable();
@@ -175,7 +187,7 @@ async fn keys_beyond_lances_work_here_and_are_refused_there() {
         let key = Field::new("k", column.data_type().clone(), false);
         let table = place.create(&spec_of(vec![key], &["k"])).await;
         let batch = RecordBatch::try_new(Arc::clone(table.schema().logical()), vec![Arc::clone(&column)]).unwrap();
-        let table = table.replace(stream(vec![batch]), &[]).await.unwrap();
+        let table = table.replace(stream(vec![batch]), &[], std::future::ready(Ok(()))).await.unwrap();
         assert_eq!(table.keys().await.unwrap().len(), 2, "{}", column.data_type());
         let (found, which) = table.find(&[column.slice(1, 1)], &[0]).await.unwrap();
         assert_eq!((found.column(0), which), (&column.slice(1, 1), vec![0]));

@@ -18,7 +18,8 @@ use datafusion_lsm::ids::{GenerationId, ShardId};
 async fn one_commit_replaces_rows_and_marks_generations() {
     let place = Place::new().await;
     let table = place.create(&spec()).await;
-    let table = table.replace(stream(vec![rows(vec![1, 2], vec!["a", "b"])]), &[]).await.unwrap();
+    let table =
+        table.replace(stream(vec![rows(vec![1, 2], vec!["a", "b"])]), &[], std::future::ready(Ok(()))).await.unwrap();
     let mut lance = place.lance().await;
     lance
         .create_index(&["id"], IndexType::BTree, Some("by_id".into()), &ScalarIndexParams::default(), true)
@@ -28,7 +29,10 @@ async fn one_commit_replaces_rows_and_marks_generations() {
 
     let shard = ShardId::unsharded();
     let marks = [(shard, GenerationId(3)), (shard, GenerationId(2))];
-    let after = table.replace(stream(vec![rows(vec![7], vec!["z"]), rows(vec![8], vec!["y"])]), &marks).await.unwrap();
+    let after = table
+        .replace(stream(vec![rows(vec![7], vec!["z"]), rows(vec![8], vec!["y"])]), &marks, std::future::ready(Ok(())))
+        .await
+        .unwrap();
     assert_eq!(after.version(), table.version() + 1);
     assert_eq!(table.rows(), 2, "the old version stays readable");
     assert_eq!(scan(&table, &[0], &[]).await.num_rows(), 2);
@@ -55,12 +59,19 @@ async fn a_table_is_emptied_and_marks_never_go_back() {
     let place = Place::new().await;
     let shard = ShardId::unsharded();
     let table = place.create(&spec()).await;
-    let table = table.replace(stream(vec![rows(vec![1], vec!["a"])]), &[(shard, GenerationId(5))]).await.unwrap();
+    let table = table
+        .replace(stream(vec![rows(vec![1], vec!["a"])]), &[(shard, GenerationId(5))], std::future::ready(Ok(())))
+        .await
+        .unwrap();
     let empty = rows(vec![], vec![]);
-    let table = table.replace(stream(vec![empty]), &[(shard, GenerationId(4))]).await.unwrap();
+    let table =
+        table.replace(stream(vec![empty]), &[(shard, GenerationId(4))], std::future::ready(Ok(()))).await.unwrap();
     assert_eq!((table.rows(), table.compacted(shard)), (0, GenerationId(5)));
     assert_eq!((place.reopen().await.rows(), scan(&table, &[0], &[]).await.num_rows()), (0, 0));
-    let table = table.replace(stream(vec![rows(vec![2], vec!["b"])]), &[(shard, GenerationId(6))]).await.unwrap();
+    let table = table
+        .replace(stream(vec![rows(vec![2], vec!["b"])]), &[(shard, GenerationId(6))], std::future::ready(Ok(())))
+        .await
+        .unwrap();
     assert_eq!((table.rows(), table.compacted(shard)), (1, GenerationId(6)));
 }
 
@@ -69,7 +80,7 @@ async fn rows_that_are_not_the_tables_change_nothing() {
     let place = Place::new().await;
     let table = place.create(&spec()).await;
     let wrong = rows(vec![1], vec!["a"]).project(&[1, 0]).unwrap();
-    let error = table.replace(stream(vec![wrong]), &[]).await.unwrap_err();
+    let error = table.replace(stream(vec![wrong]), &[], std::future::ready(Ok(()))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(place.reopen().await.version(), table.version());
 }
@@ -78,9 +89,11 @@ async fn rows_that_are_not_the_tables_change_nothing() {
 async fn a_commit_that_changed_the_same_rows_first_wins() {
     let place = Place::new().await;
     let table = place.create(&spec()).await;
-    let table = table.replace(stream(vec![rows(vec![1, 2], vec!["a", "b"])]), &[]).await.unwrap();
-    let newer = table.replace(stream(vec![rows(vec![3], vec!["c"])]), &[]).await.unwrap();
-    let error = table.replace(stream(vec![rows(vec![4], vec!["d"])]), &[]).await.unwrap_err();
+    let table =
+        table.replace(stream(vec![rows(vec![1, 2], vec!["a", "b"])]), &[], std::future::ready(Ok(()))).await.unwrap();
+    let newer = table.replace(stream(vec![rows(vec![3], vec!["c"])]), &[], std::future::ready(Ok(()))).await.unwrap();
+    let error =
+        table.replace(stream(vec![rows(vec![4], vec!["d"])]), &[], std::future::ready(Ok(()))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     assert_eq!(place.reopen().await.version(), newer.version());
 }

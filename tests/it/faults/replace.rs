@@ -122,3 +122,22 @@ async fn rows_do_not_come_back_after_a_replacement_whose_caller_went_away() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_replacement_whose_shard_was_claimed_meanwhile_is_fenced_and_changes_nothing() {
+    let place = Place::simple();
+    let table = place.open(quiet()).await.unwrap();
+    table.put(numbered(KeyType::Int64, &[(1, 1)])).await.unwrap();
+    let rival = place.open(quiet()).await.unwrap();
+    let new = numbered(KeyType::Int64, &[(5, 5)]);
+    // The rival writes while the new rows are on their way.
+    let rows = futures::stream::once(async move {
+        rival.put(numbered(KeyType::Int64, &[(2, 2)])).await.unwrap();
+        Ok(new)
+    });
+    let rows = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema(KeyType::Int64), rows);
+    let error = table.replace_all(Box::pin(rows)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    drop(table);
+    assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), [(1, 1), (2, 2)]);
+}

@@ -50,7 +50,10 @@ async fn what_we_flush_lance_reads() {
             RecordBatch::try_new(Arc::clone(table.schema().logical()), columns).unwrap()
         };
         let stored = |batch: RecordBatch| table.schema().to_stored(&batch).unwrap();
-        let base = table.replace(stream(vec![logical(&[1, 9], vec!["a", "base"])]), &[]).await.unwrap();
+        let base = table
+            .replace(stream(vec![logical(&[1, 9], vec!["a", "base"])]), &[], std::future::ready(Ok(())))
+            .await
+            .unwrap();
         let first = flush(&place, &table, 1, vec![stored(logical(&[3, 1, 2], vec!["c", "a", "b"]))]).await;
         let dead: Vec<ArrayRef> = match composite {
             true => vec![Arc::new(StringArray::from(vec!["c"])), longs(&[3])],

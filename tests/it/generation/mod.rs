@@ -159,7 +159,10 @@ async fn a_table_in_an_object_store_works_as_one_on_disk() {
         write(&opener, &io, shard, GenerationId(1), vec![batch], table.schema(), table.layout()).await.unwrap();
     let generation = Generation::open(&opener, io.uri(), shard, &record, table.schema()).await.unwrap();
     assert_eq!(strings(scan(&generation, &[1], &[]).await.column(0)), ["a"]);
-    let table = table.replace(stream(vec![rows(vec![2], vec!["b"])]), &[(shard, record.id)]).await.unwrap();
+    let table = table
+        .replace(stream(vec![rows(vec![2], vec!["b"])]), &[(shard, record.id)], std::future::ready(Ok(())))
+        .await
+        .unwrap();
     assert_eq!((table.rows(), table.compacted(shard)), (1, GenerationId(1)));
     assert!(BaseTable::open(&opener, &io).await.unwrap().is_some());
 }
