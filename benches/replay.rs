@@ -54,7 +54,7 @@ fn main() -> Result<()> {
         let large = Shape { kind: Kind::Vectors(512), entries: bench.size(98, 3), rows: bench.size(512, 8) };
         for (metric, shape, target) in [("entries_1000x20", small, 2.0), ("bytes_100mb", large, 1.5)] {
             if bench.wants(&[metric]) {
-                replay(bench, metric, shape, target).await?;
+                Box::pin(replay(bench, metric, shape, target)).await?;
             }
         }
         Ok(())
