@@ -61,13 +61,13 @@ async fn flush_until_done(
     loop {
         let error: Error = match job::flush(context, manifest, request).await {
             Ok(generation) => {
-                let rows = generation.rows();
+                let rows = generation.as_ref().map_or(0, |g| g.rows());
                 context.control.update(|version| {
                     let compacted = version.base.compacted(request.shard);
                     let shard = &mut version.shards[request.index];
                     shard.frozen.retain(|m| m.instance() != request.memtable.instance());
                     // Another process may have folded it into the base since it was named.
-                    if generation.id() > compacted {
+                    if let Some(generation) = generation.filter(|g| g.id() > compacted) {
                         shard.generations.insert(0, generation);
                     }
                 });

@@ -4,26 +4,33 @@
 use std::sync::Arc;
 
 use super::flusher::FlushContext;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::generation::{self, Generation};
 use crate::ids::GenerationId;
 use crate::manifest::{ManifestStore, SsTable};
 use crate::memtable::MemTableView;
+use crate::store::TablePaths;
 use crate::task;
 use crate::version::FlushRequest;
 
-/// Writes, commits and opens the generation of a frozen memtable.
+/// Writes, commits and opens the generation of a frozen memtable; `None` if its rows are in the base already.
 pub(super) async fn flush(
     context: &FlushContext,
     manifest: &ManifestStore,
     request: &FlushRequest,
-) -> Result<Arc<Generation>> {
+) -> Result<Option<Arc<Generation>>> {
     let id = request.memtable.generation();
     let schema = request.memtable.schema();
+    let compacted = context.control.current().base.compacted(request.shard);
+    if id <= compacted {
+        return Ok(None);
+    }
     let table = if let Some(table) = committed(manifest, id) {
         // The commit of an earlier attempt had come through after all.
         table
     } else {
+        // Where nothing can be committed, nothing needs to be written.
+        context.io.check_synced(&TablePaths::manifest_dir(request.shard))?;
         manifest.check_fenced(request.epoch).await?;
         let view = MemTableView::new(Arc::clone(&request.memtable), request.memtable.rows());
         let rows = task::blocking(move || view.newest_rows().collect::<Result<Vec<_>>>()).await?;
@@ -37,8 +44,13 @@ pub(super) async fn flush(
             physical_rows: record.rows,
             primary_key_bytes: record.key_bytes,
         };
-        let compacted = context.control.current().base.compacted(request.shard);
-        commit(manifest, request, &table, compacted).await?;
+        if let Err(error) = commit(manifest, request, &table, compacted).await {
+            // A commit in doubt may yet come to name it.
+            if error.kind() != ErrorKind::Indeterminate {
+                generation::discard(&context.io, request.shard, &table.path).await;
+            }
+            return Err(error);
+        }
         table
     };
     let record = generation::GenerationRecord {
@@ -48,7 +60,7 @@ pub(super) async fn flush(
         rows: table.physical_rows,
         key_bytes: table.primary_key_bytes,
     };
-    Generation::open(&context.opener, context.io.uri(), request.shard, &record, schema).await
+    Generation::open(&context.opener, context.io.uri(), request.shard, &record, schema).await.map(Some)
 }
 
 fn committed(manifest: &ManifestStore, id: GenerationId) -> Option<SsTable> {

@@ -19,7 +19,7 @@ use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::store::TablePaths;
 
-pub use write::write;
+pub use write::{discard, write};
 
 /// What a shard manifest says about a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,12 +42,18 @@ pub async fn write(
 ) -> Result<GenerationRecord> {
     let name = TablePaths::new_generation_name(id);
     let written = write_files(opener, io, shard, GenerationRecord::named(id, &name), batches, schema, layout).await;
-    if written.is_err()
-        && let Err(error) = io.delete_dir(&TablePaths::generation_dir(shard, &name)).await
-    {
-        tracing::warn!(%shard, generation = %id, %error, "the rest of a generation that was not written stays");
+    if written.is_err() {
+        discard(io, shard, &name).await;
     }
     written
+}
+
+/// Deletes the directory of a generation that nothing names and nothing will: attempts that fail must not fill the disk.
+pub async fn discard(io: &ObjectIo, shard: ShardId, name: &str) {
+    let dir = TablePaths::generation_dir(shard, name);
+    if let Err(error) = io.delete_dir(&dir).await {
+        tracing::warn!(dir, %error, "the rest of a generation that was not committed stays");
+    }
 }
 
 async fn write_files(

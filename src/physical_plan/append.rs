@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::common::{Result as DfResult, internal_err};
+use datafusion::common::stats::Precision;
+use datafusion::common::{Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -62,6 +63,14 @@ impl ExecutionPlan for AppendExec {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self::try_new(children)?))
+    }
+
+    fn partition_statistics(&self, _: Option<usize>) -> DfResult<Arc<Statistics>> {
+        let mut rows = Precision::Exact(0);
+        for input in &self.inputs {
+            rows = rows.add(&input.partition_statistics(None)?.num_rows);
+        }
+        Ok(leaf::rows_at_most(&self.schema(), rows))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {

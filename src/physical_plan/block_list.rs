@@ -7,7 +7,7 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{SchemaRef, UInt64Type};
-use datafusion::common::{DataFusionError, Result as DfResult, internal_err};
+use datafusion::common::{DataFusionError, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::{
@@ -94,6 +94,10 @@ impl ExecutionPlan for BlockListExec {
         })
         .try_flatten();
         Ok(leaf::counted(Arc::clone(&self.schema), rows.boxed(), &self.metrics, partition))
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> DfResult<Arc<Statistics>> {
+        Ok(leaf::rows_at_most(&self.schema, self.input.partition_statistics(partition)?.num_rows))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::Result as DfResult;
+use datafusion::common::stats::Precision;
+use datafusion::common::{Result as DfResult, Statistics};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder};
@@ -25,6 +26,11 @@ pub(super) fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanPrope
         )
         .with_scheduling_type(SchedulingType::Cooperative),
     )
+}
+
+/// Statistics of a node that yields this many rows or fewer: never exact, so that no count is answered from them.
+pub(super) fn rows_at_most(schema: &SchemaRef, rows: Precision<usize>) -> Arc<Statistics> {
+    Arc::new(Statistics { num_rows: rows.to_inexact(), ..Statistics::new_unknown(schema) })
 }
 
 /// Counts rows, bytes and time of a stream and lets other tasks run between its batches.

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::{DataFusionError, Result as DfResult, internal_err};
+use datafusion::common::stats::Precision;
+use datafusion::common::{DataFusionError, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::{
@@ -102,6 +103,15 @@ impl ExecutionPlan for MemTableScanExec {
 
     fn supports_limit_pushdown(&self) -> bool {
         false
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> DfResult<Arc<Statistics>> {
+        let rows = match partition {
+            Some(partition) => self.sources.get(partition).map_or(0, |source| source.row_count()),
+            None => self.sources.iter().map(|source| source.row_count()).sum(),
+        };
+        let rows = rows.min(self.fetch.unwrap_or(usize::MAX));
+        Ok(leaf::rows_at_most(&self.schema, Precision::Inexact(rows)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

@@ -5,6 +5,7 @@
 //! the order of the version, then the version control. A unit waits for the WAL (queue); its ticket waits for its turn
 //! to become visible (order); an outcome joins all of a write.
 
+mod claim;
 mod conflict;
 mod index_loop;
 mod outcome;

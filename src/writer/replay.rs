@@ -70,8 +70,9 @@ impl ShardWriter {
     pub async fn refresh(self: &Arc<Self>) -> Result<()> {
         let _one_at_a_time = self.claiming.lock().await;
         match self.role() {
-            Role::Reader => self.catch_up(None).await,
-            Role::Writer(_) | Role::Claiming(_) => Ok(()),
+            // Whose claim is unfinished reads what a predecessor that is not fenced yet still writes.
+            Role::Reader | Role::Claiming(_) => self.catch_up(None).await,
+            Role::Writer(_) => Ok(()),
             Role::Failed(error) => Err(error),
         }
     }

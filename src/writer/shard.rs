@@ -18,15 +18,15 @@ use crate::clock::Clock;
 use crate::dataset::DatasetOpener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::EventListener;
-use crate::ids::{Epoch, GenerationId, ShardId, WalPosition};
+use crate::ids::{GenerationId, ShardId, WalPosition};
 use crate::manifest::ManifestStore;
 use crate::memtable::{MemTable, RowIndexFactory};
 use crate::schema::TableSchema;
-use crate::settings::{Access, Recovery, Settings};
-use crate::store::{ObjectIo, Retry};
+use crate::settings::Settings;
+use crate::store::ObjectIo;
 use crate::task::Health;
 use crate::version::{FlushListener, FlushRequest, VersionControl};
-use crate::wal::{self, QuarantineReport, WalWriter};
+use crate::wal::{QuarantineReport, WalWriter};
 
 /// More entries than what waits for the WAL at one time can become.
 const ENTRIES_AHEAD: usize = 8;
@@ -291,113 +291,6 @@ impl ShardWriter {
         self.core.lock().memory()
     }
 
-    /// Makes this process the shard's writer, unless it is: claims the epoch, fences the predecessor with a sentinel,
-    /// and replays what it wrote.
-    ///
-    /// # Errors
-    /// `Invalid` if the table was opened for reading only or the shard is sealed, `Fenced` if another process claimed
-    /// at the same time or this handle was fenced before, `Corrupt` if the WAL is damaged.
-    pub async fn claim(self: &Arc<Self>) -> Result<Epoch> {
-        if let Some(epoch) = self.claimed()? {
-            return Ok(epoch);
-        }
-        let _one_at_a_time = self.claiming.lock().await;
-        if let Some(epoch) = self.claimed()? {
-            return Ok(epoch);
-        }
-        if self.context.settings.access == Access::Read {
-            return Err(Error::invalid(
-                "the table was opened with 'lsm.access' = 'read': open it for writing to write",
-            ));
-        }
-        let unfinished = match self.role() {
-            // An earlier attempt failed or was given up behind its claim: go on with that one.
-            Role::Claiming(epoch) => Some(epoch),
-            _ => None,
-        };
-        let epoch = match unfinished {
-            Some(epoch) => {
-                self.manifest.check_fenced(epoch).await?;
-                epoch
-            }
-            None => {
-                // What is there is read before anybody is fenced: a shard that cannot be replayed keeps its writer.
-                match self.catch_up(None).await {
-                    Err(error) if !self.may_quarantine(&error) => return Err(error),
-                    _ => {}
-                }
-                self.manifest.claim(self.spec_id).await?.0
-            }
-        };
-        let result = self.take_over(epoch).await;
-        if let Err(error) = &result
-            && error.kind() == ErrorKind::Fenced
-        {
-            self.fail(&[], error.clone());
-        }
-        result.map(|()| epoch)
-    }
-
-    fn claimed(&self) -> Result<Option<Epoch>> {
-        self.context.health.check()?;
-        match &self.core.lock().role {
-            Role::Writer(epoch) => Ok(Some(*epoch)),
-            Role::Failed(error) => Err(error.clone()),
-            Role::Reader | Role::Claiming(_) => Ok(None),
-        }
-    }
-
-    async fn take_over(self: &Arc<Self>, epoch: Epoch) -> Result<()> {
-        let io = &self.context.io;
-        let hint = {
-            let mut core = self.core.lock();
-            core.role = Role::Claiming(epoch);
-            WalPosition(core.next_position.0.saturating_sub(1))
-        };
-        self.context.refresh_base().await?;
-        let tip = wal::tip(io, self.shard, hint).await?;
-        let appender_at = |position| WalWriter::new(io.clone(), self.shard, epoch, position, Retry::default());
-        let mut appender = appender_at(tip);
-        if epoch > Epoch(1) {
-            appender.append(&wal::encode_sentinel(epoch)?).await?;
-        }
-        while let Err(error) = self.catch_up(Some(epoch)).await {
-            if !self.may_quarantine(&error) {
-                return Err(error);
-            }
-            let damaged = self.core.lock().next_position;
-            let report = wal::quarantine(io, self.shard, damaged).await?;
-            // The slots that became free are filled again, or a predecessor could still write there.
-            appender = appender_at(damaged);
-            while appender.next_position() < report.next {
-                appender.append(&wal::encode_sentinel(epoch)?).await?;
-            }
-            self.core.lock().quarantined.push(report);
-        }
-        let mut core = self.core.lock();
-        if let Role::Failed(error) = &core.role {
-            return Err(error.clone());
-        }
-        core.next_position = appender.next_position();
-        core.role = Role::Writer(epoch);
-        drop(core);
-        *self.appender.lock() = Some(appender);
-        self.wal_wake.notify_one();
-        self.context.events.on_claim(self.shard, epoch);
-        tracing::info!(shard = %self.shard, %epoch, "claimed a shard");
-        self.hand_over();
-        Ok(())
-    }
-
-    /// Whether the damage that `error` tells of may be moved aside.
-    pub(super) fn may_quarantine(&self, error: &Error) -> bool {
-        let settings = &self.context.settings;
-        error.kind() == ErrorKind::Corrupt
-            && settings.recovery == Recovery::Quarantine
-            && settings.access == Access::Write
-            && error.context().iter().any(|(name, _)| *name == "position")
-    }
-
     /// Freezes the active memtable if it has rows: an instant swap; the WAL catches up later. Only a writer freezes.
     pub fn freeze(self: &Arc<Self>) {
         let mut core = self.core.lock();
@@ -407,23 +300,6 @@ impl ShardWriter {
         }
         drop(core);
         self.hand_over();
-    }
-
-    /// Opens the shard as a reader. Damage is kept for those who ask for the shard's rows; other shards stay usable.
-    /// With `'lsm.recovery' = 'quarantine'` a damaged shard is claimed and what is damaged moved aside.
-    ///
-    /// # Errors
-    /// What reading raises, other than damage.
-    pub async fn open(self: &Arc<Self>) -> Result<()> {
-        let error = match self.refresh().await {
-            Err(error) if self.may_quarantine(&error) => return self.claim().await.map(|_| ()),
-            Err(error) if error.kind() == ErrorKind::Corrupt => error,
-            other => return other,
-        };
-        tracing::error!(shard = %self.shard, %error, "a shard is damaged");
-        self.core.lock().role = Role::Failed(error.clone());
-        self.context.control.update(|version| version.shards[self.index].damage = Some(error));
-        Ok(())
     }
 
     /// Ends the shard: nothing can be written any more. Returns why accepted rows are not in the WAL, if some are not.

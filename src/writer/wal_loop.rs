@@ -115,9 +115,12 @@ impl ShardWriter {
                 Ok(position) => break position,
                 Err(error) => error,
             };
-            // After a failed sync of the directory nothing in it can be relied on any more.
-            let lasting = self.context.io.check_synced(&TablePaths::wal_dir(self.shard)).is_err()
-                || !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate | ErrorKind::Backpressure);
+            if let Err(broken) = self.check_synced() {
+                // Every later write would end in the same doubt.
+                return self.fail(&group.units, broken.with_context("shard", self.shard).with_source(error));
+            }
+            let lasting =
+                !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Indeterminate | ErrorKind::Backpressure);
             if lasting || stop.is_set() {
                 return self.fail(&group.units, error);
             }
@@ -131,6 +134,12 @@ impl ShardWriter {
             Retry::default().pause(attempt).await;
         };
         self.written(&group, position, entry.bytes().len());
+    }
+
+    /// Whether what is put into the WAL can become durable at all.
+    fn check_synced(&self) -> Result<()> {
+        let dirs = ["", TablePaths::SHARDS, &TablePaths::shard_dir(self.shard), &TablePaths::wal_dir(self.shard)];
+        dirs.into_iter().try_for_each(|dir| self.context.io.check_synced(dir))
     }
 
     async fn encode(&self, group: &Group) -> Result<EncodedEntry> {

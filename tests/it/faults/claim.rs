@@ -140,3 +140,23 @@ async fn an_unfinished_claim_that_another_process_overtakes_is_fenced_for_good()
     let slots = beside.place.wal_slots(ShardId::unsharded());
     assert_eq!(slots, (1..=slots.len() as u64).collect::<Vec<_>>(), "no slot is left out");
 }
+
+#[tokio::test]
+async fn an_unfinished_claim_still_reads_what_its_predecessor_writes() {
+    let beside = beside().await;
+    let first = beside.put_with(|faults| faults.fail(IoOp::PutIfAbsent, "/wal/", At::Before, ALWAYS));
+    assert_eq!(first.await.unwrap_err().kind(), ErrorKind::Unavailable);
+    beside.is("claiming", 2).await;
+    // It is not fenced before the sentinel is in its WAL.
+    beside.writer.put(row(7, 70)).await.unwrap();
+    beside.table.refresh().await.unwrap();
+    let rows = numbers(&beside.place.rows(&beside.table).await);
+    assert_eq!(rows, [(1, 10), (2, 20), (3, 30), (7, 70)]);
+    beside.faults.heal();
+    beside.table.put(row(8, 80)).await.unwrap();
+    beside.is("writer", 2).await;
+    for table in [&beside.table, &beside.place.reader().await] {
+        let rows = numbers(&beside.place.rows(table).await);
+        assert_eq!(rows, [(1, 10), (2, 20), (3, 30), (7, 70), (8, 80)]);
+    }
+}

@@ -242,6 +242,21 @@ async fn other_shards_stay_usable_beside_a_damaged_one() {
     still_flushes(&table, ShardId::bucket(damaged)).await;
 }
 
+#[tokio::test]
+async fn a_shard_that_is_damaged_behind_rows_is_in_no_others_way() {
+    let place = Place::new(KeyType::Int64, 3);
+    let table = place.open(quiet()).await.unwrap();
+    put_all(&table, 1).await;
+    put_all(&table, 2).await;
+    table.close().await.unwrap();
+    let second = place.root().join(TablePaths::wal_entry(ShardId::bucket(0), WalPosition(2)));
+    std::fs::write(&second, b"").unwrap();
+    let table = place.open(quiet()).await.unwrap();
+    check_refused(&table.flush().await.unwrap_err(), &second);
+    still_flushes(&table, ShardId::bucket(0)).await;
+    assert!(table.is_usable(), "another handle would meet the same damage");
+}
+
 /// A table of three shards, of which each has a generation and rows in its WAL, and the keys of each.
 async fn sharded() -> (Place, Arc<LsmTable>, Vec<(ShardId, Vec<u32>)>) {
     let place = Place::new(KeyType::Int64, 3);

@@ -1,25 +1,28 @@
 //! Flushes that fail: the rows stay readable, the error is shown, and the flush goes on when it can.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use datafusion_lsm::clock::ManualClock;
-use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::error::{Error, ErrorKind};
+use datafusion_lsm::events::EventListener;
+use datafusion_lsm::ids::{Epoch, GenerationId, ShardId, WalPosition};
 use datafusion_lsm::settings::{Bytes, Settings};
-use datafusion_lsm::store::IoOp;
-use datafusion_lsm::table::Components;
+use datafusion_lsm::store::{IoOp, TablePaths};
+use datafusion_lsm::table::{Components, LsmTable};
 
 use crate::support::events::Events;
 use crate::support::faults::{ALWAYS, At, Faults};
 use crate::support::key_type::KeyType;
 use crate::support::place::{Place, numbers, quiet};
-use crate::support::rows::{Rows, numbered};
-use crate::support::until;
+use crate::support::rows::{Rows, numbered, schema, stream};
+use crate::support::{soon, until};
 
 /// What a flush does with storage: the sync of what Lance wrote, and the commit.
 const STEPS: [(IoOp, &str); 2] = [(IoOp::Sync, "_gen_"), (IoOp::PutIfAbsent, "/manifest/")];
 
-async fn check(place: &Place, table: &datafusion_lsm::table::LsmTable, expected: &Rows) {
+async fn check(place: &Place, table: &LsmTable, expected: &Rows) {
     assert_eq!(&place.rows(table).await, expected);
     for (key, row) in expected {
         let found = table.get(&KeyType::Int64.values(*key)).await.unwrap().unwrap();
@@ -58,6 +61,10 @@ async fn a_failing_flush_keeps_rows_readable_is_shown_and_resumes_by_itself() {
         check(&place, &table, &expected).await;
         let generations = table.sources().iter().filter(|s| s.kind == "generation").count() as u64;
         assert_eq!(generations, events.counts().flushes);
+        let shard = place.root().join(TablePaths::shard_dir(ShardId::unsharded()));
+        let names = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().file_name());
+        let written = names.filter(|name| name.to_str().unwrap().contains("_gen_")).count() as u64;
+        assert_eq!(written, generations, "attempts that failed leave nothing");
         drop(table);
         let table = place.open(quiet()).await.unwrap();
         check(&place, &table, &expected).await;
@@ -189,4 +196,138 @@ async fn a_memtable_that_is_old_enough_is_frozen_by_the_next_write() {
     table.put(numbered(KeyType::Int64, &[(3, 1)])).await.unwrap();
     events.until("the flush", |c| c.freezes == 1 && c.flushes == 1).await;
     assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (2, 1), (3, 1)]);
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_no_memtable_that_is_frozen_after_it() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(Settings { memtable_rows: 2, ..quiet() }, &faults, &events).await;
+    let put = async |key| table.put(numbered(KeyType::Int64, &[(key, 1)])).await.unwrap();
+    put(1).await;
+    let (first, second) =
+        (faults.hold(IoOp::Sync, "_gen_1", At::Before), faults.hold(IoOp::Sync, "_gen_2", At::Before));
+    let flush = async {
+        let flush = table.flush();
+        tokio::pin!(flush);
+        tokio::select! {
+            result = &mut flush => panic!("the flush is held: {result:?}"),
+            () = first.reached() => {}
+        }
+        for key in 2..5 {
+            put(key).await;
+        }
+        first.open();
+        flush.await.unwrap();
+    };
+    soon("the flush", flush).await;
+    assert_eq!(events.counts().freezes, 2);
+    second.open();
+    table.flush().await.unwrap();
+    assert_eq!(events.counts().flushes, 3);
+}
+
+#[tokio::test]
+async fn a_generation_that_the_base_took_over_before_it_was_opened_is_not_read_again() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(quiet(), &faults, &events).await;
+    table.put(numbered(KeyType::Int64, &[(1, 1), (2, 1)])).await.unwrap();
+    let gate = faults.hold(IoOp::PutIfAbsent, "/manifest/", At::After);
+    let flush = table.flush();
+    tokio::pin!(flush);
+    tokio::select! {
+        result = &mut flush => panic!("the flush is held: {result:?}"),
+        () = gate.reached() => {}
+    }
+    // As Lance does it: the rows go into the base, and the generation is marked.
+    let base = Arc::clone(&place.reader().await.snapshot().version().base);
+    let rows = stream(schema(KeyType::Int64), vec![numbered(KeyType::Int64, &[(1, 1), (2, 1)])]);
+    base.replace(rows, &[(ShardId::unsharded(), GenerationId(1))], std::future::ready(Ok(()))).await.unwrap();
+    table.refresh().await.unwrap();
+    gate.open();
+    flush.await.unwrap();
+    events.until("the flush", |c| c.flushes == 1).await;
+    assert!(table.sources().iter().all(|s| s.kind != "generation"), "{:?}", table.sources());
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (2, 1)]);
+    table.put(numbered(KeyType::Int64, &[(2, 2)])).await.unwrap();
+    table.flush().await.unwrap();
+    let reader = place.reader().await;
+    assert_eq!(numbers(&place.rows(&reader).await), [(1, 1), (2, 2)]);
+}
+
+/// Looks at its table whenever something happens, and says how often that did not end.
+#[derive(Debug, Default)]
+struct Looks {
+    table: OnceLock<Weak<LsmTable>>,
+    looked: AtomicUsize,
+    stuck: AtomicUsize,
+}
+
+impl Looks {
+    fn look(&self) {
+        let Some(table) = self.table.get().and_then(Weak::upgrade) else { return };
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let sources = table.sources().len() + table.snapshot().version().shards.len();
+            done.send(sources)
+        });
+        let looked = ended.recv_timeout(Duration::from_secs(5)).is_ok();
+        if looked { &self.looked } else { &self.stuck }.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl EventListener for Looks {
+    fn on_claim(&self, _: ShardId, _: Epoch) {
+        self.look();
+    }
+
+    fn on_wal_append(&self, _: ShardId, _: WalPosition, _: usize, _: usize) {
+        self.look();
+    }
+
+    fn on_freeze(&self, _: ShardId, _: GenerationId, _: usize) {
+        self.look();
+    }
+
+    fn on_flush_written(&self, _: ShardId, _: GenerationId) {
+        self.look();
+    }
+
+    fn on_flush(&self, _: ShardId, _: GenerationId, _: usize) {
+        self.look();
+    }
+
+    fn on_flush_failed(&self, _: ShardId, _: GenerationId, _: &Error) {
+        self.look();
+    }
+
+    fn on_base_refresh(&self, _: u64) {
+        self.look();
+    }
+}
+
+#[tokio::test]
+async fn whoever_listens_may_look_at_the_table() {
+    let place = Place::simple();
+    let (looks, faults) = (Arc::new(Looks::default()), Arc::new(Faults::default()));
+    let components = Components {
+        events: Arc::clone(&looks) as _,
+        io_hook: Some(Arc::clone(&faults) as _),
+        ..Components::default()
+    };
+    let settings = Settings { memtable_rows: 2, ..quiet() };
+    let table = place.builder(settings).components(components).open().await.unwrap();
+    looks.table.set(Arc::downgrade(&table)).unwrap();
+    faults.fail(IoOp::Sync, "_gen_", At::Before, 1);
+    for key in 0..4 {
+        table.put(numbered(KeyType::Int64, &[(key, 1)])).await.unwrap();
+    }
+    table.flush().await.unwrap();
+    let base = Arc::clone(&table.snapshot().version().base);
+    let rows = stream(schema(KeyType::Int64), vec![numbered(KeyType::Int64, &[(9, 1)])]);
+    base.replace(rows, &[], std::future::ready(Ok(()))).await.unwrap();
+    table.refresh().await.unwrap();
+    assert_eq!(looks.stuck.load(Ordering::Relaxed), 0);
+    assert!(looks.looked.load(Ordering::Relaxed) >= 13, "a claim, 4 appends, 2 freezes, a failure, 2 flushes, a base");
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion_lsm::error::{ErrorKind, Result};
+use datafusion_lsm::ids::ShardId;
+use datafusion_lsm::manifest::ManifestStore;
 use datafusion_lsm::store::IoOp;
 use datafusion_lsm::table::{LsmTable, StatementKind};
 use datafusion_lsm::version::Snapshot;
@@ -140,4 +142,23 @@ async fn a_replacement_whose_shard_was_claimed_meanwhile_is_fenced_and_changes_n
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     drop(table);
     assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), [(1, 1), (2, 2)]);
+}
+
+#[tokio::test]
+async fn generations_that_a_replacement_could_not_trim_leave_with_the_next_flush() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(quiet(), &faults, &events).await;
+    table.put(some(&[(1, 10)])).await.unwrap();
+    table.flush().await.unwrap();
+    faults.fail(IoOp::PutIfAbsent, "/manifest/", At::Before, ALWAYS);
+    assert_eq!(replace(&table, &[(2, 20)]).await.unwrap(), 1);
+    faults.heal();
+    table.put(some(&[(3, 30)])).await.unwrap();
+    table.flush().await.unwrap();
+    let manifest = ManifestStore::new(table.object_io().clone(), ShardId::unsharded(), 2).latest().await.unwrap();
+    let named: Vec<u64> = manifest.unwrap().sstables.iter().map(|t| t.generation).collect();
+    assert_eq!(named, [2]);
+    drop(table);
+    assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), [(2, 20), (3, 30)]);
 }

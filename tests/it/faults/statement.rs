@@ -345,3 +345,28 @@ async fn a_damaged_shard_keeps_no_other_from_being_flushed() {
     assert_eq!(table.sources().iter().filter(|s| s.kind == "generation").count(), 1);
     assert_eq!(table.get(&KeyType::Int64.values(b[1])).await.unwrap().map(|row| row.num_rows()), Some(1));
 }
+
+#[tokio::test]
+async fn nobody_waits_for_rows_that_will_never_be_seen() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(quiet(), &faults, &events).await;
+    table.put(some(&[(1, 0)])).await.unwrap();
+    let gate = faults.hold_then_fail(IoOp::PutIfAbsent, "/wal/", broken());
+    let lost = table.put_no_wait(some(&[(4, 1)])).await.unwrap();
+    gate.reached().await;
+    let second = async {
+        let mut insert = table.begin(StatementKind::Insert(OnConflict::Ignore), None, None);
+        insert.push(some(&[(4, 2)])).await?;
+        insert.finish().await
+    };
+    let opened_later = async {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        gate.open();
+    };
+    let (second, ()) = tokio::join!(soon("an answer", second), opened_later);
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(lost.wait().await.is_err());
+}

@@ -131,6 +131,39 @@ async fn a_write_in_doubt_whose_slot_a_rival_took_is_fenced() {
 }
 
 #[tokio::test]
+async fn a_directory_that_cannot_be_synced_ends_its_shard_until_the_table_is_opened_again() {
+    // The WAL's own directory while it is in use, or the one above it while it is made.
+    let above = TablePaths::shard_dir(ShardId::unsharded());
+    for (dir, rows) in [("/wal", vec![(1, 10)]), (above.as_str(), Vec::new())] {
+        let place = Place::simple();
+        let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+        let table = place.open_with(Settings { sync: true, ..quiet() }, &faults, &events).await;
+        for (key, n) in &rows {
+            table.put(row(*key, *n)).await.unwrap();
+        }
+        let gate = faults.hold(IoOp::PutIfAbsent, WAL, At::Before);
+        let write = table.put_no_wait(row(2, 20)).await.unwrap();
+        gate.reached().await;
+        faults.fail_syncs(dir);
+        gate.open();
+        let error = soon("an answer", write.wait()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+        assert!(error.to_string().contains("check the disk"), "{error}");
+        faults.heal();
+        let requests = faults.count(IoOp::PutIfAbsent, WAL);
+        let error = soon("an answer", table.put(row(3, 30))).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Indeterminate, "{error}");
+        assert!(!table.is_usable());
+        assert_eq!(faults.count(IoOp::PutIfAbsent, WAL), requests, "nothing is tried in vain");
+        assert_eq!(numbers(&place.rows(&table).await), rows);
+        drop(table);
+        let table = place.open(quiet()).await.unwrap();
+        table.put(row(3, 30)).await.unwrap();
+        assert!(place.rows(&table).await.contains_key(&3));
+    }
+}
+
+#[tokio::test]
 async fn a_write_that_is_not_durable_in_time_is_indeterminate() {
     let place = Place::simple();
     let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
@@ -183,6 +216,32 @@ async fn rows_acknowledged_from_memory_are_seen_before_they_are_durable() {
     table.close().await.unwrap();
     let table = place.open(quiet()).await.unwrap();
     assert_eq!(numbers(&place.rows(&table).await), [(1, 10), (2, 21)], "closing waits for the WAL");
+}
+
+#[tokio::test]
+async fn a_table_whose_close_was_given_up_accepts_nothing_and_closes_later() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(Settings { ack: Ack::Memory, ..quiet() }, &faults, &events).await;
+    table.put(row(1, 10)).await.unwrap();
+    events.until("the append", |c| c.appends == 1).await;
+    let gate = faults.hold(IoOp::PutIfAbsent, WAL, At::Before);
+    table.put(row(2, 20)).await.unwrap();
+    gate.reached().await;
+    assert!(table.is_usable());
+    for n in 0..3 {
+        let mut closing = Box::pin(table.close());
+        assert!(futures::poll!(&mut closing).is_pending(), "the WAL is held");
+        drop(closing);
+        let error = table.put(row(3, n)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        assert!(!table.is_usable());
+        assert_eq!(numbers(&place.rows(&table).await), [(1, 10), (2, 20)]);
+    }
+    gate.open();
+    soon("the end", table.close()).await.unwrap();
+    let table = place.open(quiet()).await.unwrap();
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 10), (2, 20)], "what was accepted is there");
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ struct Rule {
 pub(crate) struct Faults {
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<(IoOp, String)>>,
+    syncs: Mutex<Option<String>>,
     record: Option<SyncRecord>,
 }
 
@@ -99,9 +100,15 @@ impl Faults {
         gate
     }
 
+    /// Fails every sync of a file or directory whose path ends with `path`.
+    pub(crate) fn fail_syncs(&self, path: &str) {
+        *self.syncs.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_string());
+    }
+
     /// Ends all faults; what is held stays held until its gate opens.
     pub(crate) fn heal(&self) {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.syncs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// How many requests of this kind were made for paths that contain `path`.
@@ -152,6 +159,13 @@ impl IoHook for Faults {
 
     fn after(&self, op: IoOp, path: &str) -> BoxFuture<'_, Result<()>> {
         self.strike(op, path, At::After)
+    }
+
+    fn before_sync(&self, path: &str) -> Result<()> {
+        match self.syncs.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(end) if path.ends_with(end) => Err(Error::unavailable("injected").with_context("path", path)),
+            _ => Ok(()),
+        }
     }
 
     fn sync_record(&self) -> Option<SyncRecord> {
