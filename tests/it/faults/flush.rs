@@ -220,7 +220,7 @@ async fn a_flush_waits_for_no_memtable_that_is_frozen_after_it() {
         first.open();
         flush.await.unwrap();
     };
-    soon("the flush", flush).await;
+    soon("the flush", Box::pin(flush)).await;
     assert_eq!(events.counts().freezes, 2);
     second.open();
     table.flush().await.unwrap();
@@ -265,6 +265,7 @@ struct Looks {
 }
 
 impl Looks {
+    #[expect(clippy::disallowed_methods, reason = "a thread that is stuck must not take the test with it")]
     fn look(&self) {
         let Some(table) = self.table.get().and_then(Weak::upgrade) else { return };
         let (done, ended) = std::sync::mpsc::channel();
