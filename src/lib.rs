@@ -42,6 +42,7 @@ pub mod block_list;
 pub mod cache;
 pub mod clock;
 pub mod dataset;
+pub mod distance;
 pub mod error;
 pub mod events;
 pub mod flush;

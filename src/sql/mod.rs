@@ -5,6 +5,7 @@
 //! EXPLAIN plans too.
 
 mod declaration;
+mod distance;
 mod drop_hook;
 mod engine;
 mod factory;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use datafusion::catalog::{TableFunction, TableFunctionImpl};
 use datafusion::config::TableOptions;
-use datafusion::execution::SessionState;
+use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::distance;
 use super::engine::LsmEngine;
 use super::factory::{FILE_TYPE, LsmTableFactory};
 use super::functions::{LsmFunction, LsmTableFunction};
@@ -63,6 +64,10 @@ impl LsmSessionExt for SessionStateBuilder {
         for (name, function) in functions_of() {
             functions.insert(name.into(), Arc::new(TableFunction::new(name.into(), function)));
         }
+        let functions = self.scalar_functions().get_or_insert_with(Vec::new);
+        let known = |name: &str| functions.iter().rev().find(|f| f.name() == name).cloned();
+        let distances = distance::functions(known);
+        functions.extend(distances);
         let in_analyzer = self.analyzer().iter().flat_map(|a| &a.rules).any(|rule| rule.name() == RULE);
         let added = self.analyzer_rules().iter().flatten().any(|rule| rule.name() == RULE);
         if in_analyzer || added { self } else { self.with_analyzer_rule(Arc::new(LsmStatementRule)) }
@@ -78,6 +83,9 @@ fn register(state: &mut SessionState, engine: &Arc<LsmEngine>) {
     state.table_factories_mut().insert(FILE_TYPE.into(), factory(engine));
     for (name, function) in functions_of() {
         state.register_udtf(name, function);
+    }
+    for function in distance::functions(|name| state.scalar_functions().get(name).cloned()) {
+        state.register_udf(function).expect("a session takes every scalar function");
     }
     if !state.analyzer().rules.iter().any(|rule| rule.name() == RULE) {
         state.add_analyzer_rule(Arc::new(LsmStatementRule));

@@ -12,6 +12,7 @@ use walkdir::{DirEntry, WalkDir};
 /// Each room and its level: a room imports only from rooms of a lower level. Rooms of level 0 may use each other.
 const ROOMS: &[(&str, u8)] = &[
     ("error", 0),
+    ("distance", 0),
     ("ids", 0),
     ("key", 0),
     ("schema", 0),
@@ -49,7 +50,7 @@ const BESIDE: &[(&str, &str, &str)] = &[("store", "task", "file calls block, and
 const FOREIGN: &[(&str, &[&str])] = &[
     ("lance::", &["dataset", "generation", "base"]),
     ("lance_index::", &["dataset", "generation", "base", "memtable", "planner"]),
-    ("lance_linalg::", &["dataset", "generation", "base", "memtable", "planner"]),
+    ("lance_linalg::", &["distance", "dataset", "generation", "base", "memtable", "planner"]),
     ("lance_table::", &["dataset", "generation", "base", "manifest"]),
     ("lance_file::", &["dataset", "generation", "base", "cache"]),
     ("lance_io::", &["store", "dataset", "generation", "base", "cache"]),
