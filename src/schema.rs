@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, LargeListArray, ListArray, MapArray, RecordBatch,
-    RecordBatchOptions, StructArray, new_null_array,
+    RecordBatchOptions, StructArray, UInt64Array, new_null_array,
 };
 use arrow::buffer::BooleanBuffer;
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
@@ -167,6 +168,18 @@ impl TableSchema {
         let options = RecordBatchOptions::new().with_row_count(Some(stored.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
     }
+}
+
+/// The rows at these places, in this order, also of a batch without columns.
+///
+/// # Errors
+/// `Internal` if there is no such row.
+pub fn take_rows(batch: &RecordBatch, places: Vec<u64>) -> Result<RecordBatch> {
+    if batch.num_columns() > 0 {
+        return Ok(take_record_batch(batch, &UInt64Array::from(places))?);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), Vec::new(), &options)?)
 }
 
 /// The column as the type of `field`, which may differ from its own only in the names, metadata and nullability of

@@ -236,6 +236,8 @@ settings! {
     shard_column: Option<String> = "lsm.shard.column", None;
     /// When a write is acknowledged.
     ack: Ack = "lsm.ack", Ack::Durable;
+    /// Compare generations on local file systems with their checksums when the table is opened.
+    verify: bool = "lsm.verify", true;
     /// Sync files on local file systems. Off survives a crash of the process but not of the machine.
     sync: bool = "lsm.sync", true;
     /// What an INSERT does with a key that exists.

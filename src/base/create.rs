@@ -20,7 +20,7 @@ use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal
 use uuid::Uuid;
 
 use super::{AdoptSpec, BaseTable, CreateSpec, Sharding, column_type};
-use crate::dataset::DatasetOpener;
+use crate::dataset::{DatasetOpener, LanceSession};
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::PrimaryKey;
@@ -31,6 +31,8 @@ use crate::store::{ObjectIo, from_lance};
 const FORMAT: &str = "lsm.format";
 /// The format of this version.
 const FORMAT_VERSION: &str = "1";
+/// The setting that tells one table from another that was created at the same place.
+const IDENTITY: &str = "lsm.table";
 /// The id of the second sharding that tables have whose key Lance does not know.
 const BARRIER_SPEC_ID: u32 = 2;
 
@@ -131,7 +133,31 @@ impl BaseTable {
                 .with_context("location", self.io.uri()));
         }
         let newer = dataset.checkout_version(latest).await.map_err(|e| failed(e, &self.io))?;
-        Self::of(self.opener.clone(), self.io.clone(), Arc::new(newer)).await.map(Some)
+        let newer = Self::of(self.opener.clone(), self.io.clone(), Arc::new(newer)).await?;
+        if newer.is_same(self) { Ok(Some(newer)) } else { Err(self.replaced()) }
+    }
+
+    /// Nothing, if the table at the location is still this one: it may have been dropped, and another one created.
+    ///
+    /// # Errors
+    /// `Fenced` if not; `Unavailable` if the storage fails.
+    pub async fn check_present(&self) -> Result<()> {
+        // Another table may have a version of the same number, which caches do not tell from this one's.
+        let opener = self.opener.clone().with_session(&LanceSession::default());
+        match Self::open(&opener, &self.io).await? {
+            Some(now) if now.is_same(self) => Ok(()),
+            _ => Err(self.replaced()),
+        }
+    }
+
+    /// Whether both are versions of one table; tables that Lance made do not tell.
+    fn is_same(&self, other: &Self) -> bool {
+        self.defaults.get(IDENTITY) == other.defaults.get(IDENTITY)
+    }
+
+    fn replaced(&self) -> Error {
+        Error::fenced("the table was dropped: if it was created again, open it again")
+            .with_context("location", self.io.uri())
     }
 
     /// The table as of this version of its dataset.
@@ -217,6 +243,7 @@ async fn install(
     }
     let mut writer_config_defaults = defaults.clone();
     writer_config_defaults.insert(FORMAT.into(), FORMAT_VERSION.into());
+    writer_config_defaults.insert(IDENTITY.into(), Uuid::new_v4().to_string());
     let details = MemWalIndexDetails {
         num_shards: sharding.shards.len() as u32,
         sharding_specs,

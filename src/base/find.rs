@@ -4,8 +4,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
-use arrow::compute::take_record_batch;
+use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::prelude::{col, in_list, lit};
@@ -13,6 +12,7 @@ use datafusion::prelude::{col, in_list, lit};
 use super::BaseTable;
 use crate::error::{Error, Result};
 use crate::key::KeyRef;
+use crate::schema::take_rows;
 
 impl BaseTable {
     /// The rows that hold the given keys (the key columns in key order), nullable as stored, and which of the keys each
@@ -56,6 +56,6 @@ impl BaseTable {
             }
         }
         let candidates = candidates.project(&(0..projection.len()).collect::<Vec<_>>())?;
-        Ok((take_record_batch(&candidates, &UInt64Array::from(rows))?, found))
+        Ok((take_rows(&candidates, rows)?, found))
     }
 }

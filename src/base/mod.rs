@@ -42,7 +42,7 @@ pub struct CreateSpec {
 }
 
 /// How a dataset becomes a table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct AdoptSpec {
     /// The names of its key columns in key order.
     pub key: Vec<String>,
@@ -52,6 +52,13 @@ pub struct AdoptSpec {
     pub shard_column: Option<String>,
     /// Settings that every process that opens the table starts from.
     pub defaults: HashMap<String, String>,
+}
+
+impl Default for AdoptSpec {
+    /// One shard; the dataset must tell its key.
+    fn default() -> Self {
+        Self { key: Vec::new(), shards: 1, shard_column: None, defaults: HashMap::new() }
+    }
 }
 
 /// One version of the base table.

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
-use arrow::array::{AsArray, RecordBatch, UInt64Array};
-use arrow::compute::take_record_batch;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
 
 use crate::cache::{MemoryLease, Reclaim};
 use crate::error::Result;
+use crate::schema::take_rows;
 use crate::size::row_bytes;
 
 /// The most bytes of files that are kept as rows.
@@ -143,7 +143,7 @@ impl ResidentRows {
         let ids = ids(&self.batch);
         let places: Option<Vec<u64>> = row_ids.iter().map(|id| Some(ids.binary_search(id).ok()? as u64)).collect();
         let Some(places) = places else { return Ok(None) };
-        Ok(Some(take_record_batch(&self.batch.project(columns)?, &UInt64Array::from(places))?))
+        Ok(Some(take_rows(&self.batch.project(columns)?, places)?))
     }
 }
 

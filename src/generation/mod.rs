@@ -3,6 +3,7 @@
 //! A generation holds every row of its memtable that is the newest of its key there, tombstones included. Which of
 //! them a newer source supersedes is the business of the block lists above: nothing here hides a row.
 
+mod checksum;
 mod sidecar;
 mod write;
 
@@ -19,6 +20,7 @@ use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::store::TablePaths;
 
+pub use checksum::verify;
 pub use write::{discard, write};
 
 /// What a shard manifest says about a generation.

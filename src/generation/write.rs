@@ -18,7 +18,7 @@ use lance_table::feature_flags::apply_feature_flags;
 use lance_table::format::{Fragment, Manifest};
 use lance_table::io::commit::{ManifestNamingScheme, write_manifest_file_to_path};
 
-use super::{GenerationRecord, sidecar, uri};
+use super::{GenerationRecord, checksum, sidecar, uri};
 use crate::dataset::{DatasetOpener, FileLayout};
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
@@ -98,6 +98,7 @@ async fn write_files(
         sidecar::write(&store, &root, &batches, schema.key()).await.map_err(|e| e.with_context("generation", &uri))?;
     }
     commit(&store, &root, lance_schema, fragment, layout).await.map_err(failed)?;
+    checksum::write(io, shard, &record.path).await?;
     io.sync_tree(&TablePaths::generation_dir(shard, &record.path)).await?;
     Ok(record)
 }

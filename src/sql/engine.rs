@@ -8,13 +8,12 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, Weak};
 
 use datafusion::arrow::datatypes::{Field, SchemaRef};
-use datafusion::physical_plan::memory::MemoryStream;
 use parking_lot::Mutex;
 
 use super::declaration::OF_A_STATEMENT;
 use super::location;
 use crate::base::{AdoptSpec, CreateSpec};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::settings::{Access, Settings};
 use crate::table::{Components, LsmTable};
 use crate::task::Supervisor;
@@ -103,12 +102,6 @@ impl LsmEngine {
             check_options(table.settings(), &request.options)?;
             return Ok(table);
         }
-        if request.replace {
-            // What cannot be created replaces nothing.
-            told.validate()?;
-            request.create.as_ref().map_or(Ok(()), CreateSpec::validate)?;
-            self.retire(&uri, &request.storage_options).await?;
-        }
         let mut builder =
             LsmTable::builder(&uri).storage_options(request.storage_options).components((self.components)(&uri));
         for (name, value) in request.options {
@@ -123,21 +116,6 @@ impl LsmEngine {
         let table = Box::pin(builder.open()).await?;
         *open = Arc::downgrade(&table);
         Ok(table)
-    }
-
-    /// Empties the table that is to be replaced: whoever else writes it is fenced before its files go. What cannot be
-    /// opened has no writers to mind.
-    async fn retire(&self, uri: &str, storage_options: &HashMap<String, String>) -> Result<()> {
-        let builder =
-            LsmTable::builder(uri).storage_options(storage_options.clone()).components((self.components)(uri));
-        match Box::pin(builder.open()).await {
-            Ok(old) => match destroy(&old).await {
-                Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
-                _ => Ok(()),
-            },
-            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
-            Err(_) => Ok(()),
-        }
     }
 
     /// The tables that are open.
@@ -165,6 +143,8 @@ impl LsmEngine {
 
     /// Deletes the table's directory in the background. Whoever opens its location waits for that.
     pub(super) fn delete(self: &Arc<Self>, table: Arc<LsmTable>) {
+        // What is acknowledged from now on would be lost.
+        table.retire();
         let slot = self.slot(table.uri(), table.settings().access == Access::Read);
         // Taken at once, so that nobody opens the table between now and the task's first step.
         let held = Arc::clone(&slot).try_lock_owned();
@@ -174,7 +154,7 @@ impl LsmEngine {
                 Err(_) => slot.lock_owned().await,
             };
             *open = Weak::new();
-            if let Err(error) = destroy(&table).await {
+            if let Err(error) = table.destroy().await {
                 tracing::error!(table = table.uri(), %error, "a dropped table could not be deleted: its data is kept");
             }
         });
@@ -188,15 +168,6 @@ impl LsmEngine {
         });
         Arc::clone(slots.entry(Place { uri: uri.to_string(), reads }).or_default())
     }
-}
-
-/// Deletes a table's directory. Emptying it first claims every shard: who may not write does not delete, and writers of
-/// other processes that are at work fail before files go.
-async fn destroy(table: &LsmTable) -> Result<()> {
-    let nothing = MemoryStream::try_new(Vec::new(), table.schema(), None)?;
-    Box::pin(table.replace_all(Box::pin(nothing))).await?;
-    table.close().await?;
-    table.object_io().delete_dir("").await
 }
 
 /// Fails if options differ from those of the open table.
@@ -249,6 +220,7 @@ fn columns(schema: &SchemaRef) -> String {
 mod tests {
     use super::super::fixture::{Fixture, run};
     use super::*;
+    use crate::error::ErrorKind;
 
     fn request(fixture: &Fixture, options: &[(&'static str, &str)]) -> OpenRequest {
         let options = options.iter().map(|(name, value)| (*name, (*value).to_string())).collect();
@@ -324,6 +296,45 @@ mod tests {
         let error = run(&session, &open).await.unwrap_err();
         assert!(error.message().contains("no table"), "{error}");
         assert!(!fixture.dir.path().join("t").exists());
+    }
+
+    #[tokio::test]
+    async fn a_table_that_is_being_dropped_takes_nothing_under_its_other_names() {
+        let fixture = Fixture::new();
+        let session = fixture.with_rows(3).await;
+        let other = fixture.session();
+        let open = format!("CREATE EXTERNAL TABLE u STORED AS LSM LOCATION '{}'", fixture.path("t"));
+        run(&other, &format!("{open} OPTIONS ('lsm.drop' 'delete')")).await.unwrap();
+        run(&other, "DROP TABLE u").await.unwrap();
+        for statement in ["INSERT INTO t VALUES (9, 9)", "UPDATE t SET n = 1", "TRUNCATE TABLE t"] {
+            let error = run(&session, statement).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Closed, "{statement}: {error}");
+        }
+        fixture.engine.drops.stop().await.unwrap();
+        assert!(!fixture.dir.path().join("t").exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_holds_other_things_is_not_made_a_table() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        let dir = fixture.dir.path().join("t");
+        let create = format!(
+            "CREATE EXTERNAL TABLE t (id BIGINT PRIMARY KEY) STORED AS LSM LOCATION '{}' OPTIONS ('lsm.drop' 'delete')",
+            fixture.path("t")
+        );
+        for file in ["note.txt", "other/precious.txt"] {
+            let file = dir.join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, "mine").unwrap();
+            let error = run(&session, &create).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.message().contains("other things"), "{error}");
+            assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+        std::fs::create_dir_all(&dir).unwrap();
+        run(&session, &create).await.unwrap();
     }
 
     #[tokio::test]

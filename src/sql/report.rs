@@ -36,7 +36,7 @@ pub(super) fn schema(function: LsmFunction) -> SchemaRef {
             number("queued_units"),
             number("queued_bytes"),
             number("quarantined_entries"),
-            number("quarantined_rows"),
+            optional(number("quarantined_rows")),
             optional(text("error")),
         ],
         LsmFunction::Metrics => vec![text("name"), number("value"), text("unit")],
@@ -109,7 +109,7 @@ fn wal(shards: &[WalInfo]) -> Vec<ArrayRef> {
         figure(|s| s.queued_units),
         figure(|s| s.queued_bytes),
         figure(|s| s.quarantined_entries),
-        figure(|s| s.quarantined_rows),
+        maybe_numbers(shards.iter().map(|s| s.quarantined_rows)),
         maybe_texts(shards.iter().map(|s| s.error.clone())),
     ]
 }

@@ -50,9 +50,10 @@ pub(super) fn statement(statement: DmlStatement, pins: &mut Pins) -> Result<Tran
             return Ok(Transformed::no(LogicalPlan::Dml(statement)));
         }
     };
+    let reads = kind != TargetKind::Rows || reads(&input, provider.table())?;
     let pinned = provider.pinned(pins.snapshot(provider.table()));
     let table_name = statement.table_name.clone();
-    let target = LsmTarget::new(pinned, kind, Arc::new(LogicalPlan::Dml(statement)));
+    let target = LsmTarget::new(pinned, kind, reads, Arc::new(LogicalPlan::Dml(statement)));
     let rewritten = DmlStatement::new(table_name, provider_as_source(Arc::new(target)), op, input);
     Ok(Transformed::yes(LogicalPlan::Dml(rewritten)))
 }

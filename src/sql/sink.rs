@@ -71,6 +71,8 @@ pub(super) struct LsmSink {
     schema: SchemaRef,
     write: Write,
     snapshot: Option<Arc<Snapshot>>,
+    /// Whether the rows come from the table itself.
+    reads: bool,
     ack: Option<Ack>,
     rerun: Option<Rerun>,
     metrics: ExecutionPlanMetricsSet,
@@ -81,11 +83,12 @@ impl LsmSink {
         let schema = if write == Write::Delete { key_schema(&table) } else { table.schema() };
         let nullable = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
         let schema = Arc::new(Schema::new(nullable));
-        Self { table, schema, write, snapshot, ack, rerun: None, metrics: ExecutionPlanMetricsSet::new() }
+        Self { table, schema, write, snapshot, reads: false, ack, rerun: None, metrics: ExecutionPlanMetricsSet::new() }
     }
 
-    pub(super) fn with_rerun(self, rerun: Option<Rerun>) -> Self {
-        Self { rerun, ..self }
+    /// `reads` tells whether the rows come from the table itself.
+    pub(super) fn with_rerun(self, rerun: Option<Rerun>, reads: bool) -> Self {
+        Self { rerun, reads, ..self }
     }
 
     /// The plan that writes the rows of `input` and returns their count.
@@ -101,6 +104,16 @@ impl LsmSink {
             }
         }
         statement.finish().await
+    }
+
+    /// Whether the statement reads what is no longer true: another process has written, and this one did not look since.
+    async fn is_outdated(&self) -> crate::error::Result<bool> {
+        match &self.snapshot {
+            Some(read) if self.reads => {
+                Ok(self.table.catch_up().await? && !read.is_newest(self.table.snapshot().version()))
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Plans the statement anew, which takes a fresh snapshot, and writes it; a conflict of this run is final.
@@ -146,6 +159,14 @@ impl DataSink for LsmSink {
 
     async fn write_all(&self, data: SendableRecordBatchStream, context: &Arc<TaskContext>) -> Result<u64> {
         let count = |name: &'static str| -> Count { MetricBuilder::new(&self.metrics).counter(name, 0) };
+        if let Some(rerun) = &self.rerun
+            && Box::pin(self.is_outdated()).await?
+        {
+            drop(data);
+            let written = Box::pin(self.write_again(rerun, context)).await?;
+            count("rows_written").add(usize::try_from(written).unwrap_or(usize::MAX));
+            return Ok(written);
+        }
         let written = match (Box::pin(self.write(data)).await, &self.rerun) {
             (Err(error), Some(rerun)) if nothing_written(&error) => {
                 count("conflicts").add(1);

@@ -34,13 +34,15 @@ pub(super) enum TargetKind {
 pub(super) struct LsmTarget {
     provider: LsmTableProvider,
     kind: TargetKind,
+    /// Whether the statement reads the table that it writes.
+    reads: bool,
     /// The statement before it was rewritten, to be planned anew after a conflict.
     statement: Arc<LogicalPlan>,
 }
 
 impl LsmTarget {
-    pub(super) fn new(provider: LsmTableProvider, kind: TargetKind, statement: Arc<LogicalPlan>) -> Self {
-        Self { provider, kind, statement }
+    pub(super) fn new(provider: LsmTableProvider, kind: TargetKind, reads: bool, statement: Arc<LogicalPlan>) -> Self {
+        Self { provider, kind, reads, statement }
     }
 
     pub(super) fn provider(&self) -> &LsmTableProvider {
@@ -94,6 +96,6 @@ impl TableProvider for LsmTarget {
             .as_any()
             .downcast_ref::<SessionState>()
             .map(|state| Rerun { session: Arc::new(state.clone()), statement: Arc::clone(&self.statement) });
-        Ok(sink.with_rerun(rerun).plan(input))
+        Ok(sink.with_rerun(rerun, self.reads).plan(input))
     }
 }

@@ -125,6 +125,9 @@ fn class_of_source(source: &(dyn std::error::Error + Send + Sync + 'static)) -> 
                 _ => Error::unavailable("the storage failed"),
             };
         }
+        if error.is::<prost::DecodeError>() {
+            return Error::corrupt("a file is damaged: restore it from a backup");
+        }
         if let Some(store) = error.downcast_ref::<object_store::Error>() {
             return match store {
                 object_store::Error::NotFound { path, .. } => {
@@ -133,6 +136,9 @@ fn class_of_source(source: &(dyn std::error::Error + Send + Sync + 'static)) -> 
                 }
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
                     Error::invalid("the object store denies access: check the credentials")
+                }
+                object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
+                    Error::invalid("the object store cannot do this: choose one with conditional writes")
                 }
                 object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
                     Error::conflict("another commit to the base came first: repeat")

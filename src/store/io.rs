@@ -280,6 +280,35 @@ impl ObjectIo {
         }
     }
 
+    /// The files below a directory, in no order. Only a local file system tells.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Invalid`.
+    pub async fn files(&self, dir: &str) -> Result<Vec<String>> {
+        self.before(IoOp::List, dir).await?;
+        let files = match &self.backend {
+            Backend::Local(local) => Arc::clone(local).files(dir).await?,
+            Backend::Remote(_) => return Err(Error::internal("only a local directory is walked")),
+        };
+        self.after(IoOp::List, dir).await?;
+        Ok(files)
+    }
+
+    /// The length of a file in bytes and the CRC-32 (ISO-HDLC) of its content.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Invalid`.
+    pub async fn checksum(&self, path: &str) -> Result<(u64, u32)> {
+        self.before(IoOp::Get, path).await?;
+        let (length, crc32) = match &self.backend {
+            Backend::Local(local) => Arc::clone(local).checksum(path).await?,
+            Backend::Remote(_) => return Err(Error::internal("only a local file is read through")),
+        };
+        self.counters.read(length as usize);
+        self.after(IoOp::Get, path).await?;
+        Ok((length, crc32))
+    }
+
     fn forget(&self, path: &str) {
         if let Some(record) = self.synced() {
             record.forget(path);

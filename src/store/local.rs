@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{Error as IoError, ErrorKind as IoErrorKind};
+use std::io::{Error as IoError, ErrorKind as IoErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,9 @@ use super::new_file::{NewFile, temporary};
 use super::{IoHook, Put, SyncRecord};
 use crate::error::{Error, Result};
 use crate::task::blocking;
+
+/// Bytes read at once.
+const PIECE: usize = 1 << 20;
 
 type Hook = Option<Arc<dyn IoHook>>;
 
@@ -224,6 +227,26 @@ impl Local {
             let mut files = Vec::new();
             self.walk(&dir, &mut files, &mut Vec::new())?;
             Ok(files)
+        })
+        .await
+    }
+
+    /// The length and the checksum of a file, read piece by piece.
+    pub(super) async fn checksum(self: Arc<Self>, path: &str) -> Result<(u64, u32)> {
+        let path = path.to_string();
+        blocking(move || {
+            let fail = |e| from_io(e, "reading", &path);
+            let mut file = File::open(self.full(&path)).map_err(fail)?;
+            let (mut hasher, mut length, mut piece) = (crc32fast::Hasher::new(), 0, vec![0; PIECE]);
+            loop {
+                match file.read(&mut piece).map_err(fail)? {
+                    0 => return Ok((length, hasher.finalize())),
+                    n => {
+                        hasher.update(&piece[..n]);
+                        length += n as u64;
+                    }
+                }
+            }
         })
         .await
     }

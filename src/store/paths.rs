@@ -13,6 +13,10 @@ use crate::ids::{GenerationId, ManifestVersion, ShardId, WalPosition};
 pub struct TablePaths;
 
 impl TablePaths {
+    /// What a table directory holds: Lance's files and those of the shards.
+    pub const ROOT: &'static [&'static str] =
+        &[Self::SHARDS, "_versions", "_transactions", "_deletions", "_indices", "_refs", "data", "tree"];
+
     /// The directory of all shards.
     pub const SHARDS: &'static str = "_mem_wal";
 

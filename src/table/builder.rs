@@ -21,7 +21,7 @@ use crate::manifest::ManifestStore;
 use crate::memtable::{MemTable, RowIndexFactory};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Settings};
-use crate::store::{IoHook, ObjectIo};
+use crate::store::{IoHook, ObjectIo, TablePaths};
 use crate::task::Supervisor;
 use crate::version::{ShardVersion, Version, VersionControl};
 use crate::writer::{Publisher, ShardSet, ShardWriter, WriterContext};
@@ -60,7 +60,7 @@ impl Default for Components {
 #[derive(Debug, Clone)]
 enum Start {
     Open,
-    Create { spec: CreateSpec, replace: bool },
+    Create(CreateSpec),
     Adopt(AdoptSpec),
 }
 
@@ -73,6 +73,7 @@ pub struct TableBuilder {
     storage_options: HashMap<String, String>,
     components: Components,
     start: Start,
+    replace: bool,
 }
 
 impl TableBuilder {
@@ -84,10 +85,11 @@ impl TableBuilder {
             storage_options: HashMap::new(),
             components: Components::default(),
             start: Start::Open,
+            replace: false,
         }
     }
 
-    /// All settings, instead of those stored with the table.
+    /// All settings, instead of those stored with the table. A new table does not store them.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = Some(settings);
@@ -118,16 +120,15 @@ impl TableBuilder {
     /// Creates the table if there is none; if there is one, it must have this schema and key.
     #[must_use]
     pub fn create(mut self, spec: CreateSpec) -> Self {
-        self.start = Start::Create { spec, replace: false };
+        self.start = Start::Create(spec);
         self
     }
 
-    /// With [`create`](Self::create): deletes the table that is at the location first.
+    /// With [`create`](Self::create): deletes the table that is at the location first. Whoever else writes it is fenced
+    /// before its files go.
     #[must_use]
     pub fn replace(mut self, yes: bool) -> Self {
-        if let Start::Create { replace, .. } = &mut self.start {
-            *replace = yes;
-        }
+        self.replace = yes;
         self
     }
 
@@ -187,30 +188,59 @@ impl TableBuilder {
                 Error::invalid("there is no table at the location: create it by giving columns and a PRIMARY KEY")
                     .with_context("location", io.uri())
             }),
-            Start::Create { spec, replace } => {
-                if *replace {
+            Start::Create(spec) => {
+                let spec = self.told(spec, settings);
+                if self.replace {
                     // What cannot be created replaces nothing, and what is no table is nobody's to delete.
                     Self::check_may_write(settings)?;
                     spec.validate()?;
+                    Box::pin(self.retire()).await?;
                     match BaseTable::open(opener, io).await {
                         Ok(None) => {}
                         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
                         Ok(Some(_)) | Err(_) => io.delete_dir("").await?,
                     }
                 } else if let Some(base) = BaseTable::open(opener, io).await? {
-                    self.verify(&base, spec, io)?;
+                    self.verify(&base, &spec, io)?;
                     return Ok(base);
                 }
                 Self::check_may_write(settings)?;
-                let mut spec = spec.clone();
-                let stored = self.options.iter().filter(|(name, _)| Settings::is_stored(name)).cloned();
-                spec.defaults.extend(stored);
+                check_defaults(&spec.defaults)?;
+                check_vacant(io).await?;
                 BaseTable::create(opener, io, &spec).await
             }
             Start::Adopt(spec) => {
                 Self::check_may_write(settings)?;
+                check_defaults(&spec.defaults)?;
                 BaseTable::adopt(opener, io, spec).await
             }
+        }
+    }
+
+    /// The table to create, with what the options say of it.
+    fn told(&self, spec: &CreateSpec, settings: &Settings) -> CreateSpec {
+        let mut spec = spec.clone();
+        if spec.shards == 1 {
+            spec.shards = settings.shards;
+        }
+        spec.shard_column = spec.shard_column.or_else(|| settings.shard_column.clone());
+        let stored = self.options.iter().filter(|(name, _)| Settings::is_stored(name)).cloned();
+        spec.defaults.extend(stored);
+        spec
+    }
+
+    /// Empties and deletes the table that is to be replaced. What cannot be opened has no writers to mind.
+    async fn retire(&self) -> Result<()> {
+        let mut components = self.components.clone();
+        components.indexes.clear();
+        let old = Self::new(&self.uri).storage_options(self.storage_options.clone()).components(components);
+        match old.open().await {
+            Ok(old) => match old.destroy().await {
+                Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+                _ => Ok(()),
+            },
+            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+            Err(_) => Ok(()),
         }
     }
 
@@ -327,5 +357,27 @@ impl TableBuilder {
         let holder: Weak<ShardSet> = Arc::downgrade(&shards);
         budget.register(holder);
         Ok(LsmTable::start(Parts { io, settings, control, shards, context, clock, supervisor }))
+    }
+}
+
+/// What a table stores for those who open it next must be what they can open it with.
+fn check_defaults(defaults: &HashMap<String, String>) -> Result<()> {
+    let mut settings = Settings::default();
+    for (name, value) in defaults.iter().filter(|(name, _)| Settings::NAMES.contains(&name.as_str())) {
+        settings.set(name, value)?;
+    }
+    settings.validate()
+}
+
+/// A new table shares its directory with nothing: dropping it deletes the directory.
+async fn check_vacant(io: &ObjectIo) -> Result<()> {
+    let (files, dirs) = (io.list("").await?, io.list_dirs("").await?);
+    match files.iter().chain(&dirs).find(|name| !TablePaths::ROOT.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => {
+            Err(Error::invalid("the location is a directory that holds other things: give the table its own")
+                .with_context("location", io.uri())
+                .with_context("found", name))
+        }
     }
 }

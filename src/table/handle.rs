@@ -21,7 +21,7 @@ use crate::settings::{Ack, Settings};
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
 use crate::version::{Snapshot, VersionControl};
-use crate::writer::{PendingWrite, ShardSet, WriterContext};
+use crate::writer::{PendingWrite, Role, ShardSet, ShardWriter, WriterContext};
 
 /// An open table. Dropping the last reference ends its tasks; acknowledged rows are in the WAL.
 #[derive(Debug)]
@@ -249,6 +249,26 @@ impl LsmTable {
     pub async fn refresh(&self) -> Result<()> {
         let refresh = Refresh { context: Arc::clone(&self.context), shards: Arc::clone(&self.shards) };
         refresh.run().await
+    }
+
+    /// Looks for what others wrote to shards that this process does not write yet, if there are some. A statement that
+    /// decides on rows must not decide on those of another writer's past.
+    pub(crate) async fn catch_up(&self) -> Result<bool> {
+        let foreign = |shard: &&Arc<ShardWriter>| matches!(shard.role(), Role::Reader | Role::Claiming(_));
+        let foreign: Vec<_> = self.shards.shards().iter().filter(foreign).collect();
+        if foreign.is_empty() {
+            return Ok(false);
+        }
+        self.context.refresh_base().await?;
+        for shard in foreign {
+            shard.refresh().await?;
+        }
+        Ok(true)
+    }
+
+    /// Refuses every statement from now on: the table is about to be deleted.
+    pub(crate) fn retire(&self) {
+        self.shards.retire();
     }
 
     /// Whether the table can be worked with: not closed, and no shard lost to another process.

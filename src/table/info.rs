@@ -49,10 +49,10 @@ pub struct WalInfo {
     pub queued_units: u64,
     /// Their bytes.
     pub queued_bytes: u64,
-    /// Entries that were moved aside since the table was opened, and their rows as far as known.
+    /// Entries that were moved aside since the table was opened.
     pub quarantined_entries: u64,
-    /// Rows in them, as far as they can be counted.
-    pub quarantined_rows: u64,
+    /// Rows in them; `None` if some cannot be counted.
+    pub quarantined_rows: Option<u64>,
     /// Why the shard failed.
     pub error: Option<String>,
 }
@@ -152,7 +152,7 @@ impl LsmTable {
                 queued_units: status.queued.0 as u64,
                 queued_bytes: status.queued.1 as u64,
                 quarantined_entries: status.quarantined.iter().map(|q| q.entries as u64).sum(),
-                quarantined_rows: status.quarantined.iter().filter_map(|q| q.rows).map(|r| r as u64).sum(),
+                quarantined_rows: status.quarantined.iter().map(|q| q.rows.map(|rows| rows as u64)).sum(),
                 error,
             });
         }
@@ -173,6 +173,10 @@ impl LsmTable {
             metric("lsm.memtable.memory", memtables as u64, "bytes"),
             metric("lsm.generation.memory", generation_keys as u64, "bytes"),
             metric("lsm.block_list.base_keys", self.control.block_lists().memory() as u64, "bytes"),
+            metric("lsm.budget.used", self.context.budget.used() as u64, "bytes"),
+            metric("lsm.budget.limit", self.context.budget.limit() as u64, "bytes"),
+            metric("lsm.store.bytes_read", io.bytes_read, "bytes"),
+            metric("lsm.store.bytes_written", io.bytes_written, "bytes"),
             metric("lsm.store.gets", io.gets, "count"),
             metric("lsm.store.heads", io.heads, "count"),
             metric("lsm.store.lists", io.lists, "count"),

@@ -24,6 +24,7 @@ impl LsmTable {
     /// meanwhile; as [`flush`](Self::flush). The old rows are all there then.
     pub async fn replace_all(&self, rows: SendableRecordBatchStream) -> Result<u64> {
         let _nobody_writes = self.shards.pause().await;
+        self.shards.check_open()?;
         self.claim_all().await?;
         self.replace_paused(rows).await
     }
@@ -34,6 +35,7 @@ impl LsmTable {
     /// `Conflict` if somebody wrote to the table since.
     pub async fn replace_all_read(&self, rows: SendableRecordBatchStream, read: &Snapshot) -> Result<u64> {
         let _nobody_writes = self.shards.pause().await;
+        self.shards.check_open()?;
         self.claim_all().await?;
         if !read.is_newest(&self.control.current()) {
             return Err(Error::conflict("rows were written after the statement had read the table: run it again"));
@@ -47,10 +49,26 @@ impl LsmTable {
     /// As [`replace_all`](Self::replace_all).
     pub async fn truncate(&self) -> Result<u64> {
         let _nobody_writes = self.shards.pause().await;
+        self.shards.check_open()?;
         self.claim_all().await?;
         let removed = self.live_rows(&self.snapshot()).await?;
         self.replace_paused(Box::pin(EmptyRecordBatchStream::new(self.schema()))).await?;
         Ok(removed)
+    }
+
+    /// Deletes the table: statements of this handle fail from now on, and whoever else writes is fenced before files go.
+    ///
+    /// # Errors
+    /// As [`replace_all`](Self::replace_all); `Unavailable` if the storage fails: a part may be deleted then.
+    pub async fn destroy(&self) -> Result<()> {
+        self.shards.retire();
+        {
+            let _nobody_writes = self.shards.pause().await;
+            self.claim_all().await?;
+            self.replace_paused(Box::pin(EmptyRecordBatchStream::new(self.schema()))).await?;
+        }
+        self.close().await?;
+        self.io.delete_dir("").await
     }
 
     async fn claim_all(&self) -> Result<()> {

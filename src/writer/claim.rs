@@ -64,6 +64,7 @@ impl ShardWriter {
                     Err(error) if !self.may_quarantine(&error) => return Err(error),
                     _ => {}
                 }
+                self.context.control.current().base.check_present().await?;
                 self.manifest.claim(self.spec_id).await?.0
             }
         };
@@ -93,7 +94,11 @@ impl ShardWriter {
             WalPosition(core.next_position.0.saturating_sub(1))
         };
         self.context.refresh_base().await?;
-        let tip = wal::tip(io, self.shard, hint).await?;
+        let tip = match self.context.settings.recovery {
+            Recovery::Strict => wal::tip(io, self.shard, hint).await?,
+            // Behind damage there may be entries that only a listing shows.
+            Recovery::Quarantine => wal::last(io, self.shard).await?.max(hint).next(),
+        };
         let appender_at = |position| WalWriter::new(io.clone(), self.shard, epoch, position, Retry::default());
         let mut appender = appender_at(tip);
         if epoch > Epoch(1) {

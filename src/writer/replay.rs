@@ -12,7 +12,7 @@ use super::shard::{Core, ShardWriter, Slot};
 use super::status::Role;
 use crate::dataset::conform;
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::{Generation, GenerationRecord};
+use crate::generation::{self, Generation, GenerationRecord};
 use crate::ids::{Epoch, GenerationId, WalPosition};
 use crate::manifest::ShardManifest;
 use crate::memtable::MemTable;
@@ -104,6 +104,9 @@ impl ShardWriter {
                 match known {
                     Some(generation) => Ok(generation),
                     None => {
+                        if context.settings.verify {
+                            generation::verify(&context.io, shard, &record).await?;
+                        }
                         let uri = context.io.uri();
                         Generation::open(&context.opener, uri, shard, &record, &context.schema).await
                     }

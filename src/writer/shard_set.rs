@@ -41,6 +41,8 @@ pub struct ShardSet {
     writes: AtomicU64,
     /// The table is being closed, or is closed.
     closing: AtomicBool,
+    /// The table is about to be deleted: only what deletes it still works.
+    retired: AtomicBool,
 }
 
 /// What a unit takes in the queue besides its rows.
@@ -57,6 +59,7 @@ impl ShardSet {
             rows_written: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -78,7 +81,7 @@ impl ShardSet {
     /// Whether the table can be worked with: it is not closed, and no shard has failed but for damage that was there.
     pub fn is_usable(&self) -> bool {
         let failed = |shard: &Arc<ShardWriter>| matches!(shard.role(), Role::Failed(error) if error.kind() != ErrorKind::Corrupt);
-        !self.closing.load(Ordering::Acquire) && !self.shards.iter().any(failed)
+        self.check_open().is_ok() && !self.shards.iter().any(failed)
     }
 
     /// Waits until the rows that were accepted before are visible, or cannot come to be seen; at most so long as a write
@@ -110,6 +113,25 @@ impl ShardSet {
         }
     }
 
+    /// Refuses every write from now on: the table is about to be deleted.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Nothing, if statements may write.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn check_open(&self) -> Result<()> {
+        if self.retired.load(Ordering::Acquire) {
+            return Err(Error::closed("the table was dropped: create it again"));
+        }
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::closed("the table was closed: open it again"));
+        }
+        Ok(())
+    }
+
     /// Keeps every write out until the guard is dropped.
     pub async fn pause(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
         self.pause.write().await
@@ -125,9 +147,7 @@ impl ShardSet {
     /// raises; `Closed` if the table was closed.
     pub async fn write(&self, units: Vec<Unit>, check: &Check, ack: Ack) -> Result<PendingWrite> {
         let _running = self.pause.read().await;
-        if self.closing.load(Ordering::Acquire) {
-            return Err(Error::closed("the table was closed: open it again"));
-        }
+        self.check_open()?;
         let (timeout, health) = (self.context.settings.write_timeout, self.context.health.clone());
         let rows = units.iter().map(|u| u.rows.num_rows() as u64).sum();
         if rows == 0 {

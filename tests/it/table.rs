@@ -145,3 +145,37 @@ async fn a_key_that_is_asked_for_twice_is_answered_twice() {
         assert_eq!(found.column(0).as_primitive::<Int64Type>().values(), &[3, 2, 3, 2, 1]);
     }
 }
+
+#[tokio::test]
+async fn what_is_told_of_a_new_table_counts_wherever_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let told = [
+        LsmTable::builder(&at("a")).option("lsm.shards", "3").create(spec(1)),
+        LsmTable::builder(&at("b")).create(spec(1)).settings(Settings { shards: 3, ..Settings::default() }),
+        LsmTable::builder(&at("c")).create(spec(3)),
+    ];
+    for builder in told {
+        assert_eq!(builder.open().await.unwrap().wal().await.unwrap().len(), 3);
+    }
+    // Whoever replaces a table fences who writes it.
+    let old = LsmTable::open(&at("a"), Settings::default()).await.unwrap();
+    old.put(rows(&[1], "old")).await.unwrap();
+    let new = LsmTable::builder(&at("a")).replace(true).create(spec(1)).open().await.unwrap();
+    assert_eq!(scan(&new).await, []);
+    assert!(old.put(rows(&[2], "old")).await.is_err());
+    assert_eq!(scan(&new).await, []);
+}
+
+#[tokio::test]
+async fn settings_that_nobody_can_open_a_table_with_are_not_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_str().unwrap().to_string();
+    for (name, value) in [("lsm.memtable.rows", "many"), ("lsm.memtable.rows", "0")] {
+        let mut spec = spec(1);
+        spec.defaults.insert(name.into(), value.into());
+        let error = LsmTable::builder(&uri).create(spec).open().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(!std::path::Path::new(&uri).exists());
+    }
+}

@@ -201,6 +201,24 @@ async fn a_damaged_data_file_of_a_generation_is_corrupt() {
 }
 
 #[tokio::test]
+async fn a_flipped_bit_in_a_generation_is_found() {
+    let (place, rows, shard) = with_generation().await;
+    let dir = generation_dir(&shard);
+    for file in WalkDir::new(&dir).into_iter().map(Result::unwrap).filter(|e| e.file_type().is_file()) {
+        let whole = std::fs::read(file.path()).unwrap();
+        for position in some_positions(whole.len()) {
+            let mut changed = whole.clone();
+            changed[position.min(whole.len() - 1)] ^= 1 << (position % 8);
+            std::fs::write(file.path(), &changed).unwrap();
+            let error = read(&place).await.expect_err(&format!("{file:?} was changed at {position}"));
+            assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("_gen_1"), "{error}");
+        }
+        std::fs::write(file.path(), &whole).unwrap();
+    }
+    assert_eq!(read(&place).await.unwrap(), rows);
+}
+
+#[tokio::test]
 async fn a_generation_that_is_gone_is_corrupt() {
     let (place, _, shard) = with_generation().await;
     std::fs::rename(generation_dir(&shard), shard.join("elsewhere")).unwrap();

@@ -42,7 +42,7 @@ async fn a_damaged_entry_and_all_later_ones_are_moved_aside() {
     let wal = table.wal().await.unwrap();
     // The sentinel of the claim that found the damage stays.
     assert_eq!(wal[0].quarantined_entries, 3, "{wal:?}");
-    assert_eq!(wal[0].quarantined_rows, 3, "only the trailer of the damaged one is: {wal:?}");
+    assert_eq!(wal[0].quarantined_rows, Some(3), "only the trailer of the damaged one is: {wal:?}");
     let aside = place.root().join(TablePaths::quarantines(ShardId::unsharded()));
     let files = WalkDir::new(aside).into_iter().filter(|e| e.as_ref().unwrap().file_type().is_file()).count();
     assert_eq!(files, 3);
@@ -102,4 +102,36 @@ async fn a_reader_moves_nothing_aside() {
     let error = place.try_scan(&table, &table.snapshot()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(place.wal_slots(ShardId::unsharded()), [1]);
+}
+
+#[tokio::test]
+async fn a_missing_entry_and_all_later_ones_are_moved_aside() {
+    for missing in [vec![2], vec![1, 3]] {
+        let place = Place::simple();
+        let table = place.open(quiet()).await.unwrap();
+        for key in 1..=4 {
+            table.put(row(key)).await.unwrap();
+        }
+        table.close().await.unwrap();
+        drop(table);
+        for slot in &missing {
+            std::fs::remove_file(place.wal_file(*slot)).unwrap();
+        }
+        let error = place.open(quiet()).await.unwrap().put(row(9)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+
+        let table = place.open(quarantine()).await.unwrap();
+        let kept: Vec<_> = (1..missing[0] as u32).map(|key| (key, 1)).collect();
+        assert_eq!(numbers(&place.rows(&table).await), kept, "slots {missing:?}");
+        let wal = &table.wal().await.unwrap()[0];
+        let entries = 4 - kept.len() - missing.len();
+        assert_eq!((wal.quarantined_entries, wal.quarantined_rows), (entries as u64, Some(entries as u64)), "{wal:?}");
+        table.put(row(7)).await.unwrap();
+        table.put(row(8)).await.unwrap();
+        drop(table);
+        for settings in [quiet(), quarantine()] {
+            let rows = numbers(&place.rows(&place.open(settings).await.unwrap()).await);
+            assert_eq!(rows, [kept.as_slice(), &[(7, 1), (8, 1)]].concat());
+        }
+    }
 }
