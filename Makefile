@@ -6,13 +6,13 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## Ingest real text, edit it, die in the middle, recover, ask (FOLDER=… for a folder of yours)
-	@bash .ci/cargo run --locked --quiet --example demo -- $(FOLDER)
+	@bash .ci/cargo run --locked --quiet --example demo -- "$(FOLDER)"
 
 test: ## All tests: unit, integration, SQL, doc
 	@bash .ci/test
 
-torture: setup ## Kill a writing process at random moments and check what survived (KILLS=100)
-	@LSM_KILLS=$(or $(KILLS),100) bash .ci/cargo test --locked --test it -- torture --nocapture
+torture: setup ## Kill a writing process at random moments and check what survived (KILLS=100, SEED=…)
+	@LSM_KILLS=$(or $(KILLS),100) $(if $(SEED),LSM_SEED=$(SEED)) bash .ci/cargo test --locked --test it -- torture --nocapture
 
 oracle: setup ## Random operations against a model (OPS=10000 for each kind of table, SEED=… to repeat one)
 	@LSM_OPS=$(or $(OPS),10000) $(if $(SEED),LSM_SEED=$(SEED)) bash .ci/cargo test --locked --test it -- model::a_table --nocapture
@@ -26,5 +26,5 @@ check: ## Everything a change has to pass
 doc: setup ## The API documentation, as HTML in the target directory
 	@bash .ci/cargo doc --locked --no-deps --lib --examples
 
-setup: ## Install what is missing: protoc, and mold and cargo-nextest when they can be had
+setup: ## Install what is missing: C compiler, Rust, protoc, and mold and cargo-nextest when they can be had
 	@bash .ci/setup
