@@ -11,7 +11,6 @@ use datafusion::common::ScalarValue;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::CreateSpec;
-use datafusion_lsm::settings::{Access, Settings};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
 use datafusion_lsm::table::LsmTable;
 
@@ -66,8 +65,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("{source:?}");
     }
 
-    // Any number of readers beside the writer; none of them can write.
-    let reader = LsmTable::open(uri, Settings { access: Access::Read, ..Settings::default() }).await?;
+    // Any number of readers beside the writer; none of them can write. Options that are given one by one go over those
+    // stored with the table; `LsmTable::open` would take all from the `Settings` it is given.
+    let reader = LsmTable::builder(uri).option("lsm.access", "read").open().await?;
     let refused = reader.put(rows(&[5], &["five"])?).await;
     println!("a reader that writes: {:?}", refused.map_err(|error| error.kind()));
 

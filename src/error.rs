@@ -19,7 +19,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// Another statement changed the same key first: repeat the statement.
     Conflict,
-    /// Another process claimed the shard: open the table again if this process should write.
+    /// Another process claimed the shard, or dropped the table: open the table again if this process should write.
     Fenced,
     /// Queues or memory are full and did not drain in time: slow down and repeat.
     Backpressure,
@@ -31,14 +31,15 @@ pub enum ErrorKind {
     Invalid,
     /// Stored data is damaged: the error names the object; repair or quarantine it.
     Corrupt,
-    /// The table handle was closed: open the table again.
+    /// The table handle was closed, its table was dropped in this process, or one of its tasks panicked: open the table
+    /// again.
     Closed,
     /// A defect of this crate: report it.
     Internal,
 }
 
 impl ErrorKind {
-    /// The kind's name, as errors and metrics print it.
+    /// The kind's name, as errors print it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Conflict => "Conflict",

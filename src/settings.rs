@@ -228,7 +228,7 @@ macro_rules! settings {
 settings! {
     /// Whether this handle may write.
     access: Access = "lsm.access", Access::Write;
-    /// Open a plain Lance dataset as a table, after checking that its key is unique and non-null.
+    /// Make a table of a plain Lance dataset, after checking that its key is unique and non-null.
     adopt: bool = "lsm.adopt", false;
     /// How many shards a new table has, each with its own writer, WAL and manifest.
     shards: u32 = "lsm.shards", 1;
@@ -246,25 +246,27 @@ settings! {
     recovery: Recovery = "lsm.recovery", Recovery::Strict;
     /// What DROP TABLE does with the data.
     on_drop: OnDrop = "lsm.drop", OnDrop::Keep;
-    /// Write nothing that Lance's own writer cannot replay.
+    /// Refuse limits of memtables that are larger than what Lance's own writer can replay.
     interop: bool = "lsm.interop", true;
-    /// How long a WAL write waits for company; default 0 on local files, 5ms on object stores.
+    /// How long a WAL write waits for company; none is 0 on local files, 5ms on object stores.
     wal_linger: Option<Duration> = "lsm.wal.linger", None;
-    /// How many bytes may wait for the WAL before writers wait.
+    /// How many bytes of a shard may wait for the WAL before writers wait.
     wal_queue: Bytes = "lsm.wal.queue", Bytes::mib(64);
-    /// How long a write waits for room or durability before it fails.
+    /// How long a write waits for room, and again for durability, before it fails; also how long a shard's flush may
+    /// take where a statement waits for it.
     write_timeout: Duration = "lsm.write.timeout", Duration::from_secs(30);
     /// A memtable freezes at this many rows.
     memtable_rows: usize = "lsm.memtable.rows", 100_000;
-    /// A memtable freezes at this many bytes.
+    /// A memtable freezes at this many bytes of rows.
     memtable_bytes: Bytes = "lsm.memtable.bytes", Bytes::mib(128);
     /// A memtable freezes at this many WAL entries.
     memtable_entries: usize = "lsm.memtable.entries", 8_000;
-    /// A memtable freezes at the first write after this age.
+    /// A memtable freezes at the first write after this age; none is at no age.
     memtable_age: Option<Duration> = "lsm.memtable.age", None;
-    /// How many bytes memtables of one table may hold, frozen ones included, before writers wait for the flush.
+    /// How many bytes the memtables of one open table may hold, their indexes and frozen ones included, before writers
+    /// wait for the flush.
     memtable_limit: Bytes = "lsm.memtable.limit", Bytes::mib(512);
-    /// The rows of one shard in one WAL entry, atomic across crashes.
+    /// How many bytes of a statement's rows for one shard are one unit: part of one WAL entry, atomic across crashes.
     statement_unit: Bytes = "lsm.statement.unit", Bytes::mib(32);
     /// How many manifest versions ahead are probed at once.
     manifest_probe: usize = "lsm.manifest.probe", 2;

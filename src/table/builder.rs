@@ -37,7 +37,8 @@ pub struct Components {
     pub io_hook: Option<Arc<dyn IoHook>>,
     /// What all tables that share it may hold together; the process's by default.
     pub budget: Arc<MemoryBudget>,
-    /// Lance's caches; each table has its own unless it is given those of others.
+    /// Lance's caches; each table has its own, up to 1.25 GiB, unless it is given those of others. A location whose
+    /// table was deleted and made anew must not get the caches that its predecessor had.
     pub session: LanceSession,
     /// Indexes that every memtable gets besides its key index.
     pub indexes: Vec<Arc<dyn RowIndexFactory>>,
@@ -89,14 +90,17 @@ impl TableBuilder {
         }
     }
 
-    /// All settings, instead of those stored with the table. A new table does not store them.
+    /// All settings, instead of those stored with the table, which then do not count at all. A new table does not store
+    /// them.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = Some(settings);
         self
     }
 
-    /// One setting by its option name, over those stored with the table. A new table stores what is set this way.
+    /// One setting by its option name, over [`settings`](Self::settings) if those are given, else over those stored
+    /// with the table. A table that is created stores what is set this way and [is kept](Settings::is_stored); one that
+    /// is adopted stores [`AdoptSpec::defaults`] alone.
     #[must_use]
     pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((name.into(), value.into()));

@@ -23,7 +23,8 @@ use crate::task::Supervisor;
 use crate::version::{Snapshot, VersionControl};
 use crate::writer::{PendingWrite, Role, ShardSet, ShardWriter, WriterContext};
 
-/// An open table. Dropping the last reference ends its tasks; acknowledged rows are in the WAL.
+/// An open table. Dropping the last reference ends its tasks; acknowledged rows are in the WAL, but for those that were
+/// acknowledged from memory: the WAL loops have some seconds to write them. [`close`](Self::close) waits.
 #[derive(Debug)]
 pub struct LsmTable {
     pub(super) io: ObjectIo,
@@ -63,7 +64,9 @@ impl LsmTable {
         Arc::new(Self { io, settings, control, shards, clock, context, supervisor })
     }
 
-    /// Opens the table at `uri`.
+    /// Opens the table at `uri` with exactly these settings: those stored with the table do not count, not even for
+    /// what is left at its default. To keep them, and say something over them, use [`builder`](Self::builder) and
+    /// [`TableBuilder::option`].
     ///
     /// # Errors
     /// As [`TableBuilder::open`].
@@ -218,10 +221,10 @@ impl LsmTable {
         Ok(batches.try_fold(0, |n, batch| async move { Ok(n + batch.num_rows() as u64) }).await?)
     }
 
-    /// Freezes the memtables and waits until all are generations.
+    /// Freezes the memtables and waits until all are generations, for each shard at most `lsm.write.timeout`.
     ///
     /// # Errors
-    /// Why a flush keeps failing; as claiming.
+    /// Why a flush keeps failing, or `Unavailable` if it does not end in time: it goes on. As claiming.
     pub async fn flush(&self) -> Result<()> {
         let mut result = Ok(());
         let mut frozen = Vec::new();
@@ -245,7 +248,7 @@ impl LsmTable {
     /// Looks for commits of others now: to the base, and to shards that this process does not write.
     ///
     /// # Errors
-    /// `Invalid` if the table was replaced by another; what reading raises.
+    /// `Fenced` or `Invalid` if the table was replaced by another; why a shard failed, if one did; what reading raises.
     pub async fn refresh(&self) -> Result<()> {
         let refresh = Refresh { context: Arc::clone(&self.context), shards: Arc::clone(&self.shards) };
         refresh.run().await

@@ -16,15 +16,17 @@ pub struct SourceInfo {
     pub kind: &'static str,
     /// Its generation; 0 for the base.
     pub generation: GenerationId,
-    /// Its rows, superseded ones and tombstones included.
+    /// Its rows, superseded ones and tombstones included; of a memtable those that are visible.
     pub rows: u64,
-    /// Bytes in memory for a memtable, of its rows for a generation; `None` if not known.
+    /// Bytes: of a memtable, its rows and indexes in memory now; of a generation, what its rows took in memory when it
+    /// was written, not its files; `None` if nobody wrote that down, and for the base.
     pub bytes: Option<u64>,
-    /// Milliseconds since a memtable was made.
+    /// Milliseconds since a memtable was made; `None` for generations and the base.
     pub age_ms: Option<u64>,
-    /// `active`, `frozen`, `committed`, `failed`.
+    /// Of a memtable `active` (takes writes), `frozen` (is flushed, or about to be) or `failed` (see `error`; a flush
+    /// is tried again); of generations and the base `committed`.
     pub state: &'static str,
-    /// Why it cannot be flushed or read.
+    /// Why a memtable's last flush failed, its shard cannot be read or one of its indexes was given up.
     pub error: Option<String>,
 }
 
@@ -35,25 +37,25 @@ pub struct WalInfo {
     pub shard: ShardId,
     /// `reader`, `claiming`, `writer` or `failed`.
     pub role: &'static str,
-    /// This process's epoch as a writer; else the one stored.
+    /// This process's epoch as a writer; else the one stored, 0 if nobody ever claimed the shard.
     pub epoch: u64,
-    /// The next slot, as far as this process knows.
+    /// The next slot to write, or to read for a reader, as far as this process knows; the first is 1.
     pub next_position: u64,
-    /// Entries up to this one are in generations.
+    /// Entries up to this one are in generations, as stored; 0 before the first flush.
     pub replay_after: u64,
-    /// The next memtable to become a generation, as stored.
+    /// The next memtable to become a generation, as stored; the first is 1.
     pub current_generation: u64,
-    /// The version of the shard manifest.
+    /// The version of the shard manifest, the newest this process has seen; 0 if nobody ever claimed the shard.
     pub manifest_version: u64,
-    /// Units that wait for the WAL.
+    /// Units that wait for the WAL; always 0 for a reader. Those of the WAL write under way are not among them.
     pub queued_units: u64,
-    /// Their bytes.
+    /// Their bytes, and those of the WAL write under way: what `lsm.wal.queue` bounds.
     pub queued_bytes: u64,
     /// Entries that were moved aside since the table was opened.
     pub quarantined_entries: u64,
     /// Rows in them; `None` if some cannot be counted.
     pub quarantined_rows: Option<u64>,
-    /// Why the shard failed.
+    /// Why the shard failed: set exactly if `role` is `failed`.
     pub error: Option<String>,
 }
 
