@@ -61,6 +61,9 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// The fact that [`Error::rows_written`] reads.
+const ROWS_WRITTEN: &str = "rows_written_before";
+
 /// An error with its kind, message, context and source. Cheap to clone: one failed group commit answers many writers.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
@@ -135,6 +138,19 @@ impl Error {
     /// The facts added on the way up, innermost first.
     pub fn context(&self) -> &[(&'static str, String)] {
         &self.0.context
+    }
+
+    /// Adds how many rows of the write were acknowledged before it failed.
+    #[must_use]
+    pub(crate) fn with_rows_written(self, rows: u64) -> Self {
+        if rows == 0 { self } else { self.with_context(ROWS_WRITTEN, rows) }
+    }
+
+    /// How many rows of a large write were acknowledged before the part that failed, at least; they are in. Of the part
+    /// that failed, rows may be in as well.
+    pub fn rows_written(&self) -> u64 {
+        let written = self.context().iter().find(|(name, _)| *name == ROWS_WRITTEN);
+        written.and_then(|(_, rows)| rows.parse().ok()).unwrap_or(0)
     }
 
     /// Whether repeating the same request later can succeed.
@@ -229,6 +245,7 @@ mod tests {
         let back = Error::from(wrapped);
         assert_eq!(back.kind(), ErrorKind::Fenced);
         assert_eq!(back.to_string(), "Fenced: claimed by epoch 7 (shard=s1)");
+        assert_eq!((back.rows_written(), back.with_rows_written(7).rows_written()), (0, 7));
     }
 
     #[test]

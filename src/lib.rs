@@ -33,7 +33,7 @@
 //! # }
 //! ```
 //!
-//! Users need [`sql`], [`table`], [`settings`], [`error`], [`events`], and [`base::CreateSpec`]. The other modules are
+//! Users need [`sql`], [`table`], [`settings`], [`error`] and [`events`]. The other modules are
 //! the rooms of the engine, mapped in `docs/architecture.md`; they are no stable interface.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 

@@ -93,10 +93,10 @@ trait Value: Sized {
 }
 
 macro_rules! value_by_str {
-    ($($type:ty),*) => {$(
+    ($($type:ty: $what:literal),*) => {$(
         impl Value for $type {
             fn parse(text: &str) -> Result<Self> {
-                text.parse().map_err(|_| Error::invalid(format!("'{text}' is not a {}", stringify!($type))))
+                text.parse().map_err(|_| Error::invalid(format!("'{text}' is not {}", $what)))
             }
             fn print(&self) -> String {
                 self.to_string()
@@ -105,7 +105,7 @@ macro_rules! value_by_str {
     )*};
 }
 
-value_by_str!(u32, usize, bool, String);
+value_by_str!(u32: "a whole number", usize: "a whole number", bool: "true or false", String: "a text");
 
 macro_rules! value_by_enum {
     ($($type:ty),*) => {$(
@@ -201,11 +201,12 @@ macro_rules! settings {
             /// Sets one option by its name.
             ///
             /// # Errors
-            /// `Invalid` if there is no such option or the value does not fit.
+            /// `Invalid` if there is no such option or the value does not fit; nothing is set then.
             pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+                let mut next = self.clone();
                 match name {
                     $($name => {
-                        self.$field = <$type as Value>::parse(value)
+                        next.$field = <$type as Value>::parse(value)
                             .map_err(|e| Error::invalid(format!("option '{name}': {}", e.message())))?;
                     })*
                     _ => {
@@ -214,6 +215,8 @@ macro_rules! settings {
                         )));
                     }
                 }
+                next.check_ranges()?;
+                *self = next;
                 Ok(())
             }
 
@@ -282,19 +285,23 @@ const LANCE_MEMTABLE_ROWS: usize = 100_000;
 const LANCE_MEMTABLE_ENTRIES: usize = 8_000;
 
 impl Settings {
-    /// Checks that the settings fit together.
-    ///
-    /// # Errors
-    /// `Invalid`, naming the option.
-    pub fn validate(&self) -> Result<()> {
-        let check = |ok: bool, why: &str| if ok { Ok(()) } else { Err(Error::invalid(why.to_string())) };
+    /// Checks each option for itself.
+    fn check_ranges(&self) -> Result<()> {
         check((1..=1024).contains(&self.shards), "option 'lsm.shards': give 1 to 1024")?;
         check(self.memtable_rows > 0, "option 'lsm.memtable.rows': give at least 1")?;
         check(self.memtable_rows < u32::MAX as usize / 2, "option 'lsm.memtable.rows': give less than 2147483647")?;
         check(self.memtable_bytes.0 >= 1 << 10, "option 'lsm.memtable.bytes': give at least 1KiB")?;
         check(self.memtable_entries > 0, "option 'lsm.memtable.entries': give at least 1")?;
         check(self.manifest_probe > 0, "option 'lsm.manifest.probe': give at least 1")?;
-        check(self.statement_unit.0 >= 1 << 10, "option 'lsm.statement.unit': give at least 1KiB")?;
+        check(self.statement_unit.0 >= 1 << 10, "option 'lsm.statement.unit': give at least 1KiB")
+    }
+
+    /// Checks that the settings fit, each for itself and together.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the option.
+    pub fn validate(&self) -> Result<()> {
+        self.check_ranges()?;
         check(
             self.memtable_limit >= self.memtable_bytes,
             "option 'lsm.memtable.limit': give at least 'lsm.memtable.bytes'",
@@ -311,6 +318,10 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+fn check(fits: bool, why: &'static str) -> Result<()> {
+    if fits { Ok(()) } else { Err(Error::invalid(why)) }
 }
 
 #[cfg(test)]
@@ -345,6 +356,9 @@ mod tests {
         for (name, value) in [("lsm.nope", "1"), ("lsm.sync", "maybe"), ("lsm.wal.queue", "x"), ("lsm.ack", "never")] {
             assert!(settings.set(name, value).unwrap_err().message().contains(name));
         }
+        let before = settings.clone();
+        assert!(settings.set("lsm.memtable.rows", "0").unwrap_err().message().contains("at least 1"));
+        assert_eq!(settings, before);
         settings.memtable_rows = 200_000;
         assert!(settings.validate().unwrap_err().message().contains("lsm.interop"));
         settings.interop = false;

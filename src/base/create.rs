@@ -82,20 +82,28 @@ impl BaseTable {
                 .with_context("location", io.uri()));
         }
         let declared: Vec<String> = dataset.schema().unenforced_primary_key().iter().map(|f| f.name.clone()).collect();
-        if !declared.is_empty() && declared != spec.key {
+        let key = if spec.key.is_empty() { &declared } else { &spec.key };
+        if !declared.is_empty() && declared != *key {
             return Err(Error::invalid(format!("the dataset has the primary key ({})", declared.join(", ")))
+                .with_context("location", io.uri()));
+        }
+        if key.is_empty() {
+            return Err(Error::invalid("the dataset does not tell its primary key: declare it")
                 .with_context("location", io.uri()));
         }
         let numbered = arrow_schema_with_field_ids(dataset.schema());
         column_type::check(&numbered)?;
-        let schema = Arc::new(TableSchema::try_new(&numbered, &spec.key)?);
+        let schema = Arc::new(TableSchema::try_new(&numbered, key)?);
+        if let Some(columns) = &spec.columns {
+            check_columns(columns, &schema)?;
+        }
         let sharding = Sharding::plan(schema.key(), spec.shards, spec.shard_column.as_deref())?;
         let rows = opener.handle(Arc::clone(&dataset), Arc::clone(&schema), "base".into())?;
         let keys = rows.key_map().await?;
         if keys.len() < rows.rows() {
             return Err(Error::invalid(format!(
                 "the primary key ({}) is not unique: {} rows have {} keys",
-                spec.key.join(", "),
+                key.join(", "),
                 rows.rows(),
                 keys.len()
             ))
@@ -121,18 +129,24 @@ impl BaseTable {
     /// The newest version of the table if it is newer than this one.
     ///
     /// # Errors
-    /// `Invalid` if the dataset was replaced by another one, `Unavailable` if the storage fails.
+    /// `Fenced` if another table is at the location now, `Invalid` if the dataset was replaced by an older one,
+    /// `Unavailable` if the storage fails.
     pub async fn refresh(&self) -> Result<Option<Arc<Self>>> {
         let dataset = self.handle.dataset();
-        let latest = dataset.latest_version_id().await.map_err(|e| failed(e, &self.io))?;
-        if latest == self.version() {
+        let (manifest, location) = dataset.latest_manifest().await.map_err(|e| failed(e, &self.io))?;
+        if std::ptr::eq(manifest.as_ref(), dataset.manifest()) {
             return Ok(None);
         }
-        if latest < self.version() {
+        if location.version <= self.version() {
+            // The same version in another object: of another table, unless the storage does not tell objects apart.
+            self.check_present().await?;
+            if location.version == self.version() {
+                return Ok(None);
+            }
             return Err(Error::invalid("the dataset was replaced by an older one: open the table again")
                 .with_context("location", self.io.uri()));
         }
-        let newer = dataset.checkout_version(latest).await.map_err(|e| failed(e, &self.io))?;
+        let newer = dataset.checkout_version(location.version).await.map_err(|e| failed(e, &self.io))?;
         let newer = Self::of(self.opener.clone(), self.io.clone(), Arc::new(newer)).await?;
         if newer.is_same(self) { Ok(Some(newer)) } else { Err(self.replaced()) }
     }
@@ -213,6 +227,22 @@ impl CreateSpec {
         let sharding = Sharding::plan(&key, self.shards, self.shard_column.as_deref())?;
         Ok((key, sharding))
     }
+}
+
+/// Fails if the dataset has other columns than were declared; NOT NULL is what the table makes of the key itself.
+fn check_columns(declared: &SchemaRef, there: &TableSchema) -> Result<()> {
+    let describe = |schema: &Schema| {
+        let column = |(i, f): (usize, &arrow::datatypes::FieldRef)| {
+            let nullable = f.is_nullable() && !there.key().columns().iter().any(|c| c.index == i);
+            format!("{} {}{}", f.name(), column_type::as_stored(f.data_type()), if nullable { "" } else { " NOT NULL" })
+        };
+        schema.fields().iter().enumerate().map(column).collect::<Vec<_>>().join(", ")
+    };
+    let (is, said) = (describe(there.logical()), describe(declared));
+    if is == said {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("the dataset has other columns: it has ({is}), declared are ({said})")))
 }
 
 /// The dataset's MemWAL index.

@@ -44,8 +44,10 @@ pub struct CreateSpec {
 /// How a dataset becomes a table.
 #[derive(Debug, Clone)]
 pub struct AdoptSpec {
-    /// The names of its key columns in key order.
+    /// The names of its key columns in key order; none if the dataset tells.
     pub key: Vec<String>,
+    /// The columns that it must have; any if none are given.
+    pub columns: Option<SchemaRef>,
     /// How many shards it has.
     pub shards: u32,
     /// The column whose hash tells a row's shard; default the first key column.
@@ -57,7 +59,7 @@ pub struct AdoptSpec {
 impl Default for AdoptSpec {
     /// One shard; the dataset must tell its key.
     fn default() -> Self {
-        Self { key: Vec::new(), shards: 1, shard_column: None, defaults: HashMap::new() }
+        Self { key: Vec::new(), columns: None, shards: 1, shard_column: None, defaults: HashMap::new() }
     }
 }
 

@@ -47,18 +47,20 @@ pub struct MemTableRows {
     lists: Arc<BlockLists>,
     view: MemTableView,
     newer: Arc<[KeySource]>,
+    label: String,
 }
 
 impl MemTableRows {
-    /// The rows of `view` that none of `newer` supersedes.
-    pub fn new(lists: Arc<BlockLists>, view: MemTableView, newer: Arc<[KeySource]>) -> Self {
-        Self { lists, view, newer }
+    /// The rows of `view` that none of `newer` supersedes; `place` goes before its name in EXPLAIN.
+    pub fn new(lists: Arc<BlockLists>, view: MemTableView, newer: Arc<[KeySource]>, place: &str) -> Self {
+        let label = format!("{place}memtable {}", view.generation());
+        Self { lists, view, newer, label }
     }
 }
 
 impl RowSource for MemTableRows {
     fn label(&self) -> String {
-        format!("memtable {}", self.view.generation())
+        self.label.clone()
     }
 
     fn row_count(&self) -> usize {

@@ -13,13 +13,13 @@ use crate::error::{Error, Result};
 use crate::ids::{ManifestVersion, ShardId};
 
 /// Field 2047, length-delimited, 24 bytes, beginning with our magic.
-const SEAL_HEAD: [u8; 7] = [0xfa, 0x7f, 24, b'L', b'S', b'M', b'1'];
-const SEAL_LEN: usize = SEAL_HEAD.len() + 16 + 4;
+const MARK_HEAD: [u8; 7] = [0xfa, 0x7f, 24, b'L', b'S', b'M', b'1'];
+const MARK_LEN: usize = MARK_HEAD.len() + 16 + 4;
 
 /// The bytes of a manifest, with a mark of a fresh attempt id.
 pub(super) fn encode(manifest: &ShardManifest) -> Bytes {
     let mut bytes = pb::ShardManifest::from(manifest).encode_to_vec();
-    bytes.extend_from_slice(&SEAL_HEAD);
+    bytes.extend_from_slice(&MARK_HEAD);
     bytes.extend_from_slice(Uuid::new_v4().as_bytes());
     let crc = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
@@ -35,8 +35,8 @@ pub(super) fn decode(bytes: &[u8], shard: ShardId, version: ManifestVersion, pat
         Error::corrupt(format!("the shard manifest is damaged ({why}): restore it from a backup"))
             .with_context("path", path)
     };
-    if let Some(start) = bytes.len().checked_sub(SEAL_LEN)
-        && bytes[start..].starts_with(&SEAL_HEAD)
+    if let Some(start) = bytes.len().checked_sub(MARK_LEN)
+        && bytes[start..].starts_with(&MARK_HEAD)
     {
         let (sealed, crc) = bytes.split_at(bytes.len() - 4);
         if crc32fast::hash(sealed).to_le_bytes() != crc {

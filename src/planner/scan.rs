@@ -53,12 +53,15 @@ pub fn plan_scan(
     let mut in_memory: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut everything: Vec<KeySource> = Vec::new();
+    let shards = snapshot.shards().count();
     for (s, (shard, views)) in snapshot.shards().enumerate() {
+        let place = if shards > 1 { format!("shard {s}, ") } else { String::new() };
         let sources = snapshot.key_sources(s);
         let visible: Vec<_> = views.iter().filter(|v| v.watermark() > 0).collect();
         for (newer, view) in visible.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..newer].into();
-            let rows: Arc<dyn RowSource> = Arc::new(MemTableRows::new(Arc::clone(lists), (*view).clone(), newer));
+            let rows: Arc<dyn RowSource> =
+                Arc::new(MemTableRows::new(Arc::clone(lists), (*view).clone(), newer, &place));
             in_memory.push(Arc::new(MemTableScanExec::new(vec![rows], projection.to_vec(), Arc::clone(&schema))));
         }
         for (g, generation) in shard.generations.iter().enumerate() {
@@ -66,7 +69,7 @@ pub fn plan_scan(
             let id = SourceId::Generation(shard.shard, generation.id());
             let scan = generation.scan(projection, &pushed)?;
             let mask = GenerationMask::new(Arc::clone(lists), Arc::clone(generation), id, newer);
-            let label = format!("generation {}", generation.id());
+            let label = format!("{place}generation {}", generation.id());
             let arm = BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema));
             if generation.is_resident() { &mut in_memory } else { &mut arms }.push(Arc::new(arm));
         }

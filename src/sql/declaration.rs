@@ -77,6 +77,7 @@ impl Declaration {
     pub(super) fn adopt(&self) -> Option<AdoptSpec> {
         self.settings.adopt.then(|| AdoptSpec {
             key: self.columns.as_ref().map(|(_, key)| key.clone()).unwrap_or_default(),
+            columns: self.columns.as_ref().map(|(columns, _)| Arc::clone(columns)),
             shards: self.settings.shards,
             shard_column: self.settings.shard_column.clone(),
             defaults: self.options.kept(),

@@ -153,7 +153,10 @@ impl LsmEngine {
                 Ok(open) => open,
                 Err(_) => slot.lock_owned().await,
             };
-            *open = Weak::new();
+            // Unless it was lost before, and the slot is already that of a newer handle.
+            if open.upgrade().is_none_or(|now| Arc::ptr_eq(&now, &table)) {
+                *open = Weak::new();
+            }
             if let Err(error) = table.destroy().await {
                 tracing::error!(table = table.uri(), %error, "a dropped table could not be deleted: its data is kept");
             }
@@ -180,7 +183,7 @@ fn check_options(open: &Settings, options: &BTreeMap<&'static str, String>) -> R
         if is != want && !OF_THE_START.contains(&name) && !OF_A_STATEMENT.contains(&name) {
             return Err(Error::invalid(format!(
                 "the table is open in this process with option '{name}' = {is}, {want} was asked for: drop its other \
-                 names first, or leave the option out"
+                 names first, or take the option back"
             )));
         }
     }

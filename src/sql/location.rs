@@ -16,7 +16,9 @@ pub(super) fn canonical(location: &str) -> Result<(String, bool)> {
     match trimmed.split_once("://") {
         None => Ok((local(trimmed)?, true)),
         Some(("file", path)) => Ok((local(path)?, true)),
-        Some((scheme @ "file-object-store", path)) => Ok((format!("{scheme}://{}", local(path)?), true)),
+        Some((scheme @ ("file-object-store" | "file+uring"), path)) => {
+            Ok((format!("{scheme}://{}", local(path)?), true))
+        }
         Some(_) => Ok((trimmed.to_string(), false)),
     }
 }

@@ -20,7 +20,6 @@ use crate::error::{Error, ErrorKind};
 use crate::settings::{Ack, OnConflict};
 use crate::table::{LsmTable, StatementKind};
 use crate::version::Snapshot;
-use crate::writer::ROWS_WRITTEN;
 
 /// What a statement does with its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +128,7 @@ impl LsmSink {
 
 /// Whether a conflict left nothing of the statement behind: an increment that is partly in must not run twice.
 fn nothing_written(error: &Error) -> bool {
-    error.kind() == ErrorKind::Conflict && !error.context().iter().any(|(name, _)| *name == ROWS_WRITTEN)
+    error.kind() == ErrorKind::Conflict && error.rows_written() == 0
 }
 
 /// The first writing node of `plan` and its input.

@@ -3,6 +3,8 @@
 //! `Unavailable` means that trying again can help, `Invalid` that it cannot: a wrong class here turns a full disk into
 //! a refused request or a typing error into endless retries.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::io::{Error as IoError, ErrorKind as IoErrorKind};
 
 use lance_core::Error as LanceError;
@@ -48,16 +50,58 @@ pub(super) fn from_object_store(error: object_store::Error, doing: &'static str,
 ///
 /// A commit conflict becomes `Conflict`, a missing object and a damaged file `Corrupt` (what a manifest names must be
 /// there), storage that does not answer `Unavailable`, a wrong request `Invalid`; what Lance should never run into is
-/// `Internal`.
+/// `Internal`. One of ours that came through Lance stays what it was.
 pub fn from_lance(error: LanceError) -> Error {
-    let class = match &error {
-        LanceError::Shared { source } => {
-            let inner = class_of(source);
-            return inner.with_source(error);
-        }
-        other => class_of(other),
+    ours_in(&error).unwrap_or_else(|| class_of(&error).with_source(LanceCause(error)))
+}
+
+/// The error of ours that Lance wrapped, if it is one.
+fn ours_in(error: &LanceError) -> Option<Error> {
+    let source = match error {
+        LanceError::IO { source, .. } | LanceError::External { source } => source,
+        LanceError::Wrapped { error, .. } => error,
+        LanceError::Shared { source } => return ours_in(source),
+        _ => return None,
     };
-    class.with_source(error)
+    let mut below: Option<&(dyn StdError + 'static)> = Some(source.as_ref());
+    while let Some(cause) = below {
+        if let Some(ours) = cause.downcast_ref::<Error>() {
+            return Some(ours.clone());
+        }
+        if let Some(lance) = cause.downcast_ref::<LanceError>() {
+            return ours_in(lance);
+        }
+        below = cause.source();
+    }
+    None
+}
+
+/// What Lance says, without the places in its sources.
+#[derive(Debug)]
+struct LanceCause(LanceError);
+
+impl fmt::Display for LanceCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_places(&self.0.to_string()))
+    }
+}
+
+impl StdError for LanceCause {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+/// `text` without its parts that name a line of a source file: `, /a/b.rs:7:5`.
+fn without_places(text: &str) -> String {
+    let is_place = |part: &str| {
+        let mut words = part.trim_end().rsplitn(3, ':');
+        let is_number =
+            |word: Option<&str>| word.is_some_and(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_digit()));
+        is_number(words.next()) && is_number(words.next()) && words.next().is_some_and(|path| path.ends_with(".rs"))
+    };
+    let parts: Vec<&str> = text.split(", ").filter(|part| !is_place(part)).collect();
+    parts.join(", ")
 }
 
 fn class_of(error: &LanceError) -> Error {
@@ -104,12 +148,9 @@ fn class_of(error: &LanceError) -> Error {
 }
 
 /// Looks for a cause that we know below a wrapped error.
-fn class_of_source(source: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
-    let mut below: Option<&(dyn std::error::Error + 'static)> = Some(source);
+fn class_of_source(source: &(dyn StdError + Send + Sync + 'static)) -> Error {
+    let mut below: Option<&(dyn StdError + 'static)> = Some(source);
     while let Some(error) = below {
-        if let Some(ours) = error.downcast_ref::<Error>() {
-            return Error::new(ours.kind(), ours.message().to_string());
-        }
         if let Some(lance) = error.downcast_ref::<LanceError>() {
             return class_of(lance);
         }
@@ -173,7 +214,19 @@ mod tests {
         assert_eq!(kind(LanceError::io("timeout")), ErrorKind::Unavailable);
         assert_eq!(kind(LanceError::from(IoError::from(IoErrorKind::PermissionDenied))), ErrorKind::Invalid);
         assert_eq!(kind(LanceError::Shared { source: LanceError::not_found("x").into() }), ErrorKind::Corrupt);
-        let ours = LanceError::External { source: Error::backpressure("full").into() };
-        assert_eq!(kind(ours), ErrorKind::Backpressure);
+    }
+
+    #[test]
+    fn an_error_of_ours_comes_through_lance_as_it_was() {
+        let ours = Error::backpressure("full").with_context("shard", "s");
+        let error = from_lance(LanceError::External { source: ours.clone().into() });
+        assert_eq!(error.to_string(), ours.to_string());
+    }
+
+    #[test]
+    fn what_lance_says_is_printed_without_places_in_its_sources() {
+        let text = from_lance(LanceError::invalid_input("the reason, as it is")).to_string();
+        assert!(text.contains("the reason, as it is"), "{text}");
+        assert!(!text.contains(".rs:"), "{text}");
     }
 }

@@ -26,6 +26,20 @@ pub fn store_params(storage_options: &HashMap<String, String>) -> ObjectStorePar
     ObjectStoreParams { storage_options_accessor: accessor, ..Default::default() }
 }
 
+/// Fails if `uri` needs a feature that this build does not have: Lance would say that it knows no such scheme.
+fn check_scheme(uri: &str) -> Result<()> {
+    let feature = match uri.split_once("://") {
+        Some(("s3" | "s3a" | "s3+ddb", _)) if !cfg!(feature = "aws") => "aws",
+        Some(("gs", _)) if !cfg!(feature = "gcp") => "gcp",
+        Some(("az" | "abfss", _)) if !cfg!(feature = "azure") => "azure",
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(format!(
+        "this build has no such object store: build datafusion-lsm with the feature '{feature}'"
+    ))
+    .with_context("location", uri))
+}
+
 #[derive(Debug)]
 pub(super) struct Remote {
     store: Arc<ObjectStore>,
@@ -35,6 +49,7 @@ pub(super) struct Remote {
 impl Remote {
     pub(super) async fn open(uri: &str, storage_options: &HashMap<String, String>) -> Result<Self> {
         let params = store_params(storage_options);
+        check_scheme(uri)?;
         let (store, base) = ObjectStore::from_uri_and_params(registry(), uri, &params).await.map_err(from_lance)?;
         Ok(Self { store, base })
     }

@@ -198,9 +198,11 @@ impl TableBuilder {
                     // What cannot be created replaces nothing, and what is no table is nobody's to delete.
                     Self::check_may_write(settings)?;
                     spec.validate()?;
+                    check_defaults(&spec.defaults)?;
                     Box::pin(self.retire()).await?;
                     match BaseTable::open(opener, io).await {
-                        Ok(None) => {}
+                        // The rest of a table that was deleted in part.
+                        Ok(None) => io.delete_dir(TablePaths::SHARDS).await?,
                         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
                         Ok(Some(_)) | Err(_) => io.delete_dir("").await?,
                     }
@@ -376,6 +378,13 @@ fn check_defaults(defaults: &HashMap<String, String>) -> Result<()> {
 /// A new table shares its directory with nothing: dropping it deletes the directory.
 async fn check_vacant(io: &ObjectIo) -> Result<()> {
     let (files, dirs) = (io.list("").await?, io.list_dirs("").await?);
+    if dirs.iter().any(|name| name == TablePaths::SHARDS) {
+        return Err(Error::invalid(
+            "the location holds the rest of a table that was deleted in part: delete the directory, or create the \
+             table with OR REPLACE and 'lsm.drop' 'delete'",
+        )
+        .with_context("location", io.uri()));
+    }
     match files.iter().chain(&dirs).find(|name| !TablePaths::ROOT.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => {

@@ -14,7 +14,7 @@ use super::builder::TableBuilder;
 use super::keys;
 use super::statement::{Statement, StatementKind};
 use crate::clock::Clock;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::planner::{self, FilterSupport};
 use crate::schema::TableSchema;
 use crate::settings::{Ack, Settings};
@@ -312,6 +312,12 @@ impl Refresh {
     /// Looks at everything, whatever fails, and tells the first failure.
     async fn run(&self) -> Result<()> {
         let mut result = self.context.refresh_base().await;
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Fenced
+        {
+            self.shards.lose(error);
+            return result;
+        }
         for shard in self.shards.shards() {
             let refreshed = shard.refresh().await;
             result = result.and(refreshed);

@@ -13,3 +13,8 @@ pub use builder::{Components, TableBuilder};
 pub use handle::LsmTable;
 pub use info::{Metric, SourceInfo, WalInfo};
 pub use statement::{Statement, StatementKind};
+
+pub use crate::base::{AdoptSpec, CreateSpec};
+pub use crate::planner::FilterSupport;
+pub use crate::version::Snapshot;
+pub use crate::writer::PendingWrite;

@@ -18,7 +18,7 @@ use crate::schema::TableSchema;
 use crate::settings::{Ack, OnConflict};
 use crate::size::row_bytes;
 use crate::version::Snapshot;
-use crate::writer::{Check, PendingWrite, ROWS_WRITTEN, Unit};
+use crate::writer::{Check, PendingWrite, Unit};
 
 /// How many units a statement collects before it writes.
 const BUFFERED_UNITS: usize = 4;
@@ -132,7 +132,7 @@ impl Statement {
     }
 
     fn with_written(&self, error: Error) -> Error {
-        if self.written > 0 { error.with_context(ROWS_WRITTEN, self.written) } else { error }
+        error.with_rows_written(self.written)
     }
 
     /// Splits rows by shard.

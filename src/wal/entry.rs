@@ -102,7 +102,7 @@ pub fn encode(
     let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| relabel(column, field));
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns.collect::<Result<_>>()?, &options)?;
-    seal(&schema, Some(&batch))
+    finish(&schema, Some(&batch))
 }
 
 /// The entry that marks a claim: whoever held the shard before finds its next slot taken.
@@ -111,10 +111,10 @@ pub fn encode(
 /// `Internal` if Arrow cannot write it.
 pub fn encode_sentinel(epoch: Epoch) -> Result<EncodedEntry> {
     let metadata = HashMap::from([(EPOCH.into(), epoch.to_string()), (SENTINEL.into(), "true".into())]);
-    seal(&Schema::new_with_metadata(arrow::datatypes::Fields::empty(), metadata), None)
+    finish(&Schema::new_with_metadata(arrow::datatypes::Fields::empty(), metadata), None)
 }
 
-fn seal(schema: &Schema, batch: Option<&RecordBatch>) -> Result<EncodedEntry> {
+fn finish(schema: &Schema, batch: Option<&RecordBatch>) -> Result<EncodedEntry> {
     let size = batch.map_or(0, row_bytes);
     // Messages, padding and trailer come on top of the rows.
     let room = size + 1024 + 256 * schema.fields().len();

@@ -13,7 +13,7 @@ mod writer;
 pub use entry::{EncodedEntry, WalEntry, decode, encode, encode_sentinel};
 pub use quarantine::{QuarantineReport, last, quarantine};
 pub use reader::{WalReader, tip};
-pub use writer::{Settled, WalWriter};
+pub use writer::WalWriter;
 
 #[cfg(test)]
 mod tests;

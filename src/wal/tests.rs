@@ -11,7 +11,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
-use super::{EncodedEntry, Settled, WalReader, WalWriter, decode, encode, encode_sentinel, last, quarantine, tip};
+use super::{EncodedEntry, WalReader, WalWriter, decode, encode, encode_sentinel, last, quarantine, tip};
 use crate::error::ErrorKind;
 use crate::ids::{Epoch, GenerationId, ShardId, WalPosition};
 use crate::store::testing::{At, Faults, local, remote};
@@ -208,7 +208,6 @@ async fn a_lost_answer_does_not_write_twice() {
         assert_eq!(writer.append(&entry(1, &[1])).await.unwrap(), WalPosition(1));
         faults.fail(IoOp::PutIfAbsent, "wal", At::Before, 2);
         assert_eq!(writer.append(&entry(1, &[2])).await.unwrap(), WalPosition(2));
-        assert!(writer.unsettled().is_empty() && writer.take_settled().is_empty());
         assert_eq!(read(&io, 1).await, [(1, vec![1]), (2, vec![2])]);
     }
 }
@@ -222,17 +221,13 @@ async fn an_indeterminate_entry_is_settled_by_the_next_one() {
         faults.fail(IoOp::Get, "wal", At::Before, 9);
         let first = entry(1, &[1]);
         assert_eq!(writer.append(&first).await.unwrap_err().kind(), ErrorKind::Indeterminate);
-        assert_eq!(writer.unsettled(), [first.id()]);
         faults.heal();
         let second = writer.append(&entry(1, &[2])).await.unwrap();
         if arrives {
-            assert_eq!(writer.take_settled(), [Settled::Applied(first.id(), WalPosition(1))]);
             assert_eq!((second, read(&io, 1).await), (WalPosition(2), vec![(1, vec![1]), (2, vec![2])]));
         } else {
-            assert_eq!(writer.take_settled(), [Settled::Lost(first.id())]);
             assert_eq!((second, read(&io, 1).await), (WalPosition(1), vec![(1, vec![2])]));
         }
-        assert!(writer.unsettled().is_empty() && writer.take_settled().is_empty());
     }
 }
 
@@ -247,7 +242,6 @@ async fn an_indeterminate_entry_can_be_continued() {
         assert!(writer.append(&first).await.is_err());
         faults.heal();
         assert_eq!(writer.append(&first).await.unwrap(), WalPosition(1));
-        assert!(writer.take_settled().is_empty());
         assert_eq!(read(&io, 1).await, [(1, vec![1])]);
     }
 }
@@ -264,9 +258,7 @@ async fn a_dropped_append_is_settled_by_the_next_one() {
             () = arrived(&io, 1) => {}
         }
         faults.heal();
-        assert_eq!(writer.unsettled(), [first.id()]);
         assert_eq!(writer.append(&entry(1, &[2])).await.unwrap(), WalPosition(2));
-        assert_eq!(writer.take_settled(), [Settled::Applied(first.id(), WalPosition(1))]);
     }
 }
 
@@ -282,9 +274,7 @@ async fn a_full_local_disk_leaves_nothing_unsettled() {
     let mut writer = writer(&io, 1, 1);
     faults.fail(IoOp::PutIfAbsent, "wal", At::Before, 3);
     assert_eq!(writer.append(&entry(1, &[1])).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert!(writer.unsettled().is_empty());
     assert_eq!(writer.append(&entry(1, &[2])).await.unwrap(), WalPosition(1));
-    assert!(writer.take_settled().is_empty());
 }
 
 #[tokio::test]
@@ -298,7 +288,6 @@ async fn an_entry_whose_directory_did_not_sync_is_never_acknowledged() {
         assert_eq!(writer.append(&lost).await.unwrap_err().kind(), ErrorKind::Indeterminate);
     }
     assert_eq!(writer.append(&entry(1, &[3])).await.unwrap_err().kind(), ErrorKind::Indeterminate);
-    assert!(writer.take_settled().is_empty());
 }
 
 #[tokio::test]
@@ -312,7 +301,6 @@ async fn the_sentinel_of_a_newer_epoch_fences_the_older_writer() {
         for _ in 0..2 {
             let error = old.append(&entry(1, &[2])).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Fenced);
-            assert!(old.unsettled().is_empty());
         }
         assert_eq!(new.append(&entry(2, &[3])).await.unwrap(), WalPosition(3));
         let sentinel = encode_sentinel(Epoch(1)).unwrap();

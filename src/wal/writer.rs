@@ -21,7 +21,6 @@ pub struct WalWriter {
     retry: Retry,
     /// All that may be in the slot `next`; at most one of them is or ever will be.
     tried: Vec<Attempt>,
-    settled: Vec<Settled>,
 }
 
 /// An entry that was sent to the next slot.
@@ -31,15 +30,6 @@ struct Attempt {
     bytes: Bytes,
     /// A request was not answered.
     open: bool,
-}
-
-/// What became of an append that was `Indeterminate` or dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// The entry is durable in this slot.
-    Applied(Uuid, WalPosition),
-    /// The entry is not in the WAL and never will be.
-    Lost(Uuid),
 }
 
 /// What one attempt achieved.
@@ -53,7 +43,7 @@ enum Progress {
 impl WalWriter {
     /// A writer of `epoch` whose first entry goes to `next`.
     pub fn new(io: ObjectIo, shard: ShardId, epoch: Epoch, next: WalPosition, retry: Retry) -> Self {
-        Self { io, shard, epoch, next, retry, tried: Vec::new(), settled: Vec::new() }
+        Self { io, shard, epoch, next, retry, tried: Vec::new() }
     }
 
     /// The slot of the next entry.
@@ -61,21 +51,10 @@ impl WalWriter {
         self.next
     }
 
-    /// The ids of entries that may or may not be in the next slot.
-    pub fn unsettled(&self) -> Vec<Uuid> {
-        self.tried.iter().map(|attempt| attempt.id).collect()
-    }
-
-    /// What was found out about earlier entries that were unsettled; each is told once.
-    pub fn take_settled(&mut self) -> Vec<Settled> {
-        std::mem::take(&mut self.settled)
-    }
-
     /// Writes an entry and returns its slot when it is durable.
     ///
     /// After an append that was `Indeterminate` or whose future was dropped, give the same entry to continue it. With
-    /// another entry, that one takes the slot unless the earlier arrived after all: then it goes behind it. Ask
-    /// [`take_settled`](Self::take_settled) what came true.
+    /// another entry, that one takes the slot unless the earlier arrived after all: then it goes behind it.
     ///
     /// A sentinel goes behind entries of older epochs that it meets, and any entry behind sentinels that are not newer;
     /// rows belong behind what their writer has read.
@@ -105,7 +84,7 @@ impl WalWriter {
         let path = TablePaths::wal_entry(self.shard, self.next);
         self.sending(entry);
         let failure = match self.io.put_if_absent(&path, entry.bytes().clone()).await {
-            Ok(Put::Created) => return Ok(Progress::Done(self.settle(Some(entry.id()), entry.id()))),
+            Ok(Put::Created) => return Ok(Progress::Done(self.settle())),
             Ok(Put::Exists) => None,
             Err(error) => Some(error),
         };
@@ -114,7 +93,7 @@ impl WalWriter {
             // It is there but not synced: reading it back would prove nothing.
             Some(error) if error.kind() == ErrorKind::Indeterminate => return Err(error),
             Some(error) if error.kind() != ErrorKind::Unavailable => {
-                self.forget_unless_open(entry);
+                self.forget_unless_open();
                 return Err(error);
             }
             _ => {}
@@ -125,15 +104,15 @@ impl WalWriter {
         };
         match found {
             Some(found) => match self.tried.iter().find(|attempt| attempt.bytes == found).map(|attempt| attempt.id) {
-                Some(id) if id == entry.id() => Ok(Progress::Done(self.settle(Some(id), entry.id()))),
-                Some(id) => {
-                    self.settle(Some(id), entry.id());
+                Some(id) if id == entry.id() => Ok(Progress::Done(self.settle())),
+                Some(_) => {
+                    self.settle();
                     Ok(Progress::Next)
                 }
                 None => self.taken(entry, found, &path),
             },
             None => {
-                self.forget_unless_open(entry);
+                self.forget_unless_open();
                 Err(failure.unwrap_or_else(|| Error::unavailable("a WAL entry vanished").with_context("path", path)))
             }
         }
@@ -146,12 +125,11 @@ impl WalWriter {
         let is_older = owner < self.epoch && entry.is_sentinel();
         // A sentinel that another claim, or an earlier attempt at this one, left where a quarantine made room.
         if is_older || (owner <= self.epoch && other.sentinel) {
-            self.settle(None, entry.id());
+            self.settle();
             return Ok(Progress::Next);
         }
         // Nothing that was tried here can arrive any more.
-        let lost = self.tried.drain(..).filter(|attempt| attempt.id != entry.id());
-        self.settled.extend(lost.map(|attempt| Settled::Lost(attempt.id)));
+        self.tried.clear();
         Err(Error::fenced("another process writes to the shard: open the table again if this one should write")
             .with_context("shard", self.shard)
             .with_context("position", position)
@@ -178,25 +156,14 @@ impl WalWriter {
     }
 
     /// The slot is free: what is not under way is not in it.
-    fn forget_unless_open(&mut self, entry: &EncodedEntry) {
-        let settled = &mut self.settled;
-        self.tried.retain(|attempt| {
-            if !attempt.open && attempt.id != entry.id() {
-                settled.push(Settled::Lost(attempt.id));
-            }
-            attempt.open
-        });
+    fn forget_unless_open(&mut self) {
+        self.tried.retain(|attempt| attempt.open);
     }
 
-    /// The slot is `owner`'s; the next one is the one behind it.
-    fn settle(&mut self, owner: Option<Uuid>, writing: Uuid) -> WalPosition {
+    /// The owner of the slot is known, so nothing else can get into it: the next one is the one behind.
+    fn settle(&mut self) -> WalPosition {
+        self.tried.clear();
         let position = self.next;
-        for attempt in self.tried.drain(..).filter(|attempt| attempt.id != writing) {
-            self.settled.push(match owner {
-                Some(id) if id == attempt.id => Settled::Applied(id, position),
-                _ => Settled::Lost(attempt.id),
-            });
-        }
         self.next = position.next();
         position
     }

@@ -17,7 +17,7 @@ mod status;
 mod wal_loop;
 
 pub use conflict::Check;
-pub use outcome::{PendingWrite, ROWS_WRITTEN};
+pub use outcome::PendingWrite;
 pub use publisher::Publisher;
 pub use shard::{ShardWriter, WriterContext};
 pub use shard_set::{ShardSet, Unit};

@@ -10,9 +10,6 @@ use tokio::sync::Notify;
 use crate::error::{Error, Result};
 use crate::task::Health;
 
-/// The context of an error that tells how many rows of a statement that failed are in all the same.
-pub const ROWS_WRITTEN: &str = "rows_written_before";
-
 /// The shared state of one write over all its units and shards.
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -154,7 +151,7 @@ impl PendingWrite {
     /// # Errors
     /// `Fenced` if the shard was claimed by another process: the rows are not in. `Indeterminate` if the storage does
     /// not tell, or not in time, or the table's tasks ended. Of a write over several units some may be in: the error
-    /// says how many rows ([`ROWS_WRITTEN`]).
+    /// says how many rows ([`Error::rows_written`]).
     pub async fn wait(mut self) -> Result<u64> {
         let Some(outcome) = self.outcome.take() else { return Ok(self.rows()) };
         let ended = tokio::select! {
@@ -169,10 +166,7 @@ impl PendingWrite {
                     .with_context("timeout", humantime::format_duration(self.timeout))
             })),
         };
-        ended.map_err(|error| match self.before + outcome.durable.load(Ordering::Acquire) {
-            0 => error,
-            rows => error.with_context(ROWS_WRITTEN, rows),
-        })?;
+        ended.map_err(|error| error.with_rows_written(self.before + outcome.durable.load(Ordering::Acquire)))?;
         Ok(self.rows())
     }
 }

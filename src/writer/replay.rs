@@ -193,7 +193,7 @@ impl ShardWriter {
     /// Makes the active memtable one of `generation`: in place of an empty one, behind one with rows.
     fn start_generation(&self, core: &mut Core, generation: GenerationId) {
         if core.active().rows() > 0 {
-            self.rotate(core, generation);
+            self.freeze_active(core, generation);
             return;
         }
         let slot = self.new_slot(generation);

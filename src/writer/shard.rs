@@ -296,7 +296,7 @@ impl ShardWriter {
         let mut core = self.core.lock();
         if matches!(core.role, Role::Writer(_)) && core.active().rows() > 0 {
             let next = core.active().generation().next();
-            self.rotate(&mut core, next);
+            self.freeze_active(&mut core, next);
         }
         drop(core);
         self.hand_over();
@@ -353,8 +353,8 @@ impl ShardWriter {
                 .is_some_and(|age| self.context.clock.now().saturating_sub(memtable.created()) >= age)
     }
 
-    /// Swaps in a new active memtable for generation `next`.
-    pub(super) fn rotate(&self, core: &mut Core, next: GenerationId) {
+    /// Freezes the active memtable: swaps in an empty one for generation `next`.
+    pub(super) fn freeze_active(&self, core: &mut Core, next: GenerationId) {
         let old = Arc::clone(core.active());
         old.freeze();
         let active = self.context.memtable(next);

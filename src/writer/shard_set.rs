@@ -78,10 +78,17 @@ impl ShardSet {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// Whether the table can be worked with: it is not closed, and no shard has failed but for damage that was there.
+    /// Ends the writing of every shard that has not failed: another table is at the location.
+    pub fn lose(&self, error: &Error) {
+        let works = |shard: &&Arc<ShardWriter>| !matches!(shard.role(), Role::Failed(_));
+        self.shards.iter().filter(works).for_each(|shard| shard.fail(&[], error.clone()));
+    }
+
+    /// Whether the table can be worked with: it is not closed, none of its tasks panicked, and no shard has failed but
+    /// for damage that was there.
     pub fn is_usable(&self) -> bool {
         let failed = |shard: &Arc<ShardWriter>| matches!(shard.role(), Role::Failed(error) if error.kind() != ErrorKind::Corrupt);
-        self.check_open().is_ok() && !self.shards.iter().any(failed)
+        self.check_open().is_ok() && self.context.health.check().is_ok() && !self.shards.iter().any(failed)
     }
 
     /// Waits until the rows that were accepted before are visible, or cannot come to be seen; at most so long as a write
@@ -218,7 +225,7 @@ impl ShardSet {
                 let (shard, core) = (&self.shards[unit.shard], &mut *cores[place(unit.shard)]);
                 if shard.is_full(core, unit.rows.num_rows(), unit.bytes) {
                     let next = core.active().generation().next();
-                    shard.rotate(core, next);
+                    shard.freeze_active(core, next);
                     frozen.push(unit.shard);
                 }
                 let memtable = Arc::clone(core.active());
@@ -244,7 +251,7 @@ impl ShardSet {
                 let core = &mut *cores[place(s)];
                 if self.shards[s].is_full(core, 0, 0) {
                     let next = core.active().generation().next();
-                    self.shards[s].rotate(core, next);
+                    self.shards[s].freeze_active(core, next);
                     frozen.push(s);
                 }
             }

@@ -9,7 +9,7 @@ use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::CreateSpec;
 use datafusion_lsm::error::ErrorKind;
 use datafusion_lsm::settings::{Bytes, Settings};
-use datafusion_lsm::table::LsmTable;
+use datafusion_lsm::table::{LsmTable, TableBuilder};
 
 pub(crate) fn rows(ids: &[i64], body: &str) -> RecordBatch {
     let bodies = StringArray::from_iter_values(ids.iter().map(|i| format!("{body} {i}")));
@@ -178,4 +178,55 @@ async fn settings_that_nobody_can_open_a_table_with_are_not_stored() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         assert!(!std::path::Path::new(&uri).exists());
     }
+}
+
+#[tokio::test]
+async fn whoever_has_a_replaced_table_open_notices_when_it_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_str().unwrap().to_string();
+    let never = |builder: TableBuilder| builder.option("lsm.base.refresh", "none");
+    let writer = never(LsmTable::builder(&uri)).create(spec(1)).open().await.unwrap();
+    writer.put(rows(&[1], "old")).await.unwrap();
+    let reader = never(LsmTable::builder(&uri)).option("lsm.access", "read").open().await.unwrap();
+    assert_eq!(scan(&reader).await.len(), 1);
+    let new = LsmTable::builder(&uri).replace(true).create(spec(1)).open().await.unwrap();
+    new.put(rows(&[2], "new")).await.unwrap();
+    for old in [&reader, &writer] {
+        assert_eq!(old.refresh().await.unwrap_err().kind(), ErrorKind::Fenced);
+        assert!(!old.is_usable());
+    }
+    assert_eq!(writer.put(rows(&[3], "old")).await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(scan(&new).await, [(2, "new 2".to_string())]);
+    new.refresh().await.unwrap();
+    assert!(new.is_usable());
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_stored_replace_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_str().unwrap().to_string();
+    let table = LsmTable::builder(&uri).create(spec(1)).open().await.unwrap();
+    table.put(rows(&[1], "kept")).await.unwrap();
+    let mut bad = spec(1);
+    bad.defaults.insert("lsm.memtable.rows".into(), "0".into());
+    let error = LsmTable::builder(&uri).replace(true).create(bad).open().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(scan(&table).await, [(1, "kept 1".to_string())]);
+}
+
+#[tokio::test]
+async fn the_rest_of_a_deleted_table_is_not_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t");
+    let uri = path.to_str().unwrap().to_string();
+    let table = LsmTable::builder(&uri).create(spec(1)).open().await.unwrap();
+    table.put(rows(&[1], "old")).await.unwrap();
+    table.close().await.unwrap();
+    for gone in ["_versions", "_transactions", "data"] {
+        let _ = std::fs::remove_dir_all(path.join(gone));
+    }
+    let error = LsmTable::builder(&uri).create(spec(1)).open().await.unwrap_err();
+    assert!(error.message().contains("deleted in part"), "{error}");
+    let new = LsmTable::builder(&uri).replace(true).create(spec(1)).open().await.unwrap();
+    assert_eq!(scan(&new).await, []);
 }

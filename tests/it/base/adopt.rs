@@ -7,8 +7,8 @@ use arrow::array::RecordBatchIterator;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use lance::Dataset;
-use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::{ColumnAlteration, CommitBuilder};
 use lance_table::system_index::mem_wal::{MemWalIndexDetails, new_mem_wal_index_meta};
 
 use crate::place::*;
@@ -69,4 +69,32 @@ async fn a_table_of_a_newer_format_is_refused() {
     CommitBuilder::new(Arc::new(lance)).execute(Transaction::new(1, operation, None)).await.unwrap();
     let error = BaseTable::open(&place.opener, &place.io).await.unwrap_err();
     assert!(error.message().contains("format 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dataset_with_other_columns_than_declared_stays_plain() {
+    let place = Place::new().await;
+    plain(&place, vec![Some(1)]).await;
+    let columns = |n: DataType| {
+        let fields = vec![Field::new("id", DataType::Int64, false), Field::new("n", n, true)];
+        AdoptSpec { columns: Some(Arc::new(Schema::new(fields))), ..by_id() }
+    };
+    let error = BaseTable::adopt(&place.opener, &place.io, &columns(DataType::Utf8)).await.unwrap_err();
+    assert!(error.message().contains("n Utf8"), "{error}");
+    assert_eq!(place.lance().await.version().version, 1, "the dataset is as it was");
+    BaseTable::adopt(&place.opener, &place.io, &columns(DataType::Int64)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dataset_may_tell_its_key() {
+    let place = Place::new().await;
+    plain(&place, vec![Some(1)]).await;
+    let error = BaseTable::adopt(&place.opener, &place.io, &AdoptSpec::default()).await.unwrap_err();
+    assert!(error.message().contains("does not tell its primary key"), "{error}");
+    let mut lance = place.lance().await;
+    lance.alter_columns(&[ColumnAlteration::new("id".into()).set_nullable(false)]).await.unwrap();
+    let mark = [("lance-schema:unenforced-primary-key".to_string(), "true".to_string())];
+    lance.update_field_metadata().update("id", mark).unwrap().await.unwrap();
+    let table = BaseTable::adopt(&place.opener, &place.io, &AdoptSpec::default()).await.unwrap();
+    assert_eq!(table.schema().key().names(), ["id"]);
 }
