@@ -33,6 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         key: vec!["id".to_string()],
         shards: 1,
         shard_column: None,
+        indexes: Vec::new(),
         defaults: Default::default(),
     };
     let table = LsmTable::builder(uri).create(spec).open().await?;

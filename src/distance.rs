@@ -3,10 +3,13 @@
 //! A distance is `None` where SQL says NULL: under cosine, if one of the vectors has only zeros. A vector that holds NaN
 //! or infinity has whatever distance arithmetic gives.
 
+use serde::{Deserialize, Serialize};
+
 use lance_linalg::distance::{cosine_distance, dot_f32, l2_f32};
 
 /// What nearness means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// The Euclidean distance, the square root of the sum of squared differences.
     L2,

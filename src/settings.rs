@@ -50,6 +50,16 @@ pub enum Recovery {
     Quarantine,
 }
 
+/// How the nearest rows are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SearchMode {
+    /// By an index where there is one: a near row may be missed now and then.
+    Auto,
+    /// By comparing every row.
+    Exact,
+}
+
 /// What DROP TABLE does with the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -85,6 +95,7 @@ named_enum!(Access { "write" => Write, "read" => Read });
 named_enum!(Ack { "durable" => Durable, "memory" => Memory });
 named_enum!(OnConflict { "replace" => Replace, "error" => Error, "ignore" => Ignore });
 named_enum!(Recovery { "strict" => Strict, "quarantine" => Quarantine });
+named_enum!(SearchMode { "auto" => Auto, "exact" => Exact });
 named_enum!(OnDrop { "keep" => Keep, "delete" => Delete });
 
 trait Value: Sized {
@@ -120,7 +131,7 @@ macro_rules! value_by_enum {
     )*};
 }
 
-value_by_enum!(Access, Ack, OnConflict, Recovery, OnDrop);
+value_by_enum!(Access, Ack, OnConflict, Recovery, SearchMode, OnDrop);
 
 /// A number of bytes; reads `64MiB` and the like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -249,6 +260,8 @@ settings! {
     recovery: Recovery = "lsm.recovery", Recovery::Strict;
     /// What DROP TABLE does with the data.
     on_drop: OnDrop = "lsm.drop", OnDrop::Keep;
+    /// How the nearest rows are found.
+    search_mode: SearchMode = "lsm.search.mode", SearchMode::Auto;
     /// Refuse limits of memtables that are larger than what Lance's own writer can replay.
     interop: bool = "lsm.interop", true;
     /// How long a WAL write waits for company; none is 0 on local files, 5ms on object stores.

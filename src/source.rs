@@ -63,6 +63,32 @@ pub trait KeyProbe: Debug + Send + Sync {
     fn superseded(&self, keys: &[arrow::array::ArrayRef]) -> Result<Vec<bool>>;
 }
 
+/// Rows among which the nearest of one source are, and what it took to find them.
+#[derive(Debug, Clone)]
+pub struct Nearest {
+    /// The rows, in no particular order.
+    pub rows: RecordBatch,
+    /// Rows that could have been found: live, and past the filter.
+    pub candidates: usize,
+    /// Exact distances that were computed.
+    pub distances: usize,
+    /// Of these, of rows that no index has yet.
+    pub flat: usize,
+}
+
+/// A source that finds its rows nearest to a vector.
+#[async_trait]
+pub trait VectorSource: Debug + Send + Sync {
+    /// What EXPLAIN prints: the source, and how it is searched.
+    fn label(&self) -> String;
+
+    /// How many rows come out at most, if all have a distance.
+    fn limit(&self) -> usize;
+
+    /// Rows, projected, among which are the nearest: without others only if every row has a distance.
+    async fn nearest(&self, projection: &[usize], schema: &SchemaRef) -> Result<Nearest>;
+}
+
 /// The rows of a lookup and what it took.
 #[derive(Debug, Clone)]
 pub struct Found {

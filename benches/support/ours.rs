@@ -70,7 +70,14 @@ impl Ours {
         let key = vec![KEY.to_string()];
         let table = if base.is_empty() {
             let schema = Arc::clone(schema);
-            let spec = CreateSpec { schema, key, shards: 1, shard_column: None, defaults: Default::default() };
+            let spec = CreateSpec {
+                schema,
+                key,
+                shards: 1,
+                shard_column: None,
+                indexes: Vec::new(),
+                defaults: Default::default(),
+            };
             Box::pin(builder.create(spec).open()).await?
         } else {
             peer::plain(uri(dir)?, schema, base, None).await?;

@@ -23,6 +23,7 @@ use super::{AdoptSpec, BaseTable, CreateSpec, Sharding, column_type};
 use crate::dataset::{DatasetOpener, LanceSession};
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
+use crate::index_spec::IndexSpec;
 use crate::key::PrimaryKey;
 use crate::schema::{TableSchema, check_names};
 use crate::store::{ObjectIo, from_lance};
@@ -54,7 +55,9 @@ impl BaseTable {
             .with_context("location", io.uri()),
             other => failed(other, io),
         })?;
-        install(&mut dataset, &sharding, &key, &spec.defaults, io).await?;
+        let defaults =
+            with_indexes(&spec.defaults, &resolved(&spec.indexes, &TableSchema::try_new(&schema, &spec.key)?)?);
+        install(&mut dataset, &sharding, &key, &defaults, io).await?;
         Self::of(opener.clone(), io.clone(), Arc::new(dataset)).await
     }
 
@@ -98,6 +101,7 @@ impl BaseTable {
             check_columns(columns, &schema)?;
         }
         let sharding = Sharding::plan(schema.key(), spec.shards, spec.shard_column.as_deref())?;
+        let indexes = resolved(&spec.indexes, &schema)?;
         let rows = opener.handle(Arc::clone(&dataset), Arc::clone(&schema), "base".into())?;
         let keys = rows.key_map().await?;
         if keys.len() < rows.rows() {
@@ -111,7 +115,7 @@ impl BaseTable {
         }
         let mut dataset = Arc::unwrap_or_clone(dataset);
         declare_key(&mut dataset, schema.key()).await.map_err(|e| failed(e, io))?;
-        install(&mut dataset, &sharding, schema.key(), &spec.defaults, io).await?;
+        install(&mut dataset, &sharding, schema.key(), &with_indexes(&spec.defaults, &indexes), io).await?;
         Self::of(opener.clone(), io.clone(), Arc::new(dataset)).await
     }
 
@@ -225,8 +229,21 @@ impl CreateSpec {
         column_type::check(&self.schema)?;
         let key = PrimaryKey::try_new(&self.schema, &self.key)?;
         let sharding = Sharding::plan(&key, self.shards, self.shard_column.as_deref())?;
+        resolved(&self.indexes, &TableSchema::try_new(&self.schema, &self.key)?)?;
         Ok((key, sharding))
     }
+}
+
+/// The indexes with the columns' names as the table has them.
+fn resolved(indexes: &[IndexSpec], schema: &TableSchema) -> Result<Vec<IndexSpec>> {
+    indexes.iter().map(|index| index.resolved(schema)).collect()
+}
+
+/// What is stored of a table besides its sharding.
+fn with_indexes(defaults: &HashMap<String, String>, indexes: &[IndexSpec]) -> HashMap<String, String> {
+    let mut stored = defaults.clone();
+    stored.extend(indexes.iter().map(IndexSpec::option));
+    stored
 }
 
 /// Fails if the dataset has other columns than were declared; NOT NULL is what the table makes of the key itself.

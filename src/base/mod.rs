@@ -20,6 +20,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::dataset::{DatasetHandle, DatasetOpener, FileLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
+use crate::index_spec::IndexSpec;
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::store::ObjectIo;
@@ -37,6 +38,8 @@ pub struct CreateSpec {
     pub shards: u32,
     /// The column whose hash tells a row's shard; default the first key column.
     pub shard_column: Option<String>,
+    /// Indexes of its columns, at most one a column.
+    pub indexes: Vec<IndexSpec>,
     /// Settings that every process that opens the table starts from.
     pub defaults: HashMap<String, String>,
 }
@@ -52,6 +55,8 @@ pub struct AdoptSpec {
     pub shards: u32,
     /// The column whose hash tells a row's shard; default the first key column.
     pub shard_column: Option<String>,
+    /// Indexes of its columns, at most one a column.
+    pub indexes: Vec<IndexSpec>,
     /// Settings that every process that opens the table starts from.
     pub defaults: HashMap<String, String>,
 }
@@ -59,7 +64,14 @@ pub struct AdoptSpec {
 impl Default for AdoptSpec {
     /// One shard; the dataset must tell its key.
     fn default() -> Self {
-        Self { key: Vec::new(), columns: None, shards: 1, shard_column: None, defaults: HashMap::new() }
+        Self {
+            key: Vec::new(),
+            columns: None,
+            shards: 1,
+            shard_column: None,
+            indexes: Vec::new(),
+            defaults: HashMap::new(),
+        }
     }
 }
 
@@ -98,6 +110,14 @@ impl BaseTable {
     /// Settings that every process that opens the table starts from.
     pub fn defaults(&self) -> &HashMap<String, String> {
         &self.defaults
+    }
+
+    /// Indexes of its columns.
+    ///
+    /// # Errors
+    /// `Invalid` if this version does not know one.
+    pub fn indexes(&self) -> Result<Vec<IndexSpec>> {
+        IndexSpec::of_options(&self.defaults)
     }
 
     /// How many rows it has.

@@ -42,7 +42,7 @@ async fn resolve_off_worker(
 }
 
 /// The live rows of a memtable.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MemTableRows {
     lists: Arc<BlockLists>,
     view: MemTableView,
@@ -55,6 +55,28 @@ impl MemTableRows {
     pub fn new(lists: Arc<BlockLists>, view: MemTableView, newer: Arc<[KeySource]>, place: &str) -> Self {
         let label = format!("{place}memtable {}", view.generation());
         Self { lists, view, newer, label }
+    }
+}
+
+impl MemTableRows {
+    /// The memtable.
+    pub fn view(&self) -> &MemTableView {
+        &self.view
+    }
+
+    /// The positions of rows that newer sources supersede.
+    pub async fn blocked(&self) -> Result<Arc<RoaringTreemap>> {
+        if self.newer.is_empty() {
+            return Ok(Arc::default());
+        }
+        let (lists, newer, older) = (Arc::clone(&self.lists), Arc::clone(&self.newer), self.view.clone());
+        resolve_off_worker(&self.newer, move || {
+            let id = SourceId::MemTable(older.table().instance());
+            lists.resolve(id, &newer, &RoaringTreemap::new(), |key, hash| {
+                older.find(key, hash).map(|(row, _)| row as u64)
+            })
+        })
+        .await
     }
 }
 
@@ -77,16 +99,9 @@ impl RowSource for MemTableRows {
         if self.newer.is_empty() {
             return stream::iter(view.live_rows(projection, schema, None, batch_size)).boxed();
         }
-        let (lists, newer) = (Arc::clone(&self.lists), Arc::clone(&self.newer));
+        let source = self.clone();
         stream::once(async move {
-            let (older, all) = (view.clone(), Arc::clone(&newer));
-            let blocked = resolve_off_worker(&newer, move || {
-                let id = SourceId::MemTable(older.table().instance());
-                lists.resolve(id, &all, &RoaringTreemap::new(), |key, hash| {
-                    older.find(key, hash).map(|(row, _)| row as u64)
-                })
-            });
-            let rows = view.live_rows(projection, schema, Some(blocked.await?), batch_size);
+            let rows = view.live_rows(projection, schema, Some(source.blocked().await?), batch_size);
             Ok::<_, crate::error::Error>(stream::iter(rows))
         })
         .try_flatten()

@@ -51,7 +51,7 @@ impl Chunk {
 
 /// One arrangement of the batches: those done with, then levels of tiny ones, the oldest rows in the highest level.
 #[derive(Debug, Clone)]
-struct Layout {
+pub(super) struct Layout {
     done: Arc<boxcar::Vec<Chunk>>,
     done_len: usize,
     levels: [Arc<[OnceLock<Chunk>; FAN]>; LEVELS],
@@ -144,6 +144,11 @@ impl BatchList {
         chunks
     }
 
+    /// The batches of this moment.
+    pub(super) fn layout(&self) -> Arc<Layout> {
+        self.layout.load_full()
+    }
+
     /// Calls `f` with the batch that holds row `row` and the row's place in it.
     pub(super) fn with_row<T>(&self, row: usize, f: impl FnOnce(&RecordBatch, usize) -> T) -> T {
         let layout = self.layout.load();
@@ -226,7 +231,7 @@ impl Iterator for Chunks {
 
 impl Layout {
     /// The chunk that holds row `row`, which was appended.
-    fn chunk_of(&self, row: usize) -> &Chunk {
+    pub(super) fn chunk_of(&self, row: usize) -> &Chunk {
         if self.done_len > 0 && row < self.done[self.done_len - 1].end() {
             let (mut low, mut high) = (0, self.done_len);
             // Batches of one size, as they often are, are found at once.

@@ -2,6 +2,7 @@
 //!
 //! The key index is no such index: who writes must know at once which row a key has. Text and vector indexes are.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +16,7 @@ use crate::schema::TableSchema;
 /// An index of one memtable.
 ///
 /// One task appends; any number of readers search at the same time and leave out rows from their watermark on.
-pub trait RowIndex: Debug + Send + Sync {
+pub trait RowIndex: Any + Debug + Send + Sync {
     /// Adds the rows from position `start` on (stored schema), each row once and in order. May panic: the index is
     /// given up then, the rows are not.
     ///

@@ -8,7 +8,8 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{FilterBuilder, concat, interleave};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
 use roaring::RoaringTreemap;
 
 use super::batch_list::Chunk;
@@ -119,6 +120,48 @@ impl MemTableView {
         })
     }
 
+    /// Which rows are live, without `blocked` ones: row `r` is if bit `r % 64` of word `r / 64` is set.
+    pub fn live_words(&self, blocked: &RoaringTreemap) -> Vec<u64> {
+        let rows = self.watermark;
+        let words = match self.live(0, rows, Some(blocked)) {
+            Some(live) => live.bit_chunks().iter_padded().take(rows.div_ceil(64)).collect(),
+            None => vec![u64::MAX; rows.div_ceil(64)],
+        };
+        cut(words, rows)
+    }
+
+    /// The rows of `words`, which are live, that also pass `predicate`: a boolean expression over the logical schema,
+    /// every column nullable. Others are not evaluated.
+    ///
+    /// # Errors
+    /// What evaluating raises.
+    pub fn passing(&self, mut words: Vec<u64>, predicate: &dyn PhysicalExpr) -> Result<Vec<u64>> {
+        let fields = self.table.schema().logical().fields();
+        let nullable =
+            Arc::new(Schema::new(fields.iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()));
+        for chunk in self.table.batches().below(self.watermark) {
+            let rows = chunk.batch.num_rows().min(self.watermark - chunk.start);
+            let columns = chunk.batch.columns()[..fields.len()].iter().map(|c| c.slice(0, rows)).collect();
+            let batch = batch_of(&nullable, columns, rows)?;
+            let word = |row: usize| (row / 64, row % 64);
+            let live = BooleanBuffer::collect_bool(rows, |i| {
+                let (at, bit) = word(chunk.start + i);
+                words[at] >> bit & 1 == 1
+            });
+            if live.count_set_bits() == 0 {
+                continue;
+            }
+            let selection = BooleanArray::new(live, None);
+            let passed = predicate.evaluate_selection(&batch, &selection)?.into_array(rows)?;
+            let passed = passed.as_boolean();
+            for i in (0..rows).filter(|i| selection.value(*i) && !(passed.is_valid(*i) && passed.value(*i))) {
+                let (at, bit) = word(chunk.start + i);
+                words[at] &= !(1 << bit);
+            }
+        }
+        Ok(words)
+    }
+
     /// Which of `count` rows from position `start` are live; `None` if all are.
     fn live(&self, start: usize, count: usize, blocked: Option<&RoaringTreemap>) -> Option<BooleanBuffer> {
         let end = start + count;
@@ -168,6 +211,16 @@ impl MemTableView {
         let picked = columns(rows.start, rows.len()).iter().map(|c| Ok(filter.filter(c)?)).collect::<Result<_>>()?;
         batch_of(schema, picked, filter.count()).map(Some)
     }
+}
+
+/// `words` without the bits from `rows` on.
+fn cut(mut words: Vec<u64>, rows: usize) -> Vec<u64> {
+    if let Some(last) = words.last_mut()
+        && !rows.is_multiple_of(64)
+    {
+        *last &= (1 << (rows % 64)) - 1;
+    }
+    words
 }
 
 /// The values at these places, each an array and a row of it.

@@ -7,7 +7,9 @@
 mod point_lookup;
 mod pushdown;
 mod scan;
+mod vector_search;
 
 pub use point_lookup::{PointLookup, lookup, present};
 pub use pushdown::{FilterSupport, key_filter, promised, support};
-pub use scan::plan_scan;
+pub use scan::{ScanRequest, plan_scan};
+pub use vector_search::VectorSearch;

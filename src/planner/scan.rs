@@ -10,25 +10,37 @@ use datafusion::physical_plan::union::UnionExec;
 
 use super::point_lookup::{PointLookup, projected};
 use super::pushdown::{FilterSupport, key_filter, support};
+use super::vector_search::{MemTableSearch, VectorSearch};
 use crate::block_list::{BaseMask, BlockLists, GenerationMask, KeySource, MemTableRows, SourceId};
 use crate::error::Result;
-use crate::physical_plan::{AppendExec, BlockListExec, FirstMatchExec, MemTableScanExec};
-use crate::source::RowSource;
+use crate::physical_plan::{AppendExec, BlockListExec, FirstMatchExec, MemTableScanExec, VectorTopKExec};
+use crate::source::{RowSource, VectorSource};
 use crate::version::Snapshot;
 
-/// Plans a scan: rows of the logical columns `projection` (all if `None`). Filters are a conjunction; those that are
-/// not [`FilterSupport::Exact`] must be applied again above. With a `limit`, at least that many rows come out if there
-/// are that many.
+/// Which rows are wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScanRequest<'a> {
+    /// The logical columns; all if `None`.
+    pub projection: Option<&'a [usize]>,
+    /// A conjunction. Filters that are not [`FilterSupport::Exact`] must be applied again above.
+    pub filters: &'a [Expr],
+    /// At least so many rows come out if there are that many.
+    pub limit: Option<usize>,
+    /// Only the rows nearest to a vector: each source may leave out what is not among its own nearest. They must be
+    /// ranked above.
+    pub search: Option<&'a Arc<VectorSearch>>,
+}
+
+/// Plans a scan.
 ///
 /// # Errors
 /// `Invalid` if a filter cannot be evaluated on the table's columns.
 pub fn plan_scan(
     snapshot: &Arc<Snapshot>,
     lists: &Arc<BlockLists>,
-    projection: Option<&[usize]>,
-    filters: &[Expr],
-    limit: Option<usize>,
+    request: ScanRequest<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    let ScanRequest { projection, filters, limit, search } = request;
     let table = snapshot.version().base.schema();
     let all: Vec<usize>;
     let projection = match projection {
@@ -60,8 +72,13 @@ pub fn plan_scan(
         let visible: Vec<_> = views.iter().filter(|v| v.watermark() > 0).collect();
         for (newer, view) in visible.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..newer].into();
-            let rows: Arc<dyn RowSource> =
-                Arc::new(MemTableRows::new(Arc::clone(lists), (*view).clone(), newer, &place));
+            let rows = MemTableRows::new(Arc::clone(lists), (*view).clone(), newer, &place);
+            if let Some(found) = search.and_then(|search| MemTableSearch::try_new(&rows, search)) {
+                let source: Arc<dyn VectorSource> = Arc::new(found);
+                arms.push(Arc::new(VectorTopKExec::new(source, projection.to_vec(), Arc::clone(&schema))));
+                continue;
+            }
+            let rows: Arc<dyn RowSource> = Arc::new(rows);
             in_memory.push(Arc::new(MemTableScanExec::new(vec![rows], projection.to_vec(), Arc::clone(&schema))));
         }
         for (g, generation) in shard.generations.iter().enumerate() {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::settings::{OnDrop, Settings};
 
 /// What a session says of its own statements, and not of the tables it opens.
-pub(super) const OF_A_STATEMENT: &[&str] = &["lsm.ack", "lsm.on_conflict", "lsm.drop"];
+pub(super) const OF_A_STATEMENT: &[&str] = &["lsm.ack", "lsm.on_conflict", "lsm.drop", "lsm.search.mode"];
 
 /// A checked declaration.
 #[derive(Debug)]
@@ -69,6 +69,7 @@ impl Declaration {
             key: key.clone(),
             shards: self.settings.shards,
             shard_column: self.settings.shard_column.clone(),
+            indexes: self.options.indexes().to_vec(),
             defaults: HashMap::new(),
         })
     }
@@ -80,6 +81,7 @@ impl Declaration {
             columns: self.columns.as_ref().map(|(columns, _)| Arc::clone(columns)),
             shards: self.settings.shards,
             shard_column: self.settings.shard_column.clone(),
+            indexes: self.options.indexes().to_vec(),
             defaults: self.options.kept(),
         })
     }

@@ -38,7 +38,7 @@ pub(super) fn functions(known: impl Fn(&str) -> Option<Arc<ScalarUDF>>) -> Vec<A
 
 /// A distance function.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct DistanceFunction {
+pub(super) struct DistanceFunction {
     name: &'static str,
     metric: Metric,
     signature: Signature,
@@ -47,6 +47,11 @@ struct DistanceFunction {
 }
 
 impl DistanceFunction {
+    /// What it measures.
+    pub(super) fn metric(&self) -> Metric {
+        self.metric
+    }
+
     fn of_lists(&self, types: &[DataType]) -> Result<&Arc<ScalarUDF>> {
         match &self.of_lists {
             Some(function) => Ok(function),

@@ -14,6 +14,7 @@ use super::declaration::OF_A_STATEMENT;
 use super::location;
 use crate::base::{AdoptSpec, CreateSpec};
 use crate::error::{Error, Result};
+use crate::index_spec::IndexSpec;
 use crate::settings::{Access, Settings};
 use crate::table::{Components, LsmTable};
 use crate::task::Supervisor;
@@ -100,6 +101,8 @@ impl LsmEngine {
                     .with_context("table", uri));
             }
             check_options(table.settings(), &request.options)?;
+            let declared = request.create.map(|create| create.indexes).unwrap_or_default();
+            IndexSpec::check_there(&declared, &table.indexes()?, &table.table_schema())?;
             return Ok(table);
         }
         let mut builder =

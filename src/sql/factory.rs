@@ -139,6 +139,7 @@ mod tests {
             key: vec!["id".into()],
             shards: 1,
             shard_column: None,
+            indexes: Vec::new(),
             defaults: std::collections::HashMap::new(),
         };
         let request = OpenRequest { uri: fixture.path("t"), create: Some(create), ..OpenRequest::default() };

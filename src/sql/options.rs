@@ -10,7 +10,17 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 
 use crate::error::{Error, Result};
-use crate::settings::{Ack, OnConflict, Settings};
+use crate::index_spec::{self, IndexSpec};
+use crate::settings::{Ack, OnConflict, SearchMode, Settings};
+
+/// The index option that `key` spells with its value: `lsm.index.body`, `format.lsm.index.body`.
+///
+/// # Errors
+/// `Invalid` if the value is no kind of index.
+fn index_option(key: &str, value: &str) -> Result<Option<IndexSpec>> {
+    let bare = key.strip_prefix("format.").unwrap_or(key);
+    bare.strip_prefix(index_spec::PREFIX).map(|column| IndexSpec::parse(column, value)).transpose()
+}
 
 /// The prefix of all options.
 const PREFIX: &str = "lsm";
@@ -51,6 +61,11 @@ impl SessionOptions {
     /// What this session's INSERTs do with a key that exists, if it says.
     pub fn on_conflict(&self) -> Option<OnConflict> {
         self.values.get("lsm.on_conflict").and_then(|v| v.parse().ok())
+    }
+
+    /// How this session's searches find the nearest rows, if it says.
+    pub fn search_mode(&self) -> Option<SearchMode> {
+        self.values.get("lsm.search.mode").and_then(|v| v.parse().ok())
     }
 
     /// What was set.
@@ -138,6 +153,9 @@ impl ExtensionOptions for TableOptionNames {
     fn set(&mut self, key: &str, value: &str) -> DataFusionResult<()> {
         let bare = key.strip_prefix("lsm.").unwrap_or(key);
         let full = format!("{PREFIX}.{bare}");
+        if index_option(&full, value)?.is_some() {
+            return Ok(());
+        }
         Ok(Settings::default().set(own_name(&full)?.unwrap_or_default(), value)?)
     }
 
@@ -150,6 +168,7 @@ impl ExtensionOptions for TableOptionNames {
 #[derive(Debug, Clone, Default)]
 pub(super) struct TableOptions {
     own: BTreeMap<&'static str, String>,
+    indexes: Vec<IndexSpec>,
     storage: HashMap<String, String>,
 }
 
@@ -162,6 +181,10 @@ impl TableOptions {
         let mut parsed = Self::default();
         let sorted: BTreeMap<_, _> = options.iter().collect();
         for (key, value) in sorted {
+            if let Some(index) = index_option(key, value)? {
+                parsed.indexes.push(index);
+                continue;
+            }
             match own_name(key)? {
                 Some(name) => {
                     Settings::default().set(name, value)?;
@@ -188,6 +211,11 @@ impl TableOptions {
     /// What was given of ours.
     pub(super) fn own(&self) -> &BTreeMap<&'static str, String> {
         &self.own
+    }
+
+    /// The indexes of the table's columns.
+    pub(super) fn indexes(&self) -> &[IndexSpec] {
+        &self.indexes
     }
 
     /// What the storage is given.
@@ -231,6 +259,15 @@ mod tests {
     }
 
     #[test]
+    fn an_index_is_an_option_of_its_column() {
+        let options =
+            parse(&[("lsm.index.body", "vector(l2)"), ("format.lsm.index.e", "VECTOR(cosine)")], true).unwrap();
+        let columns: Vec<&str> = options.indexes().iter().map(|index| index.column.as_str()).collect();
+        assert_eq!(columns, ["e", "body"]);
+        assert!(parse(&[("lsm.index.e", "vector")], true).unwrap_err().message().contains("lsm.index.e"));
+    }
+
+    #[test]
     fn a_session_sets_what_is_not_about_one_table() {
         let mut options = SessionOptions::default();
         options.set("ack", "memory").unwrap();
@@ -238,7 +275,7 @@ mod tests {
         assert_eq!((options.ack(), options.on_conflict()), (Some(Ack::Memory), Some(OnConflict::Ignore)));
         options.set("ack", "default").unwrap();
         assert_eq!(options.ack(), None);
-        for (key, value) in [("shards", "3"), ("nope", "1"), ("ack", "never")] {
+        for (key, value) in [("shards", "3"), ("index.e", "vector(l2)"), ("nope", "1"), ("ack", "never")] {
             assert!(options.set(key, value).unwrap_err().to_string().contains(key), "{key}");
         }
         let shown = options.entries().into_iter().find(|e| e.key == "lsm.on_conflict").unwrap();

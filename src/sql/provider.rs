@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Constraint, Constraints, Result, SchemaExt};
+use datafusion::common::{Constraint, Constraints, DFSchema, Result, SchemaExt};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
@@ -18,9 +18,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::declaration::Declaration;
 use super::options::SessionOptions;
 use super::replace_sink::{self, Replace};
+use super::search::Search;
 use super::sink::{LsmSink, Write};
 use crate::error::Error;
-use crate::planner::FilterSupport;
+use crate::planner::{FilterSupport, ScanRequest, VectorSearch};
 use crate::settings::{Ack, OnConflict, OnDrop};
 use crate::table::LsmTable;
 use crate::version::Snapshot;
@@ -55,6 +56,7 @@ pub struct LsmTableProvider {
     snapshot: Option<Arc<Snapshot>>,
     constraints: Constraints,
     defaults: Arc<Defaults>,
+    search: Option<Arc<Search>>,
 }
 
 impl LsmTableProvider {
@@ -62,7 +64,7 @@ impl LsmTableProvider {
     pub fn new(table: Arc<LsmTable>) -> Self {
         let key = table.table_schema().key().columns().iter().map(|c| c.index).collect();
         let constraints = Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]);
-        Self { table, snapshot: None, constraints, defaults: Arc::default() }
+        Self { table, snapshot: None, constraints, defaults: Arc::default(), search: None }
     }
 
     pub(super) fn with_defaults(self, defaults: Defaults) -> Self {
@@ -83,6 +85,37 @@ impl LsmTableProvider {
     /// The snapshot that scans read, if one is pinned.
     pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         self.snapshot.as_ref()
+    }
+
+    /// The table of which only the rows of `search` are wanted.
+    pub(super) fn searching(&self, search: Search) -> Self {
+        Self { search: Some(Arc::new(search)), ..self.clone() }
+    }
+
+    /// Which rows are wanted, if not all.
+    pub(super) fn search(&self) -> Option<&Search> {
+        self.search.as_deref()
+    }
+
+    /// What the engine is to search for; none if it cannot be told: all rows are read then.
+    fn vector_search(&self, state: &dyn Session, filters: &[Expr]) -> Option<Arc<VectorSearch>> {
+        let search = self.search.as_ref()?;
+        let schema = self.table.schema();
+        let predicate = match search.predicate(filters) {
+            Some(predicate) => {
+                let columns = DFSchema::try_from(schema.as_ref().clone()).ok()?;
+                Some(state.create_physical_expr(predicate, &columns).ok()?)
+            }
+            None => None,
+        };
+        Some(Arc::new(VectorSearch {
+            column: schema.index_of(&search.column).ok()?,
+            metric: search.metric,
+            query: search.query.clone(),
+            k: search.k,
+            nulls_first: search.nulls_first,
+            predicate,
+        }))
     }
 
     /// What DROP TABLE does with the data.
@@ -134,13 +167,15 @@ impl TableProvider for LsmTableProvider {
 
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
-        Ok(self.table.scan(&snapshot, projection.map(Vec::as_slice), filters, limit)?)
+        let search = self.vector_search(state, filters);
+        let projection = projection.map(Vec::as_slice);
+        Ok(self.table.search(&snapshot, ScanRequest { projection, filters, limit, search: search.as_ref() })?)
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {

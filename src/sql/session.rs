@@ -17,6 +17,7 @@ use super::factory::{FILE_TYPE, LsmTableFactory};
 use super::functions::{LsmFunction, LsmTableFunction};
 use super::options::{SessionOptions, TableOptionNames};
 use super::rule::{LsmStatementRule, RULE};
+use super::search::{self, LsmSearchRule};
 
 /// Registers LSM tables: `STORED AS LSM`, the rule that statements need, the `lsm_…` table functions and the `lsm.*`
 /// options.
@@ -46,6 +47,10 @@ impl LsmSessionExt for SessionContext {
             let state = self.state_ref();
             register(&mut state.write(), &engine);
         }
+        let searches = self.state_ref().read().optimizers().iter().any(|rule| rule.name() == search::RULE);
+        if !searches {
+            self.add_optimizer_rule(Arc::new(LsmSearchRule));
+        }
         self
     }
 }
@@ -70,7 +75,10 @@ impl LsmSessionExt for SessionStateBuilder {
         functions.extend(distances);
         let in_analyzer = self.analyzer().iter().flat_map(|a| &a.rules).any(|rule| rule.name() == RULE);
         let added = self.analyzer_rules().iter().flatten().any(|rule| rule.name() == RULE);
-        if in_analyzer || added { self } else { self.with_analyzer_rule(Arc::new(LsmStatementRule)) }
+        let in_optimizer = self.optimizer().iter().flat_map(|o| &o.rules).any(|rule| rule.name() == search::RULE);
+        let searches = self.optimizer_rules().iter().flatten().any(|rule| rule.name() == search::RULE);
+        let builder = if in_analyzer || added { self } else { self.with_analyzer_rule(Arc::new(LsmStatementRule)) };
+        if in_optimizer || searches { builder } else { builder.with_optimizer_rule(Arc::new(LsmSearchRule)) }
     }
 }
 

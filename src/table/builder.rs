@@ -17,8 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventListener, NoEvents};
 use crate::flush::{self, FlushContext};
 use crate::ids::{GenerationId, WalPosition};
+use crate::index_spec::{IndexKind, IndexSpec};
 use crate::manifest::ManifestStore;
-use crate::memtable::{MemTable, RowIndexFactory};
+use crate::memtable::{MemTable, RowIndexFactory, VectorRowsFactory};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Settings};
 use crate::store::{IoHook, ObjectIo, TablePaths};
@@ -276,6 +277,7 @@ impl TableBuilder {
             };
             return differs("the columns", columns(there), columns(&declared));
         }
+        IndexSpec::check_there(&spec.indexes, &base.indexes()?, there)?;
         let shards = base.sharding().shards.len();
         let said = spec.shards != 1 || self.options.iter().any(|(name, _)| name == "lsm.shards");
         if said && spec.shards as usize != shards {
@@ -291,8 +293,11 @@ impl TableBuilder {
         base: Arc<BaseTable>,
         settings: Settings,
     ) -> Result<Arc<LsmTable>> {
-        let Components { clock, events, budget, indexes, .. } = self.components;
+        let Components { clock, events, budget, mut indexes, .. } = self.components;
         let schema = Arc::clone(base.schema());
+        for index in base.indexes()? {
+            indexes.push(factory(&index, &schema)?);
+        }
         let sharding = base.sharding().clone();
         let memtable = || {
             let memtable = MemTable::new(GenerationId(1), Arc::clone(&schema), clock.now(), budget.lease());
@@ -363,6 +368,13 @@ impl TableBuilder {
         let holder: Weak<ShardSet> = Arc::downgrade(&shards);
         budget.register(holder);
         Ok(LsmTable::start(Parts { io, settings, control, shards, context, clock, supervisor }))
+    }
+}
+
+/// What makes the memtables' part of an index.
+fn factory(index: &IndexSpec, schema: &TableSchema) -> Result<Arc<dyn RowIndexFactory>> {
+    match index.kind {
+        IndexKind::Vector(metric) => Ok(Arc::new(VectorRowsFactory::try_new(schema, &index.column, metric)?)),
     }
 }
 

@@ -15,7 +15,8 @@ use super::keys;
 use super::statement::{Statement, StatementKind};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
-use crate::planner::{self, FilterSupport};
+use crate::index_spec::IndexSpec;
+use crate::planner::{self, FilterSupport, ScanRequest};
 use crate::schema::TableSchema;
 use crate::settings::{Ack, Settings};
 use crate::store::ObjectIo;
@@ -181,6 +182,14 @@ impl LsmTable {
         Ok(found.rows)
     }
 
+    /// The indexes of the table's columns.
+    ///
+    /// # Errors
+    /// `Invalid` if this version does not know one.
+    pub fn indexes(&self) -> Result<Vec<IndexSpec>> {
+        self.control.current().base.indexes()
+    }
+
     /// Plans a scan of `snapshot`: the logical columns `projection` (all if `None`) of rows that pass `filters` as far
     /// as [`supports_filters`](Self::supports_filters) says.
     ///
@@ -193,7 +202,16 @@ impl LsmTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        planner::plan_scan(snapshot, self.control.block_lists(), projection, filters, limit)
+        self.search(snapshot, ScanRequest { projection, filters, limit, search: None })
+    }
+
+    /// Plans a scan as [`scan`](Self::scan) does, or a search: then each source may leave out rows that are not among its
+    /// own nearest, and the rows must be ranked above.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn search(&self, snapshot: &Arc<Snapshot>, request: ScanRequest<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        planner::plan_scan(snapshot, self.control.block_lists(), request)
     }
 
     /// What a scan does with each of `filters`, a conjunction.

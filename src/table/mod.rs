@@ -15,6 +15,6 @@ pub use info::{Metric, SourceInfo, WalInfo};
 pub use statement::{Statement, StatementKind};
 
 pub use crate::base::{AdoptSpec, CreateSpec};
-pub use crate::planner::FilterSupport;
+pub use crate::planner::{FilterSupport, ScanRequest, VectorSearch};
 pub use crate::version::Snapshot;
 pub use crate::writer::PendingWrite;

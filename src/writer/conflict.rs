@@ -113,6 +113,7 @@ mod tests {
             key: vec!["id".into()],
             shards: 1,
             shard_column: None,
+            indexes: Vec::new(),
             defaults: HashMap::new(),
         };
         let base = BaseTable::create(&opener, &io, &spec).await.unwrap();

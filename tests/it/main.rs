@@ -14,3 +14,5 @@ mod support;
 mod table;
 mod tidy;
 mod torture;
+mod vector_index;
+mod vector_search;

@@ -67,6 +67,7 @@ pub(crate) fn spec_of(fields: Vec<Field>, key: &[&str]) -> CreateSpec {
         key: key.iter().map(ToString::to_string).collect(),
         shards: 1,
         shard_column: None,
+        indexes: Vec::new(),
         defaults: HashMap::new(),
     }
 }

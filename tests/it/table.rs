@@ -33,6 +33,7 @@ pub(crate) fn spec(shards: u32) -> CreateSpec {
         key: vec!["id".into()],
         shards,
         shard_column: None,
+        indexes: Vec::new(),
         defaults: Default::default(),
     }
 }

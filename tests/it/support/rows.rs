@@ -44,6 +44,7 @@ pub(crate) fn spec(key_type: KeyType, shards: u32) -> CreateSpec {
         key: key_type.names(),
         shards,
         shard_column: None,
+        indexes: Vec::new(),
         defaults: Default::default(),
     }
 }

@@ -1,0 +1,249 @@
+//! The vectors of a memtable's column, and its rows that are nearest to a query.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, FixedSizeListArray, RecordBatch};
+use arrow::datatypes::{DataType, Float32Type};
+
+use super::batch_list::Layout;
+use super::row_index::{IndexState, RowIndex, RowIndexFactory};
+use super::view::MemTableView;
+use crate::distance::Metric;
+use crate::error::{Error, Result};
+use crate::ids::GenerationId;
+use crate::schema::TableSchema;
+use crate::vector_index::{Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, accepts, rank};
+
+/// Makes a [`VectorRows`] for each memtable.
+#[derive(Debug)]
+pub struct VectorRowsFactory {
+    name: String,
+    column: usize,
+    metric: Metric,
+    width: usize,
+}
+
+impl VectorRowsFactory {
+    /// Indexes of the column named `name`, a `FixedSizeList<Float32>`, for `metric`.
+    ///
+    /// # Errors
+    /// `Invalid` if the column is none of vectors.
+    pub fn try_new(schema: &TableSchema, name: &str, metric: Metric) -> Result<Self> {
+        let column = schema.logical().column_with_name(name);
+        let width = match column.map(|(_, field)| field.data_type()) {
+            Some(DataType::FixedSizeList(element, width)) if *element.data_type() == DataType::Float32 => *width,
+            _ => 0,
+        };
+        match (column, usize::try_from(width)) {
+            (Some((column, _)), Ok(width)) if width > 0 => Ok(Self { name: name.to_string(), column, metric, width }),
+            _ => Err(Error::invalid(format!("'{name}' is no column of vectors: a vector index needs FLOAT[n]"))),
+        }
+    }
+}
+
+impl RowIndexFactory for VectorRowsFactory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn create(&self, _: &TableSchema, _: GenerationId) -> Arc<dyn RowIndex> {
+        let index = VectorIndex::new(self.width, self.metric).expect("try_new refuses a width of zero");
+        Arc::new(VectorRows {
+            column: self.column,
+            metric: self.metric,
+            width: self.width,
+            index,
+            missing: boxcar::Vec::new(),
+            odd: boxcar::Vec::new(),
+        })
+    }
+}
+
+/// The vectors of one column of a memtable.
+pub struct VectorRows {
+    column: usize,
+    metric: Metric,
+    width: usize,
+    index: VectorIndex,
+    /// Rows whose distance is NULL from whatever query: without a vector, with a NULL in it, or without a direction.
+    missing: boxcar::Vec<u32>,
+    /// Rows whose vector holds NaN or infinity: what their distance is, only arithmetic tells.
+    odd: boxcar::Vec<u32>,
+}
+
+/// Which rows are wanted.
+#[derive(Debug)]
+pub struct NearestRequest<'a> {
+    /// The query.
+    pub query: &'a [f32],
+    /// How many rows.
+    pub k: usize,
+    /// Whether rows without a distance come first.
+    pub nulls_first: bool,
+    /// Row `r` may be found if bit `r % 64` of word `r / 64` is set.
+    pub allowed: &'a [u64],
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct NearestRows {
+    /// Rows in their order: the nearest, those whose distance only arithmetic tells, and rows without a distance if they
+    /// are wanted.
+    pub rows: Vec<usize>,
+    /// What there was to do.
+    pub work: Work,
+    /// Rows that were compared one by one since they are not indexed yet.
+    pub flat: usize,
+}
+
+/// What a vector is to a metric.
+enum Class {
+    Ranked,
+    Missing,
+    Odd,
+}
+
+impl VectorRows {
+    /// Whether it answers for this column and metric.
+    pub fn answers(&self, column: usize, metric: Metric) -> bool {
+        (self.column, self.metric) == (column, metric)
+    }
+
+    /// The index of `view` that answers for this column and metric, if there is one that was not given up.
+    pub fn of(view: &MemTableView, column: usize, metric: Metric) -> Option<(&Self, &IndexState)> {
+        view.table().indexes().iter().find_map(|state| {
+            let index: &dyn Any = state.index()?.as_ref();
+            let rows = index.downcast_ref::<Self>().filter(|rows| rows.answers(column, metric))?;
+            Some((rows, state))
+        })
+    }
+
+    fn class(&self, vector: Option<&[f32]>) -> Class {
+        match vector {
+            None => Class::Missing,
+            Some(vector) if accepts(self.metric, vector) => Class::Ranked,
+            Some(vector) if vector.iter().all(|value| *value == 0.0) => Class::Missing,
+            Some(_) => Class::Odd,
+        }
+    }
+
+    /// Finds rows of `view`, of which the first `indexed` are indexed and the others are looked at one by one.
+    ///
+    /// # Errors
+    /// `Invalid` if the query has another size.
+    pub fn nearest(&self, view: &MemTableView, indexed: usize, request: &NearestRequest<'_>) -> Result<NearestRows> {
+        let watermark = view.watermark();
+        let indexed = indexed.min(watermark);
+        let column = VectorColumn { layout: view.table().batches().layout(), column: self.column, width: self.width };
+        let allows = |row: usize| request.allowed.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1);
+        let wanted = Request {
+            vector: request.query,
+            k: request.k,
+            watermark: u32::try_from(indexed).unwrap_or(u32::MAX),
+            mask: Mask::Bits(request.allowed),
+            effort: Effort::default(),
+        };
+        let (near, work) = self
+            .index
+            .search_counting(&wanted, &column)
+            .map_err(|e| Error::invalid("the query does not fit the column").with_source(e))?;
+        let mut top = Top::new(request.k);
+        near.into_iter().for_each(|neighbour| top.offer(neighbour));
+        let listed = |rows: &boxcar::Vec<u32>| -> Vec<usize> {
+            let rows = rows.iter().map(|(_, row)| *row as usize);
+            rows.take_while(|row| *row < indexed).filter(|row| allows(*row)).collect()
+        };
+        let mut odd = listed(&self.odd);
+        let mut missing = Vec::new();
+        let (simd, mut flat) = (Simd::detect(), 0);
+        for row in (indexed..watermark).filter(|row| allows(*row)) {
+            let vector = column.get(row);
+            flat += 1;
+            match (self.class(vector), vector) {
+                (Class::Ranked, Some(vector)) => {
+                    let distance = rank(self.metric, simd, request.query, vector);
+                    top.offer(Neighbour { row: row as u32, distance });
+                }
+                (Class::Odd, _) => odd.push(row),
+                _ => missing.push(row),
+            }
+        }
+        let mut rows: Vec<usize> = top.into_sorted().iter().map(|neighbour| neighbour.row as usize).collect();
+        // All that have no distance are alike: more than k of them are never needed.
+        if request.nulls_first || rows.len() + odd.len() < request.k {
+            missing.splice(0..0, listed(&self.missing));
+            missing.truncate(request.k);
+            rows.append(&mut missing);
+        }
+        rows.append(&mut odd);
+        rows.sort_unstable();
+        Ok(NearestRows { rows, work, flat })
+    }
+}
+
+impl RowIndex for VectorRows {
+    fn append(&self, start: usize, rows: &RecordBatch) -> Result<()> {
+        let vectors = rows.column(self.column).as_fixed_size_list();
+        let mut ranked = Vec::with_capacity(vectors.len());
+        for row in 0..vectors.len() {
+            let position = u32::try_from(start + row).map_err(|_| Error::internal("a memtable has too many rows"))?;
+            let class = self.class(vector_of(vectors, row, self.width));
+            ranked.push(matches!(class, Class::Ranked));
+            match class {
+                Class::Ranked => {}
+                Class::Missing => drop(self.missing.push(position)),
+                Class::Odd => drop(self.odd.push(position)),
+            }
+        }
+        let values = vectors.values().as_primitive::<Float32Type>();
+        let from = vectors.value_offset(0) as usize;
+        let values = &values.values()[from..from + vectors.len() * self.width];
+        self.index
+            .append(start, values, |row| ranked[row])
+            .map_err(|e| Error::internal("vectors could not be indexed").with_source(e))
+    }
+
+    fn memory(&self) -> usize {
+        self.index.memory() + (self.missing.count() + self.odd.count()) * size_of::<(u32, bool)>()
+    }
+}
+
+impl fmt::Debug for VectorRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VectorRows").field("column", &self.column).field("metric", &self.metric).finish_non_exhaustive()
+    }
+}
+
+/// The vector of a row; `None` if it or one of its elements is NULL.
+fn vector_of(vectors: &FixedSizeListArray, row: usize, width: usize) -> Option<&[f32]> {
+    if vectors.is_null(row) {
+        return None;
+    }
+    let from = vectors.value_offset(row) as usize;
+    let values = vectors.values().as_primitive_opt::<Float32Type>()?;
+    let has_null = values.nulls().is_some_and(|nulls| nulls.slice(from, width).null_count() > 0);
+    (!has_null).then(|| &values.values()[from..from + width])
+}
+
+/// The vectors where the rows are.
+struct VectorColumn {
+    layout: Arc<Layout>,
+    column: usize,
+    width: usize,
+}
+
+impl VectorColumn {
+    fn get(&self, row: usize) -> Option<&[f32]> {
+        let chunk = self.layout.chunk_of(row);
+        vector_of(chunk.batch.column(self.column).as_fixed_size_list_opt()?, row - chunk.start, self.width)
+    }
+}
+
+impl Vectors for VectorColumn {
+    fn vector(&self, row: u32) -> &[f32] {
+        // Only rows that have a vector are compared.
+        self.get(row as usize).unwrap_or_default()
+    }
+}

@@ -1,0 +1,246 @@
+//! What a statement searches for, as its plan says it, and the rule that finds it there.
+//!
+//! `ORDER BY distance(column, vector) LIMIT k` needs of each source only its own k nearest rows. The rule tells the scan
+//! so and leaves the plan as it is: the sort above ranks what comes out by distances that it computes itself, and a
+//! filter above sees the rows again. A plan that is not of this form is not changed, and answered by comparing all rows.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::datatypes::{DataType, Float32Type};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, Sort, TableScan};
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+
+use super::distance::DistanceFunction;
+use super::options::SessionOptions;
+use super::provider::LsmTableProvider;
+use super::rule::provider_of;
+use crate::distance::Metric;
+use crate::settings::SearchMode;
+use crate::vector_index::accepts;
+
+/// The rule's name.
+pub(super) const RULE: &str = "lsm_search";
+
+/// Searches for more rows than this are answered by comparing all.
+const MAX_K: usize = 10_000;
+
+/// The rows that a scan is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Search {
+    /// The column of vectors.
+    pub(super) column: String,
+    pub(super) metric: Metric,
+    pub(super) query: Vec<f32>,
+    pub(super) k: usize,
+    pub(super) nulls_first: bool,
+    /// What rows must pass, of the table's columns without qualifiers.
+    pub(super) filters: Vec<Expr>,
+}
+
+/// Tells scans of LSM tables which of their rows a sort with a limit wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LsmSearchRule;
+
+impl OptimizerRule for LsmSearchRule {
+    fn name(&self) -> &str {
+        RULE
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        let LogicalPlan::Sort(sort) = &plan else { return Ok(Transformed::no(plan)) };
+        let options = config.options();
+        let mode = options.extensions.get::<SessionOptions>().and_then(SessionOptions::search_mode);
+        let Some((provider, search)) = search_of(sort) else { return Ok(Transformed::no(plan)) };
+        if mode.unwrap_or(provider.table().settings().search_mode) == SearchMode::Exact {
+            return Ok(Transformed::no(plan));
+        }
+        let source = provider_as_source(Arc::new(provider.searching(search)));
+        plan.transform_down(|node| match node {
+            LogicalPlan::TableScan(scan) => {
+                let source = Arc::clone(&source);
+                Ok(Transformed::yes(LogicalPlan::TableScan(TableScan { source, ..scan })))
+            }
+            other => Ok(Transformed::no(other)),
+        })
+    }
+}
+
+/// The table that `sort` sorts and what is searched for in it, if it is a search that was not found before.
+fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
+    let k = sort.fetch.filter(|k| (1..=MAX_K).contains(k))?;
+    let [by] = sort.expr.as_slice() else { return None };
+    let mut by_expr = by.expr.clone();
+    let mut filters: Vec<Expr> = Vec::new();
+    let mut node = sort.input.as_ref();
+    let scan = loop {
+        let below = |expr: Expr| through(expr, node);
+        match node {
+            LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => {
+                by_expr = below(by_expr)?;
+                filters = filters.into_iter().map(below).collect::<Option<_>>()?;
+                node = node.inputs().first()?;
+            }
+            LogicalPlan::Filter(filter) => {
+                filters.push(filter.predicate.clone());
+                node = &filter.input;
+            }
+            LogicalPlan::TableScan(scan) => break scan,
+            _ => return None,
+        }
+    };
+    let provider = provider_of::<LsmTableProvider>(&scan.source).filter(|p| p.search().is_none())?;
+    filters.extend(scan.filters.iter().cloned());
+    if scan.fetch.is_some() || filters.iter().any(|f| f.is_volatile() || has_subquery(f)) {
+        return None;
+    }
+    let filters = filters.into_iter().map(unqualified).collect::<Result<Vec<_>>>().ok()?;
+    let by_expr = by_expr.unalias_nested().data;
+    let (function, column, query) = distance_of(&by_expr)?;
+    let metric = function.metric();
+    let usable = by.asc == metric.nearest_is_smallest() && accepts(metric, &query);
+    let field = scan.source.schema().field_with_name(&column.name).ok()?.clone();
+    let fits = matches!(field.data_type(), DataType::FixedSizeList(element, width)
+        if *element.data_type() == DataType::Float32 && usize::try_from(*width) == Ok(query.len()));
+    let search = Search { column: column.name.clone(), metric, query, k, nulls_first: by.nulls_first, filters };
+    (usable && fits).then_some((provider, search))
+}
+
+/// `expr`, which is of the output of `node`, in terms of its input.
+fn through(expr: Expr, node: &LogicalPlan) -> Option<Expr> {
+    let input = node.inputs().first()?.schema().columns();
+    let replaced = expr.transform(|expr| {
+        let Expr::Column(column) = &expr else { return Ok(Transformed::no(expr)) };
+        let at = node.schema().index_of_column(column)?;
+        Ok(Transformed::yes(match node {
+            LogicalPlan::Projection(projection) => projection.expr[at].clone().unalias(),
+            _ => Expr::Column(input[at].clone()),
+        }))
+    });
+    replaced.ok().map(|replaced| replaced.data)
+}
+
+fn has_subquery(expr: &Expr) -> bool {
+    let is_one = |e: &Expr| {
+        matches!(e, Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::OuterReferenceColumn(..))
+    };
+    expr.exists(|e| Ok(is_one(e))).unwrap_or(true)
+}
+
+fn unqualified(expr: Expr) -> Result<Expr> {
+    let bare = expr.transform(|expr| match expr {
+        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::from_name(column.name)))),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(bare.data)
+}
+
+/// The function, the column and the vector of a call that compares them.
+fn distance_of(expr: &Expr) -> Option<(&DistanceFunction, &Column, Vec<f32>)> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    let function = call.func.inner().downcast_ref::<DistanceFunction>()?;
+    match call.args.as_slice() {
+        [Expr::Column(column), Expr::Literal(value, _)] | [Expr::Literal(value, _), Expr::Column(column)] => {
+            Some((function, column, vector_of(value)?))
+        }
+        _ => None,
+    }
+}
+
+/// The elements of a vector without NULLs.
+fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
+    let elements = match value {
+        ScalarValue::List(list) if list.is_valid(0) => list.value(0),
+        ScalarValue::FixedSizeList(list) if list.is_valid(0) => list.value(0),
+        _ => return None,
+    };
+    let elements = elements.as_primitive_opt::<Float32Type>().filter(|elements| elements.null_count() == 0)?;
+    Some(elements.values().to_vec())
+}
+
+impl Search {
+    /// What rows must pass, as one expression.
+    pub(super) fn predicate(&self, extra: &[Expr]) -> Option<Expr> {
+        let extra = extra.iter().filter(|f| !self.filters.contains(f)).cloned();
+        conjunction(self.filters.iter().cloned().chain(extra))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::common::tree_node::TreeNodeRecursion;
+
+    use super::super::fixture::{Fixture, run};
+    use super::*;
+
+    /// Whether the plan of `sql` searches.
+    async fn searches(session: &datafusion::prelude::SessionContext, sql: &str) -> bool {
+        let plan = session.sql(sql).await.unwrap().into_optimized_plan().unwrap();
+        let mut found = false;
+        plan.apply_with_subqueries(|node| {
+            if let LogicalPlan::TableScan(scan) = node {
+                found |= provider_of::<LsmTableProvider>(&scan.source).is_some_and(|p| p.search().is_some());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        found
+    }
+
+    #[tokio::test]
+    async fn a_sort_by_distance_with_a_limit_is_a_search() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        let create = format!(
+            "CREATE EXTERNAL TABLE v (id BIGINT PRIMARY KEY, kind VARCHAR, e FLOAT[2], d DOUBLE[2]) STORED AS LSM \
+             LOCATION '{}' OPTIONS ('lsm.index.e' 'vector(l2)')",
+            fixture.path("v")
+        );
+        run(&session, &create).await.unwrap();
+        for sql in [
+            "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance([1.0, 0.0], e) LIMIT 3 OFFSET 7",
+            "SELECT id, l2_distance(e, [1, 0]) AS far FROM v ORDER BY far LIMIT 3",
+            "SELECT * FROM (SELECT id AS k, cosine_distance(e, [1, 0]) AS far FROM v WHERE kind = 'a') s ORDER BY far LIMIT 3",
+            "WITH near AS (SELECT * FROM v WHERE id % 2 = 0) SELECT id FROM near WHERE kind LIKE 'a%' \
+             ORDER BY l2_distance(near.e, [1, 0]) LIMIT 3",
+            "SELECT id FROM v ORDER BY inner_product(e, [1, 0]) DESC NULLS LAST LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) NULLS FIRST LIMIT 3",
+            "SELECT count(*) FROM (SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3) s",
+            "SELECT id FROM v WHERE id IN (SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3)",
+        ] {
+            assert!(searches(&session, sql).await, "{sql}");
+        }
+        for sql in [
+            "SELECT id FROM v ORDER BY l2_distance(e, [1, 0])",
+            "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) DESC LIMIT 3",
+            "SELECT id FROM v ORDER BY inner_product(e, [1, 0]) LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]), id LIMIT 3",
+            "SELECT id FROM v ORDER BY round(l2_distance(e, [1, 0])) LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance(d, [1, 0]) LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance(e, e) LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance(e, [1, NULL]) LIMIT 3",
+            "SELECT id FROM v ORDER BY cosine_distance(e, [0, 0]) LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 20000",
+            "SELECT id FROM v WHERE random() < 0.5 ORDER BY l2_distance(e, [1, 0]) LIMIT 3",
+            "SELECT a.id FROM v a JOIN v b ON a.id = b.id ORDER BY l2_distance(a.e, [1, 0]) LIMIT 3",
+            "SELECT id FROM (SELECT * FROM v LIMIT 5) s ORDER BY l2_distance(e, [1, 0]) LIMIT 3",
+        ] {
+            assert!(!searches(&session, sql).await, "{sql}");
+        }
+        run(&session, "SET lsm.search.mode = 'exact'").await.unwrap();
+        assert!(!searches(&session, "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3").await);
+    }
+}

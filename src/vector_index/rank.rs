@@ -1,0 +1,23 @@
+//! By what rows are ranked, and which have a rank.
+
+use super::kernels::{cosine, dot, l2_squared};
+use super::simd::Simd;
+use crate::distance::Metric;
+
+/// By what rows are ranked: the smaller, the nearer. Under L2 the squared distance, under cosine the distance from 0 to
+/// 2, of inner products one minus the product. Values behind the end of the shorter vector are left out; NaN if it is
+/// undefined.
+#[inline]
+pub fn rank(metric: Metric, simd: Simd, a: &[f32], b: &[f32]) -> f32 {
+    match metric {
+        Metric::L2 => l2_squared(simd, a, b),
+        Metric::Cosine => cosine(simd, a, b),
+        Metric::InnerProduct => 1.0 - dot(simd, a, b),
+    }
+}
+
+/// Whether a vector of these values has a rank: all are finite, and there is a direction if the metric takes one.
+pub fn accepts(metric: Metric, vector: &[f32]) -> bool {
+    let has_direction = || vector.iter().any(|value| *value != 0.0);
+    vector.iter().all(|value| value.is_finite()) && (metric != Metric::Cosine || has_direction())
+}
