@@ -11,6 +11,7 @@ pub(crate) mod peer;
 pub(crate) mod place;
 pub(crate) mod report;
 pub(crate) mod rows;
+pub(crate) mod vectors;
 
 /// What the benches return: any error ends one.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

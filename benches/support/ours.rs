@@ -12,6 +12,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::{AdoptSpec, CreateSpec};
+use datafusion_lsm::distance::Metric;
+use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
 use datafusion_lsm::settings::{Ack, Bytes, Settings};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
 use datafusion_lsm::table::LsmTable;
@@ -84,6 +86,20 @@ impl Ours {
             Box::pin(builder.adopt(AdoptSpec { key, shards: 1, ..AdoptSpec::default() }).open()).await?
         };
         Self::with(table)
+    }
+
+    /// Makes a table at `dir` whose base has `base`, with an index of vectors by their L2 distances.
+    pub(crate) async fn searched(
+        dir: &Path,
+        schema: &SchemaRef,
+        base: Vec<RecordBatch>,
+        column: &str,
+        settings: Settings,
+    ) -> Result<Self> {
+        peer::plain(uri(dir)?, schema, base, None).await?;
+        let index = IndexSpec { column: column.to_string(), kind: IndexKind::Vector(Metric::L2) };
+        let spec = AdoptSpec { key: vec![KEY.to_string()], indexes: vec![index], ..AdoptSpec::default() };
+        Self::with(Box::pin(LsmTable::builder(uri(dir)?).settings(settings).adopt(spec).open()).await?)
     }
 
     /// Opens the table at `dir`.

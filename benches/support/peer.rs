@@ -18,8 +18,10 @@ use lance::dataset::mem_wal::{
     DatasetMemWalExt, LsmScanner, ShardSnapshot, ShardWriter, ShardWriterConfig, arrow_schema_with_field_ids,
 };
 use lance::index::DatasetIndexExt;
+use lance::index::vector::VectorIndexParams;
 use lance_index::IndexType;
 use lance_index::scalar::ScalarIndexParams;
+use lance_linalg::distance::DistanceType;
 use uuid::Uuid;
 
 use super::Result;
@@ -30,6 +32,8 @@ use super::rows::KEY;
 const SHARD: Uuid = Uuid::from_u128(1);
 /// The index on the key.
 const KEY_INDEX: &str = "id_btree";
+/// The index on vectors.
+const VECTOR_INDEX: &str = "vector_idx";
 
 /// A table of Lance's with its writer.
 pub(crate) struct Peer {
@@ -94,6 +98,24 @@ impl Peer {
             maintained.push(KEY_INDEX);
         }
         Box::pin(dataset.initialize_mem_wal().maintained_indexes(maintained).execute()).await?;
+        Self::with(dataset, config).await
+    }
+
+    /// Makes a table at `dir` whose base has `base`, with a BTree on the key and a vector index by L2 distances on
+    /// `column`, both maintained in memtables.
+    pub(crate) async fn searched(
+        dir: &Path,
+        schema: &SchemaRef,
+        base: Vec<RecordBatch>,
+        column: &str,
+        config: ShardWriterConfig,
+    ) -> Result<Self> {
+        let mut dataset = plain(uri(dir)?, schema, base, None).await?;
+        let (name, params) = (Some(KEY_INDEX.to_string()), ScalarIndexParams::default());
+        Box::pin(dataset.create_index(&[KEY], IndexType::BTree, name, &params, true)).await?;
+        let (name, params) = (Some(VECTOR_INDEX.to_string()), VectorIndexParams::ivf_flat(1, DistanceType::L2));
+        Box::pin(dataset.create_index(&[column], IndexType::Vector, name, &params, true)).await?;
+        Box::pin(dataset.initialize_mem_wal().maintained_indexes([KEY_INDEX, VECTOR_INDEX]).execute()).await?;
         Self::with(dataset, config).await
     }
 

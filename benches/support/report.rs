@@ -96,6 +96,11 @@ impl Report {
     }
 }
 
+/// Tells what a figure was measured with.
+pub(crate) fn note(text: &str) {
+    println!("  {text}");
+}
+
 /// Three digits and more, no more than needed.
 fn short(figure: f64) -> String {
     match figure.abs() {
