@@ -21,6 +21,9 @@ use crate::key::PrimaryKey;
 /// The column that marks a deleted key.
 pub const TOMBSTONE: &str = "_tombstone";
 
+/// Where Lance puts the id of a field in its metadata.
+const FIELD_ID: &str = "lance:field_id";
+
 /// Names that Lance or this crate use for columns of their own.
 const RESERVED: &[&str] = &[
     TOMBSTONE,
@@ -91,6 +94,17 @@ impl TableSchema {
     /// The primary key.
     pub fn key(&self) -> &PrimaryKey {
         &self.key
+    }
+
+    /// Whether both have the same columns: equal to users, and to Lance by their field ids. A column that was dropped and
+    /// added again is another one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let ids = |schema: &Self| {
+            let mut ids = Vec::new();
+            schema.numbered.fields().iter().for_each(|field| field_ids(field, &mut ids));
+            ids
+        };
+        self.logical == other.logical && ids(self) == ids(other)
     }
 
     /// The place of `_tombstone` in the stored schema.
@@ -248,6 +262,18 @@ fn strip(data_type: &DataType) -> DataType {
         DataType::FixedSizeList(f, n) => DataType::FixedSizeList(bare(f), *n),
         DataType::Map(f, sorted) => DataType::Map(bare(f), *sorted),
         other => other.clone(),
+    }
+}
+
+/// The ids that Lance gave a field and those below it, in their order.
+fn field_ids(field: &Field, ids: &mut Vec<Option<String>>) {
+    ids.push(field.metadata().get(FIELD_ID).cloned());
+    match field.data_type() {
+        DataType::Struct(fields) => fields.iter().for_each(|f| field_ids(f, ids)),
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) | DataType::Map(f, _) => {
+            field_ids(f, ids);
+        }
+        _ => {}
     }
 }
 
