@@ -65,9 +65,9 @@ impl ShardWriter {
                     Err(error) if !self.may_quarantine(&error) => return Err(error),
                     _ => {}
                 }
-                // The same goes for a base that this handle cannot follow.
-                self.context.refresh_base().await?;
                 self.context.control.current().base.check_present().await?;
+                // A base that this handle cannot follow keeps it as well.
+                self.context.refresh_base().await?;
                 (self.manifest.claim(self.spec_id).await?.0, Ok(()))
             }
         };

@@ -99,6 +99,7 @@ async fn who_cannot_follow_the_columns_fences_nobody() {
     let error = table.put(numbered(KeyType::Int64, &[(2, 2)])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert_eq!(writer.put(numbered(KeyType::Int64, &[(3, 3)])).await.unwrap(), 1);
+    writer.flush().await.unwrap();
 }
 
 #[tokio::test]
