@@ -254,19 +254,19 @@ impl LsmTable {
         refresh.run().await
     }
 
-    /// Looks for what others wrote to shards that this process does not write yet, if there are some. A statement that
-    /// decides on rows must not decide on those of another writer's past.
-    pub(crate) async fn catch_up(&self) -> Result<bool> {
-        let foreign = |shard: &&Arc<ShardWriter>| matches!(shard.role(), Role::Reader | Role::Claiming(_));
-        let foreign: Vec<_> = self.shards.shards().iter().filter(foreign).collect();
-        if foreign.is_empty() {
-            return Ok(false);
+    /// Looks for what others wrote to shards that this process does not write yet, if there are some, and returns the
+    /// places of these shards. A statement that decides on rows must not decide on those of another writer's past.
+    pub(crate) async fn catch_up(&self) -> Result<Vec<usize>> {
+        let is_foreign = |shard: &Arc<ShardWriter>| matches!(shard.role(), Role::Reader | Role::Claiming(_));
+        let shards = self.shards.shards();
+        let foreign: Vec<usize> = (0..shards.len()).filter(|&place| is_foreign(&shards[place])).collect();
+        if !foreign.is_empty() {
+            self.context.refresh_base().await?;
         }
-        self.context.refresh_base().await?;
-        for shard in foreign {
-            shard.refresh().await?;
+        for &place in &foreign {
+            shards[place].refresh().await?;
         }
-        Ok(true)
+        Ok(foreign)
     }
 
     /// Refuses every statement from now on: the table is about to be deleted.
