@@ -21,7 +21,7 @@ use crate::settings::{Ack, Settings};
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
 use crate::version::{Snapshot, VersionControl};
-use crate::writer::{PendingWrite, Role, ShardSet, ShardWriter, WriterContext};
+use crate::writer::{PendingWrite, Role, ShardSet, WriterContext};
 
 /// An open table. Dropping the last reference ends its tasks; acknowledged rows are in the WAL, but for those that were
 /// acknowledged from memory: the WAL loops have some seconds to write them. [`close`](Self::close) waits.
@@ -254,12 +254,12 @@ impl LsmTable {
         refresh.run().await
     }
 
-    /// Looks for what others wrote to shards that this process does not write yet, if there are some, and returns the
-    /// places of these shards. A statement that decides on rows must not decide on those of another writer's past.
-    pub(crate) async fn catch_up(&self) -> Result<Vec<usize>> {
-        let is_foreign = |shard: &Arc<ShardWriter>| matches!(shard.role(), Role::Reader | Role::Claiming(_));
+    /// Looks for what others wrote to those of the chosen shards that this process does not write yet, and returns their
+    /// places. A statement that decides on rows must not decide on those of another writer's past.
+    pub(crate) async fn catch_up(&self, chosen: impl Fn(usize) -> bool) -> Result<Vec<usize>> {
         let shards = self.shards.shards();
-        let foreign: Vec<usize> = (0..shards.len()).filter(|&place| is_foreign(&shards[place])).collect();
+        let is_foreign = |place: &usize| matches!(shards[*place].role(), Role::Reader | Role::Claiming(_));
+        let foreign: Vec<usize> = (0..shards.len()).filter(|place| chosen(*place)).filter(is_foreign).collect();
         if !foreign.is_empty() {
             self.context.refresh_base().await?;
         }

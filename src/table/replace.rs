@@ -78,7 +78,8 @@ impl LsmTable {
             match shard.claim().await {
                 // The writers of the other shards are fenced all the same.
                 Err(error) if error.kind() == ErrorKind::Corrupt => damaged = damaged.and(Err(error)),
-                claimed => drop(claimed?),
+                Err(error) => return Err(error),
+                Ok(_) => {}
             }
         }
         damaged?;

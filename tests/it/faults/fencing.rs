@@ -282,5 +282,5 @@ async fn whoever_writes_a_whole_shard_of_a_damaged_table_is_fenced_before_it_is_
     let error = writer.put(row(whole.1[1], 2)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     gate.open();
-    assert_eq!(place.rows(&*replaced.await.unwrap()).await.len(), 0);
+    assert_eq!(place.rows(&replaced.await.unwrap()).await.len(), 0);
 }
