@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use crate::error::{Error, Result};
@@ -20,6 +20,9 @@ use crate::key::PrimaryKey;
 
 /// The column that marks a deleted key.
 pub const TOMBSTONE: &str = "_tombstone";
+
+/// Where Lance puts the id of a field in its metadata.
+const FIELD_ID: &str = "lance:field_id";
 
 /// Names that Lance or this crate use for columns of their own.
 const RESERVED: &[&str] = &[
@@ -93,6 +96,17 @@ impl TableSchema {
         &self.key
     }
 
+    /// Whether both have the same columns: equal to users, and to Lance by their field ids. A column that was dropped and
+    /// added again is another one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let ids = |schema: &Self| {
+            let mut ids = Vec::new();
+            schema.numbered.fields().iter().for_each(|field| field_ids(field, &mut ids));
+            ids
+        };
+        self.logical == other.logical && ids(self) == ids(other)
+    }
+
     /// The place of `_tombstone` in the stored schema.
     pub fn tombstone_index(&self) -> usize {
         self.logical.fields().len()
@@ -106,8 +120,7 @@ impl TableSchema {
         let given = rows.schema_ref().fields();
         let want = self.logical.fields();
         if given.len() != want.len() || given.iter().zip(want).any(|(g, w)| g.name() != w.name()) {
-            let names =
-                |f: &arrow::datatypes::Fields| f.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+            let names = |f: &Fields| f.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::invalid(format!(
                 "the rows have columns ({}), the table has ({}): give exactly these, in this order",
                 names(given),
@@ -116,7 +129,7 @@ impl TableSchema {
         }
         let mut columns = Vec::with_capacity(want.len() + 1);
         for ((column, want), stored) in rows.columns().iter().zip(want).zip(self.stored.fields()) {
-            if !want.is_nullable() && column.null_count() > 0 {
+            if !want.is_nullable() && column.logical_null_count() > 0 {
                 return Err(Error::invalid(format!(
                     "NULL in column '{}', which is NOT NULL: give a value",
                     want.name()
@@ -182,8 +195,8 @@ pub fn take_rows(batch: &RecordBatch, places: Vec<u64>) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new_with_options(batch.schema(), Vec::new(), &options)?)
 }
 
-/// The column as the type of `field`, which may differ from its own only in the names, metadata and nullability of
-/// nested fields.
+/// The column as the type of `field`, which may differ from its own only in the metadata and nullability of nested fields
+/// and the names of list items and of the keys and values of maps.
 ///
 /// # Errors
 /// `Invalid` if the types differ in more, or nested NULLs stand where the field forbids them.
@@ -204,15 +217,10 @@ fn retype(column: &ArrayRef, to: &DataType) -> std::result::Result<ArrayRef, Arr
         return Ok(Arc::clone(column));
     }
     Ok(match (column.data_type(), to) {
-        (DataType::Struct(from), DataType::Struct(to)) if from.len() == to.len() => {
-            let column = column.as_struct();
-            let children = column.columns().iter().zip(to).map(|(c, f)| retype(c, f.data_type()));
-            Arc::new(StructArray::try_new_with_length(
-                to.clone(),
-                children.collect::<std::result::Result<_, _>>()?,
-                column.nulls().cloned(),
-                column.len(),
-            )?)
+        (DataType::Struct(from), DataType::Struct(to))
+            if from.len() == to.len() && from.iter().zip(to).all(|(from, to)| from.name() == to.name()) =>
+        {
+            Arc::new(retype_children(column.as_struct(), to)?)
         }
         (DataType::List(_), DataType::List(field)) => {
             let (_, offsets, values, nulls) = column.as_list::<i32>().clone().into_parts();
@@ -230,12 +238,21 @@ fn retype(column: &ArrayRef, to: &DataType) -> std::result::Result<ArrayRef, Arr
         }
         (DataType::Map(_, _), DataType::Map(field, sorted)) => {
             let (_, offsets, entries, nulls, _) = column.as_map().clone().into_parts();
-            let entries: ArrayRef = Arc::new(entries);
-            let entries = retype(&entries, field.data_type())?.as_struct().clone();
+            // Keys and values are told by their place: everybody names them in another way.
+            let entries = match field.data_type() {
+                DataType::Struct(to) if to.len() == entries.num_columns() => retype_children(&entries, to)?,
+                to => return Err(ArrowError::SchemaError(format!("{} is not {to}", entries.data_type()))),
+            };
             Arc::new(MapArray::try_new(Arc::clone(field), offsets, entries, nulls, *sorted)?)
         }
         (from, to) => return Err(ArrowError::SchemaError(format!("{from} is not {to}"))),
     })
+}
+
+fn retype_children(column: &StructArray, to: &Fields) -> std::result::Result<StructArray, ArrowError> {
+    let children = column.columns().iter().zip(to).map(|(c, f)| retype(c, f.data_type()));
+    let children = children.collect::<std::result::Result<_, _>>()?;
+    StructArray::try_new_with_length(to.clone(), children, column.nulls().cloned(), column.len())
 }
 
 /// The type without metadata in nested fields.
@@ -248,6 +265,18 @@ fn strip(data_type: &DataType) -> DataType {
         DataType::FixedSizeList(f, n) => DataType::FixedSizeList(bare(f), *n),
         DataType::Map(f, sorted) => DataType::Map(bare(f), *sorted),
         other => other.clone(),
+    }
+}
+
+/// The ids that Lance gave a field and those below it, in their order.
+fn field_ids(field: &Field, ids: &mut Vec<Option<String>>) {
+    ids.push(field.metadata().get(FIELD_ID).cloned());
+    match field.data_type() {
+        DataType::Struct(fields) => fields.iter().for_each(|f| field_ids(f, ids)),
+        DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) | DataType::Map(f, _) => {
+            field_ids(f, ids);
+        }
+        _ => {}
     }
 }
 
@@ -274,7 +303,11 @@ pub fn check_names(schema: &Schema) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Float32Array, Int64Array, StringArray};
+    use crate::error::ErrorKind;
+    use arrow::array::{
+        DictionaryArray, Float32Array, Int8Array, Int64Array, MapBuilder, MapFieldNames, StringArray, StringBuilder,
+    };
+    use arrow::datatypes::Int8Type;
 
     fn schema() -> TableSchema {
         let item = Field::new("item", DataType::Float32, true)
@@ -325,5 +358,52 @@ mod tests {
         for name in ["_tombstone", "a.b", ""] {
             assert!(check_names(&Schema::new(vec![Field::new(name, DataType::Int64, false)])).is_err());
         }
+    }
+
+    #[test]
+    fn the_fields_of_a_struct_are_told_by_name() {
+        let fields = |names: [&str; 2]| names.map(|name| Field::new(name, DataType::Int64, true)).to_vec();
+        let numbered = Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("s", DataType::Struct(fields(["a", "b"]).into()), true),
+        ]);
+        let schema = TableSchema::try_new(&numbered, &["id".into()]).unwrap();
+        let rows = |names| {
+            let columns = vec![Arc::new(Int64Array::from(vec![1])) as ArrayRef, Arc::new(Int64Array::from(vec![2]))];
+            let s = StructArray::try_new(fields(names).into(), columns, None).unwrap();
+            RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(vec![7])) as ArrayRef), ("s", Arc::new(s))])
+        };
+        schema.to_stored(&rows(["a", "b"]).unwrap()).unwrap();
+        let error = schema.to_stored(&rows(["b", "a"]).unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.message().contains("'s'"), "{error}");
+    }
+
+    #[test]
+    fn the_entries_of_a_map_are_told_by_place() {
+        let map = |key: &str, value: &str| {
+            let names = MapFieldNames { entry: "e".into(), key: key.into(), value: value.into() };
+            let mut map = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+            map.keys().append_value("k");
+            map.values().append_value("v");
+            map.append(true).unwrap();
+            Arc::new(map.finish()) as ArrayRef
+        };
+        let field = Field::new("m", map("keys", "values").data_type().clone(), true);
+        let relabelled = relabel(&map("key", "value"), &field).unwrap();
+        assert_eq!(&relabelled, &map("keys", "values"));
+    }
+
+    #[test]
+    fn a_null_in_a_dictionary_is_null() {
+        let dictionary = || DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+        let numbered =
+            Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("d", dictionary(), false)]);
+        let schema = TableSchema::try_new(&numbered, &["id".into()]).unwrap();
+        let values = Arc::new(StringArray::from(vec![None, Some("x")]));
+        let d = DictionaryArray::<Int8Type>::try_new(Int8Array::from(vec![0]), values).unwrap();
+        let id = Arc::new(Int64Array::from(vec![7])) as ArrayRef;
+        let error = schema.to_stored(&RecordBatch::try_from_iter([("id", id), ("d", Arc::new(d))]).unwrap());
+        assert!(error.unwrap_err().message().contains("NOT NULL"));
     }
 }

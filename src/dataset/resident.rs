@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwapOption;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
+use parking_lot::Mutex;
 
 use crate::cache::{MemoryLease, Reclaim};
 use crate::error::Result;
@@ -39,7 +40,8 @@ pub(super) struct Resident {
     reads: AtomicUsize,
     loading: AtomicBool,
     rows: ArcSwapOption<ResidentRows>,
-    lease: MemoryLease,
+    /// What `rows` are charged; both change under its lock.
+    lease: Mutex<MemoryLease>,
 }
 
 /// How a dataset is read now.
@@ -65,7 +67,7 @@ impl Resident {
             reads: AtomicUsize::new(0),
             loading: AtomicBool::new(false),
             rows: ArcSwapOption::empty(),
-            lease,
+            lease: Mutex::new(lease),
         });
         if small {
             let holder: Weak<Self> = Arc::downgrade(&resident);
@@ -95,7 +97,8 @@ impl Resident {
     }
 
     fn is_tight(&self) -> bool {
-        let budget = self.lease.budget();
+        let lease = self.lease.lock();
+        let budget = lease.budget();
         budget.used() >= budget.limit() / ROOM
     }
 }
@@ -106,8 +109,9 @@ impl Reclaim for Resident {
     }
 
     fn reclaim(&self) {
+        let lease = self.lease.lock();
         self.rows.store(None);
-        self.lease.set(0);
+        lease.set(0);
     }
 }
 
@@ -117,8 +121,10 @@ impl Loading {
         let ids_ascend = ids(&batch).is_sorted();
         let bytes = row_bytes(&batch);
         let rows = Arc::new(ResidentRows { batch, ids_ascend, bytes });
-        self.0.lease.set(bytes);
+        let lease = self.0.lease.lock();
+        lease.set(bytes);
         self.0.rows.store(Some(Arc::clone(&rows)));
+        drop(lease);
         rows
     }
 

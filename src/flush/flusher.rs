@@ -67,7 +67,9 @@ async fn flush_until_done(
                     let shard = &mut version.shards[request.index];
                     shard.frozen.retain(|m| m.instance() != request.memtable.instance());
                     // Another process may have folded it into the base since it was named.
-                    if let Some(generation) = generation.filter(|g| g.id() > compacted) {
+                    // A claim that goes on in this process may have read it from the manifest.
+                    let is_new = |id| id > compacted && shard.generations.iter().all(|known| known.id() != id);
+                    if let Some(generation) = generation.filter(|g| is_new(g.id())) {
                         shard.generations.insert(0, generation);
                     }
                 });

@@ -32,6 +32,12 @@ pub(super) async fn flush(
         // Where nothing can be committed, nothing needs to be written.
         context.io.check_synced(&TablePaths::manifest_dir(request.shard))?;
         manifest.check_fenced(request.epoch).await?;
+        // Lance makes directories of a table that was dropped. A base that cannot be read now is in nobody's way.
+        if let Err(error) = context.control.current().base.check_present().await
+            && error.kind() == ErrorKind::Fenced
+        {
+            return Err(error);
+        }
         let view = MemTableView::new(Arc::clone(&request.memtable), request.memtable.rows());
         let rows = task::blocking(move || view.newest_rows().collect::<Result<Vec<_>>>()).await?;
         let layout = context.control.current().base.layout();

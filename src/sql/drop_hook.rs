@@ -73,8 +73,12 @@ impl SchemaProvider for DropHook {
     fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let table = self.inner.deregister_table(name)?;
         let lsm = table.as_ref().and_then(|t| t.downcast_ref::<LsmTableProvider>());
-        if let Some(provider) = lsm.filter(|p| p.on_drop() == OnDrop::Delete) {
-            self.engine.delete(Arc::clone(provider.table()));
+        if let Some(provider) = lsm.filter(|p| p.on_drop() == OnDrop::Delete)
+            && let Err(error) = self.engine.delete(Arc::clone(provider.table()))
+        {
+            // Nothing was begun: the name stays.
+            self.inner.register_table(name.to_string(), Arc::new(provider.clone()))?;
+            return Err(error.into());
         }
         Ok(table)
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::index_spec::IndexSpec;
 use crate::settings::{Access, Settings};
 use crate::table::{Components, LsmTable};
-use crate::task::Supervisor;
+use crate::task::{self, Supervisor};
 
 /// What matters only when a table is created or opened first.
 const OF_THE_START: &[&str] = &["lsm.adopt", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
@@ -145,7 +145,11 @@ impl LsmEngine {
     }
 
     /// Deletes the table's directory in the background. Whoever opens its location waits for that.
-    pub(super) fn delete(self: &Arc<Self>, table: Arc<LsmTable>) {
+    ///
+    /// # Errors
+    /// `Invalid` outside a tokio runtime: nothing happens then.
+    pub(super) fn delete(self: &Arc<Self>, table: Arc<LsmTable>) -> Result<()> {
+        task::check_runtime()?;
         // What is acknowledged from now on would be lost.
         table.retire();
         let slot = self.slot(table.uri(), table.settings().access == Access::Read);
@@ -161,9 +165,14 @@ impl LsmEngine {
                 *open = Weak::new();
             }
             if let Err(error) = table.destroy().await {
-                tracing::error!(table = table.uri(), %error, "a dropped table could not be deleted: its data is kept");
+                tracing::error!(
+                    table = table.uri(),
+                    %error,
+                    "a dropped table could not be deleted: its data is still there, open the location again to use it"
+                );
             }
         });
+        Ok(())
     }
 
     fn slot(&self, uri: &str, reads: bool) -> Arc<Slot> {
@@ -418,5 +427,40 @@ mod tests {
         run(&session, "DROP TABLE t").await.unwrap();
         run(&session, &open).await.unwrap();
         assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["3"]);
+    }
+
+    #[tokio::test]
+    async fn a_table_that_could_not_be_deleted_is_opened_anew() {
+        let fixture = Fixture::new();
+        drop(fixture.with_rows(3).await);
+        let session = fixture.session();
+        let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
+        let options = "OPTIONS ('lsm.drop' 'delete', 'lsm.access' 'read')";
+        run(&session, &format!("{open} {options}")).await.unwrap();
+        let table = fixture.engine.open(request(&fixture, &[("lsm.access", "read")])).await.unwrap();
+        table.refresh().await.unwrap();
+        run(&session, "DROP TABLE t").await.unwrap();
+        let opened = fixture.engine.open(request(&fixture, &[("lsm.access", "read")])).await.unwrap();
+        assert!(!Arc::ptr_eq(&opened, &table));
+        opened.refresh().await.unwrap();
+        assert_eq!(table.refresh().await.unwrap_err().kind(), ErrorKind::Closed, "the handle does not go on");
+    }
+
+    #[test]
+    fn a_drop_outside_a_runtime_is_refused() {
+        let fixture = Fixture::new();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let session = runtime.block_on(async {
+            drop(fixture.with_rows(3).await);
+            let session = fixture.session();
+            let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
+            run(&session, &format!("{open} OPTIONS ('lsm.drop' 'delete')")).await.unwrap();
+            session
+        });
+        let error = Error::from(session.deregister_table("t").unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(error.message().contains("tokio runtime"), "{error}");
+        let rest = runtime.block_on(run(&session, "INSERT INTO t VALUES (9, 9)"));
+        assert_eq!(rest.unwrap(), ["1"], "nothing was begun");
     }
 }

@@ -71,6 +71,14 @@ impl ObjectIo {
         }
     }
 
+    /// From now on this handle and its clones create directories on a local file system only while the table is there: one
+    /// that was dropped does not come back in parts.
+    pub fn expect_table(&self) {
+        if let Backend::Local(local) = &self.backend {
+            local.expect_table();
+        }
+    }
+
     /// Whether this is a local file system.
     pub fn is_local(&self) -> bool {
         matches!(self.backend, Backend::Local(_))
@@ -230,7 +238,8 @@ impl ObjectIo {
     }
 
     /// Makes all below a directory durable on a local file system, however it was written: its files, then the
-    /// directories bottom-up, then the directories above. Elsewhere, or without sync, it does nothing.
+    /// directories bottom-up, then the directories above. A file that others delete meanwhile is left out. Elsewhere, or
+    /// without sync, it does nothing.
     ///
     /// # Errors
     /// `Unavailable` if a sync failed: what was written must not be relied on, write it anew elsewhere.

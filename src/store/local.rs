@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::failure::{from_io, from_lance};
 use super::new_file::{NewFile, temporary};
-use super::{IoHook, Put, SyncRecord};
+use super::{IoHook, Put, SyncRecord, TablePaths};
 use crate::error::{Error, Result};
 use crate::task::blocking;
 
@@ -30,6 +30,8 @@ type Hook = Option<Arc<dyn IoHook>>;
 pub(super) struct Local {
     root: PathBuf,
     sync: AtomicBool,
+    /// The table is there: without it no directory is created.
+    in_table: AtomicBool,
     dirs: Mutex<Dirs>,
 }
 
@@ -51,7 +53,8 @@ impl Local {
         let root = url.to_file_path().map_err(|()| {
             Error::invalid("the location is not a local path: give an absolute one").with_context("uri", uri)
         })?;
-        Ok(Some(Self { root, sync: AtomicBool::new(sync), dirs: Mutex::default() }))
+        let (sync, in_table) = (AtomicBool::new(sync), AtomicBool::new(false));
+        Ok(Some(Self { root, sync, in_table, dirs: Mutex::default() }))
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -69,6 +72,10 @@ impl Local {
 
     pub(super) fn set_sync(&self, sync: bool) {
         self.sync.store(sync, Ordering::Relaxed);
+    }
+
+    pub(super) fn expect_table(&self) {
+        self.in_table.store(true, Ordering::Relaxed);
     }
 
     fn full(&self, path: &str) -> PathBuf {
@@ -145,7 +152,7 @@ impl Local {
         let path = path.to_string();
         blocking(move || {
             let dir = parent(&path);
-            fs::create_dir_all(self.full(dir)).map_err(|e| from_io(e, "creating the directory of", &path))?;
+            self.create_dir(dir)?;
             let temporary = temporary(&self.full(dir));
             let written = fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, self.full(&path)));
             written.map_err(|e| {
@@ -196,7 +203,14 @@ impl Local {
             }
             let (mut files, mut dirs) = (Vec::new(), Vec::new());
             self.walk(&dir, &mut files, &mut dirs)?;
-            self.sync_all(&files, &dirs, &hook)
+            let mut there = Vec::with_capacity(files.len());
+            for path in files {
+                if self.sync_path(&path, &hook)? {
+                    self.record(&hook, |record| record.content(&path));
+                    there.push(path);
+                }
+            }
+            self.sync_dirs(&there, &dirs, &hook)
         })
         .await
     }
@@ -216,7 +230,13 @@ impl Local {
             }
             // A longer path is never above a shorter one.
             dirs.sort_by_key(|dir| dir.len());
-            self.sync_all(&paths, &dirs, &hook)
+            for path in &paths {
+                if !self.sync_path(path, &hook)? {
+                    return Err(from_io(IoErrorKind::NotFound.into(), "syncing", path));
+                }
+                self.record(&hook, |record| record.content(path));
+            }
+            self.sync_dirs(&paths, &dirs, &hook)
         })
         .await
     }
@@ -269,12 +289,8 @@ impl Local {
         Ok(())
     }
 
-    /// Syncs files, then `dirs` (parents first in the list) bottom-up, then what is above the first of them.
-    fn sync_all(&self, files: &[String], dirs: &[String], hook: &Hook) -> Result<()> {
-        for path in files {
-            self.sync_path(path, hook)?;
-            self.record(hook, |record| record.content(path));
-        }
+    /// Syncs `dirs` (parents first in the list), which hold `files`, bottom-up, then what is above the first of them.
+    fn sync_dirs(&self, files: &[String], dirs: &[String], hook: &Hook) -> Result<()> {
         for dir in dirs.iter().rev() {
             self.sync_dir(dir, hook)?;
         }
@@ -324,13 +340,24 @@ impl Local {
                 return Ok(());
             }
         }
-        fs::create_dir_all(self.full(dir)).map_err(|e| from_io(e, "creating the directory", dir))?;
+        self.create_dir(dir)?;
         if self.syncs() {
             self.sync_above(dir, hook)?;
         } else {
             self.dirs.lock().known.insert(dir.to_string());
         }
         Ok(())
+    }
+
+    /// Creates `dir` and all above, unless the table it belongs to is gone.
+    fn create_dir(&self, dir: &str) -> Result<()> {
+        let fail = |e| from_io(e, "creating the directory", dir);
+        let table = self.full(TablePaths::VERSIONS);
+        if self.in_table.load(Ordering::Relaxed) && !fs::exists(table).map_err(fail)? {
+            return Err(Error::fenced("the table was dropped: if it was created again, open it again")
+                .with_context("path", dir));
+        }
+        fs::create_dir_all(self.full(dir)).map_err(fail)
     }
 
     /// Why a file could not be created in a directory that was there: making it again would write into nothing, or into
@@ -350,9 +377,14 @@ impl Local {
         }
     }
 
-    fn sync_path(&self, path: &str, hook: &Hook) -> Result<()> {
+    /// Syncs a file or directory; false if there is none.
+    fn sync_path(&self, path: &str, hook: &Hook) -> Result<bool> {
         before_sync(hook, path)?;
-        File::open(self.full(path)).and_then(|file| file.sync_all()).map_err(|e| from_io(e, "syncing", path))
+        match File::open(self.full(path)).and_then(|file| file.sync_all()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == IoErrorKind::NotFound => Ok(false),
+            Err(error) => Err(from_io(error, "syncing", path)),
+        }
     }
 
     fn sync_dir(&self, dir: &str, hook: &Hook) -> Result<()> {
@@ -360,7 +392,12 @@ impl Local {
             return Ok(());
         }
         self.check_synced(dir)?;
-        self.sync_path(dir, hook).inspect_err(|_| {
+        let synced = match self.sync_path(dir, hook) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(from_io(IoErrorKind::NotFound.into(), "syncing", dir)),
+            Err(error) => Err(error),
+        };
+        synced.inspect_err(|_| {
             self.dirs.lock().broken.insert(dir.to_string());
         })
     }

@@ -15,10 +15,13 @@ pub struct TablePaths;
 impl TablePaths {
     /// What a table directory holds: Lance's files and those of the shards.
     pub const ROOT: &'static [&'static str] =
-        &[Self::SHARDS, "_versions", "_transactions", "_deletions", "_indices", "_refs", "data", "tree"];
+        &[Self::SHARDS, Self::VERSIONS, "_transactions", "_deletions", "_indices", "_refs", "data", "tree"];
 
     /// The directory of all shards.
     pub const SHARDS: &'static str = "_mem_wal";
+
+    /// The directory of the versions of the base: where it is, there is a table.
+    pub const VERSIONS: &'static str = "_versions";
 
     /// The directory of a shard.
     pub fn shard_dir(shard: ShardId) -> String {

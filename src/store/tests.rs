@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::testing::{At, local, remote};
-use super::{IoOp, ObjectIo, Put, registry};
-use crate::error::ErrorKind;
+use super::{IoHook, IoOp, ObjectIo, Put, TablePaths, registry};
+use crate::error::{ErrorKind, Result};
 
 async fn both() -> Vec<(Option<tempfile::TempDir>, ObjectIo)> {
     let (dir, local, _) = local().await;
@@ -66,6 +66,52 @@ async fn a_created_file_is_synced_with_every_directory_above() {
     let mut names = io.list("a/b").await.unwrap();
     names.sort();
     assert_eq!(names, ["hint", "x"], "no temporary file stays behind");
+}
+
+/// Deletes a file just before it is synced.
+#[derive(Debug)]
+struct Deleting(std::path::PathBuf);
+
+impl IoHook for Deleting {
+    fn before_sync(&self, path: &str) -> Result<()> {
+        if path == "a/x" {
+            fs::remove_file(&self.0).unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_others_delete_is_not_missed_in_a_tree_but_by_name() {
+    let (dir, io, _) = local().await;
+    let file = dir.path().join("table/a/x");
+    let io = io.with_hook(Arc::new(Deleting(file.clone())));
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    for name in ["x", "y"] {
+        fs::write(file.with_file_name(name), "x").unwrap();
+    }
+    io.sync_tree("a").await.unwrap();
+    assert!(!file.exists());
+    fs::write(&file, "x").unwrap();
+    assert!(io.sync_files(vec!["a/x".into()]).await.is_err());
+}
+
+#[tokio::test]
+async fn nothing_is_created_where_the_table_is_gone() {
+    let (dir, io, _) = local().await;
+    let root = dir.path().join("table");
+    io.put_if_absent("a/x", Bytes::from_static(b"1")).await.unwrap();
+    io.expect_table();
+    fs::create_dir_all(root.join(TablePaths::VERSIONS)).unwrap();
+    io.put_if_absent("b/x", Bytes::from_static(b"1")).await.unwrap();
+    fs::remove_dir_all(&root).unwrap();
+    let fenced = [
+        io.put_if_absent("b/y", Bytes::from_static(b"1")).await.unwrap_err(),
+        io.put_if_absent("c/x", Bytes::from_static(b"1")).await.unwrap_err(),
+        io.put("d/x", Bytes::from_static(b"1")).await.unwrap_err(),
+    ];
+    assert!(fenced.iter().all(|error| error.kind() == ErrorKind::Fenced), "{fenced:?}");
+    assert!(!root.exists());
 }
 
 #[tokio::test]

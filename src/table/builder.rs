@@ -163,6 +163,7 @@ impl TableBuilder {
         let base = self.base(&opener, &io, &explicit).await?;
         let settings = self.effective(&base)?;
         io.set_sync(settings.sync);
+        io.expect_table();
         self.start_table(io, opener, base, settings).await
     }
 
@@ -201,7 +202,8 @@ impl TableBuilder {
                     spec.validate()?;
                     check_defaults(&spec.defaults)?;
                     Box::pin(self.retire()).await?;
-                    match BaseTable::open(opener, io).await {
+                    let uncached = opener.clone().with_session(&LanceSession::default());
+                    match BaseTable::open(&uncached, io).await {
                         // The rest of a table that was deleted in part.
                         Ok(None) => io.delete_dir(TablePaths::SHARDS).await?,
                         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
@@ -236,10 +238,12 @@ impl TableBuilder {
         spec
     }
 
-    /// Empties and deletes the table that is to be replaced. What cannot be opened has no writers to mind.
+    /// Empties and deletes the table that is to be replaced. What cannot be opened has no writers to mind. What caches
+    /// hold of it must not be taken for the new table's: it gets its own.
     async fn retire(&self) -> Result<()> {
         let mut components = self.components.clone();
         components.indexes.clear();
+        components.session = LanceSession::default();
         let old = Self::new(&self.uri).storage_options(self.storage_options.clone()).components(components);
         match old.open().await {
             Ok(old) => match old.destroy().await {

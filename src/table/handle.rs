@@ -22,7 +22,7 @@ use crate::settings::{Ack, Settings};
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
 use crate::version::{Snapshot, VersionControl};
-use crate::writer::{PendingWrite, Role, ShardSet, ShardWriter, WriterContext};
+use crate::writer::{PendingWrite, Role, ShardSet, WriterContext};
 
 /// An open table. Dropping the last reference ends its tasks; acknowledged rows are in the WAL, but for those that were
 /// acknowledged from memory: the WAL loops have some seconds to write them. [`close`](Self::close) waits.
@@ -272,19 +272,19 @@ impl LsmTable {
         refresh.run().await
     }
 
-    /// Looks for what others wrote to shards that this process does not write yet, if there are some. A statement that
-    /// decides on rows must not decide on those of another writer's past.
-    pub(crate) async fn catch_up(&self) -> Result<bool> {
-        let foreign = |shard: &&Arc<ShardWriter>| matches!(shard.role(), Role::Reader | Role::Claiming(_));
-        let foreign: Vec<_> = self.shards.shards().iter().filter(foreign).collect();
-        if foreign.is_empty() {
-            return Ok(false);
+    /// Looks for what others wrote to those of the chosen shards that this process does not write yet, and returns their
+    /// places. A statement that decides on rows must not decide on those of another writer's past.
+    pub(crate) async fn catch_up(&self, chosen: impl Fn(usize) -> bool) -> Result<Vec<usize>> {
+        let shards = self.shards.shards();
+        let is_foreign = |place: &usize| matches!(shards[*place].role(), Role::Reader | Role::Claiming(_));
+        let foreign: Vec<usize> = (0..shards.len()).filter(|place| chosen(*place)).filter(is_foreign).collect();
+        if !foreign.is_empty() {
+            self.context.refresh_base().await?;
         }
-        self.context.refresh_base().await?;
-        for shard in foreign {
-            shard.refresh().await?;
+        for &place in &foreign {
+            shards[place].refresh().await?;
         }
-        Ok(true)
+        Ok(foreign)
     }
 
     /// Refuses every statement from now on: the table is about to be deleted.

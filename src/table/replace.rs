@@ -11,7 +11,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::EmptyRecordBatchStream;
 
 use super::handle::LsmTable;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::version::Snapshot;
 use crate::writer::{Role, ShardWriter};
@@ -57,18 +57,33 @@ impl LsmTable {
     }
 
     /// Deletes the table: statements of this handle fail from now on, and whoever else writes is fenced before files go.
+    /// The handle is closed, also if the table stays.
     ///
     /// # Errors
-    /// As [`replace_all`](Self::replace_all); `Unavailable` if the storage fails: a part may be deleted then.
+    /// As [`replace_all`](Self::replace_all); `Corrupt` if a shard is damaged: whoever writes the other shards is fenced
+    /// and nothing deleted then; `Unavailable` if the storage fails: a part may be deleted then.
     pub async fn destroy(&self) -> Result<()> {
         self.shards.retire();
-        {
-            let _nobody_writes = self.shards.pause().await;
-            self.claim_all().await?;
-            self.replace_paused(Box::pin(EmptyRecordBatchStream::new(self.schema()))).await?;
-        }
-        self.close().await?;
+        let emptied = self.empty().await;
+        let closed = self.close().await;
+        emptied.and(closed)?;
         self.io.delete_dir("").await
+    }
+
+    /// Fences whoever else writes and removes all rows.
+    async fn empty(&self) -> Result<()> {
+        let _nobody_writes = self.shards.pause().await;
+        let mut damaged = Ok(());
+        for shard in self.shards.shards() {
+            match shard.claim().await {
+                // The writers of the other shards are fenced all the same.
+                Err(error) if error.kind() == ErrorKind::Corrupt => damaged = damaged.and(Err(error)),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        damaged?;
+        self.replace_paused(Box::pin(EmptyRecordBatchStream::new(self.schema()))).await.map(|_| ())
     }
 
     async fn claim_all(&self) -> Result<()> {

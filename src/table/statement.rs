@@ -217,6 +217,8 @@ impl Statement {
 
     /// Writes rows whose keys do not exist. Whether they do is looked up anew if somebody writes one meanwhile.
     async fn insert(&mut self, collected: &[Vec<RecordBatch>], on_conflict: OnConflict) -> Result<PendingWrite> {
+        // A key that another writer deleted is no key any more.
+        self.table.catch_up(|shard| !collected[shard].is_empty()).await?;
         let own_before = self.own_keys.clone();
         for attempt in 1.. {
             let snapshot = self.table.snapshot();

@@ -33,6 +33,19 @@ where
     }
 }
 
+/// Nothing, if tasks can be started here.
+///
+/// # Errors
+/// `Invalid` outside a tokio runtime.
+pub fn check_runtime() -> Result<()> {
+    match tokio::runtime::Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(Error::invalid("this starts a background task: call it within a tokio runtime").with_source(error))
+        }
+    }
+}
+
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&'static str>()

@@ -58,18 +58,21 @@ impl Snapshot {
     ///
     /// A memtable that was flushed meanwhile is held by this snapshot: it knows how many rows came in after it.
     pub fn is_newest(&self, now: &Version) -> bool {
-        let same_shard = |(i, (seen, shard)): (usize, (&ShardVersion, &ShardVersion))| {
-            let known = self.memtables(i);
-            let newest = known[0].generation();
-            let later = std::iter::once(&shard.active).chain(&shard.frozen).filter(|m| m.generation() > newest);
-            seen.foreign_changes == shard.foreign_changes
-                && known.iter().all(|view| view.table().rows() == view.watermark())
-                && later.map(|memtable| memtable.rows()).sum::<usize>() == 0
-                && shard.generations.iter().all(|g| g.id() <= newest)
-        };
         self.version.replacements == now.replacements
             && self.version.base.version() == now.base.version()
-            && self.version.shards.iter().zip(&now.shards).enumerate().all(same_shard)
+            && (0..now.shards.len()).all(|shard| self.is_newest_of(shard, now))
+    }
+
+    /// As [`is_newest`](Self::is_newest), of one shard and of what other processes did to the base.
+    pub fn is_newest_of(&self, shard: usize, now: &Version) -> bool {
+        let (seen, now) = (&self.version.shards[shard], &now.shards[shard]);
+        let known = self.memtables(shard);
+        let newest = known[0].generation();
+        let later = std::iter::once(&now.active).chain(&now.frozen).filter(|m| m.generation() > newest);
+        seen.foreign_changes == now.foreign_changes
+            && known.iter().all(|view| view.table().rows() == view.watermark())
+            && later.map(|memtable| memtable.rows()).sum::<usize>() == 0
+            && now.generations.iter().all(|g| g.id() <= newest)
     }
 
     /// The sources of a shard that may supersede rows, newest first; memtables without rows are left out.

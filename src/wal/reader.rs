@@ -1,6 +1,7 @@
 //! Reading entries in order, several ahead, with a bound on what is in memory.
 //!
-//! Reading ends at the first free slot. A free slot before a taken one is no end but a loss, and is reported.
+//! Reading ends at the first free slot. A free slot before a taken one is no end but a loss, and is reported: if the taken
+//! one is among those read ahead, or the caller knows of it.
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, try_join_all};
@@ -32,6 +33,8 @@ pub struct WalReader {
     ahead: WalPosition,
     /// The slot to be returned next.
     next: WalPosition,
+    /// A slot that was taken when reading began.
+    known: WalPosition,
     prefetch: usize,
     window: usize,
     largest: usize,
@@ -48,12 +51,19 @@ impl WalReader {
             shard,
             ahead: from,
             next: from,
+            known: WalPosition(0),
             prefetch,
             window: prefetch.min(2),
             largest: 0,
             fetching: FuturesOrdered::new(),
             ended: false,
         }
+    }
+
+    /// Tells the reader that slot `known` was taken before it began: an end before that is a loss.
+    #[must_use]
+    pub fn knowing(self, known: WalPosition) -> Self {
+        Self { known, ..self }
     }
 
     /// The slot that comes next: at the end, the first free one; after an error, the damaged one.
@@ -102,7 +112,7 @@ impl WalReader {
             Ok(entry) => entry.is_some(),
             Err(error) => error.kind() == ErrorKind::Corrupt,
         };
-        if !later.iter().any(taken) {
+        if position > self.known && !later.iter().any(taken) {
             self.ended = true;
             return Ok(None);
         }

@@ -18,7 +18,11 @@ impl ShardWriter {
     /// # Errors
     /// What reading raises, other than damage.
     pub async fn open(self: &Arc<Self>) -> Result<()> {
-        let error = match self.refresh().await {
+        let opened = {
+            let _one_at_a_time = self.claiming.lock().await;
+            self.catch_up_with_listing().await
+        };
+        let error = match opened {
             Err(error) if self.may_quarantine(&error) => return self.claim().await.map(|_| ()),
             Err(error) if error.kind() == ErrorKind::Corrupt => error,
             other => return other,
@@ -53,22 +57,24 @@ impl ShardWriter {
             Role::Claiming(epoch) => Some(epoch),
             _ => None,
         };
-        let epoch = match unfinished {
-            Some(epoch) => {
-                self.manifest.check_fenced(epoch).await?;
-                epoch
-            }
+        let (epoch, still_ours) = match unfinished {
+            Some(epoch) => (epoch, self.manifest.check_fenced(epoch).await),
             None => {
                 // What is there is read before anybody is fenced: a shard that cannot be replayed keeps its writer.
-                match self.catch_up(None).await {
+                match self.catch_up_with_listing().await {
                     Err(error) if !self.may_quarantine(&error) => return Err(error),
                     _ => {}
                 }
                 self.context.control.current().base.check_present().await?;
-                self.manifest.claim(self.spec_id).await?.0
+                // A base that this handle cannot follow keeps it as well.
+                self.context.refresh_base().await?;
+                (self.manifest.claim(self.spec_id).await?.0, Ok(()))
             }
         };
-        let result = self.take_over(epoch).await;
+        let result = match still_ours {
+            Ok(()) => self.take_over(epoch).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = &result
             && error.kind() == ErrorKind::Fenced
         {
@@ -90,8 +96,12 @@ impl ShardWriter {
         let io = &self.context.io;
         let hint = {
             let mut core = self.core.lock();
+            // The table may have been closed while the epoch was written.
+            if let Role::Failed(error) = &core.role {
+                return Err(error.clone());
+            }
             core.role = Role::Claiming(epoch);
-            WalPosition(core.next_position.0.saturating_sub(1))
+            before(core.next_position)
         };
         self.context.refresh_base().await?;
         let tip = match self.context.settings.recovery {
@@ -104,7 +114,8 @@ impl ShardWriter {
         if epoch > Epoch(1) {
             appender.append(&wal::encode_sentinel(epoch)?).await?;
         }
-        while let Err(error) = self.catch_up(Some(epoch)).await {
+        // All slots before the appender's were taken when it was placed; its own sentinel is the last of them.
+        while let Err(error) = self.catch_up(Some(epoch), before(appender.next_position())).await {
             if !self.may_quarantine(&error) {
                 return Err(error);
             }
@@ -122,9 +133,10 @@ impl ShardWriter {
             return Err(error.clone());
         }
         core.next_position = appender.next_position();
+        // Before the role: whoever sees a writer may queue for its WAL at once.
+        *self.appender.lock() = Some(appender);
         core.role = Role::Writer(epoch);
         drop(core);
-        *self.appender.lock() = Some(appender);
         self.wal_wake.notify_one();
         self.context.events.on_claim(self.shard, epoch);
         tracing::info!(shard = %self.shard, %epoch, "claimed a shard");
@@ -140,4 +152,9 @@ impl ShardWriter {
             && settings.access == Access::Write
             && error.context().iter().any(|(name, _)| *name == "position")
     }
+}
+
+/// The slot before `position`, or 0.
+fn before(position: WalPosition) -> WalPosition {
+    WalPosition(position.0.saturating_sub(1))
 }

@@ -17,7 +17,7 @@ use crate::ids::{Epoch, GenerationId, WalPosition};
 use crate::manifest::ShardManifest;
 use crate::memtable::MemTable;
 use crate::size::row_bytes;
-use crate::wal::{WalEntry, WalReader};
+use crate::wal::{self, WalEntry, WalReader};
 
 /// Generations opened at once.
 const OPENING: usize = 8;
@@ -26,12 +26,12 @@ const PREFETCH: usize = 16;
 
 impl ShardWriter {
     /// Brings this process up to what is stored. As a reader, `epoch` is `None`; whoever takes the shard over gives its
-    /// own. The caller holds `claiming`.
+    /// own. `known` is a WAL slot that is known to be taken: the WAL does not end before it. The caller holds `claiming`.
     ///
     /// # Errors
     /// `Fenced` if an entry is of a later epoch than `epoch`; `Corrupt`, naming the object, if something is damaged;
     /// `Unavailable` if the storage fails.
-    pub(super) async fn catch_up(self: &Arc<Self>, epoch: Option<Epoch>) -> Result<()> {
+    pub(super) async fn catch_up(self: &Arc<Self>, epoch: Option<Epoch>, known: WalPosition) -> Result<()> {
         let manifest = self.manifest.latest().await?;
         let current = manifest.as_ref().map_or(GenerationId(1), |m| GenerationId(m.current_generation));
         if let Some(manifest) = &manifest {
@@ -41,7 +41,7 @@ impl ShardWriter {
             self.adopt(manifest).await?;
         }
         let from = self.core.lock().next_position;
-        let mut reader = WalReader::new(self.context.io.clone(), self.shard, from, PREFETCH);
+        let mut reader = WalReader::new(self.context.io.clone(), self.shard, from, PREFETCH).knowing(known);
         while let Some(entry) = reader.next().await? {
             if let Some(epoch) = epoch
                 && entry.epoch > epoch
@@ -63,7 +63,8 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// As a reader, looks for what the writer did since; as the writer there is nothing to look for.
+    /// As a reader, looks for what the writer did since; as the writer there is nothing to look for. What is missing
+    /// behind the last entry that was read is taken for the end here: opening and claiming look closer.
     ///
     /// # Errors
     /// As opening.
@@ -71,10 +72,17 @@ impl ShardWriter {
         let _one_at_a_time = self.claiming.lock().await;
         match self.role() {
             // Whose claim is unfinished reads what a predecessor that is not fenced yet still writes.
-            Role::Reader | Role::Claiming(_) => self.catch_up(None).await,
+            Role::Reader | Role::Claiming(_) => self.catch_up(None, WalPosition(0)).await,
             Role::Writer(_) => Ok(()),
             Role::Failed(error) => Err(error),
         }
+    }
+
+    /// As a reader, catches up with all that a listing shows: a WAL of which entries are missing does not seem shorter
+    /// than it is. The caller holds `claiming`.
+    pub(super) async fn catch_up_with_listing(self: &Arc<Self>) -> Result<()> {
+        let known = wal::last(&self.context.io, self.shard).await?;
+        self.catch_up(None, known).await
     }
 
     /// Whether generations left the manifest that the known base does not contain: then there is a newer base.

@@ -70,7 +70,7 @@ impl WriterContext {
     pub async fn refresh_base(&self) -> Result<()> {
         let known = Arc::clone(&self.control.current().base);
         let Some(newer) = known.refresh().await? else { return Ok(()) };
-        if newer.schema().logical() != known.schema().logical() {
+        if !newer.schema().is_same(known.schema()) {
             return Err(Error::invalid("the columns of the table were changed: open it again")
                 .with_context("version", newer.version()));
         }

@@ -132,6 +132,7 @@ async fn an_unfinished_claim_that_another_process_overtakes_is_fenced_for_good()
         let error = beside.table.put(row(4, 40)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     }
+    assert!(!beside.table.is_usable(), "whoever opens the table in this process gets another handle");
     third.put(row(8, 80)).await.unwrap();
     assert_eq!(third.wal().await.unwrap()[0].epoch, 3);
     assert_eq!(beside.events.counts().claims, 0);
@@ -159,4 +160,26 @@ async fn an_unfinished_claim_still_reads_what_its_predecessor_writes() {
         let rows = numbers(&beside.place.rows(table).await);
         assert_eq!(rows, [(1, 10), (2, 20), (3, 30), (7, 70), (8, 80)]);
     }
+}
+
+#[tokio::test]
+async fn a_claim_of_a_table_that_was_closed_meanwhile_ends_there() {
+    let beside = beside().await;
+    let gate = beside.faults.hold(IoOp::PutIfAbsent, "/manifest/", At::After);
+    let error = {
+        let flush = beside.table.flush();
+        tokio::pin!(flush);
+        tokio::select! {
+            result = &mut flush => panic!("the claim is held: {result:?}"),
+            () = gate.reached() => {}
+        }
+        beside.table.close().await.unwrap();
+        gate.open();
+        flush.await.unwrap_err()
+    };
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    assert_eq!(beside.events.counts().claims, 0);
+    beside.is("failed", 2).await;
+    // The epoch is taken, but no sentinel follows it.
+    assert_eq!(beside.writer.put(row(7, 70)).await.unwrap(), 1);
 }

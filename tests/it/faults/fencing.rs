@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::ids::WalPosition;
 use datafusion_lsm::settings::{Access, Ack, Settings};
-use datafusion_lsm::store::IoOp;
-use datafusion_lsm::table::LsmTable;
+use datafusion_lsm::store::{IoOp, TablePaths};
+use datafusion_lsm::table::{Components, LsmTable};
 use tokio::task::JoinSet;
 
 use crate::support::events::Events;
@@ -236,4 +237,50 @@ async fn a_reader_sees_what_is_durable_and_never_claims() {
         assert_eq!(faults.count(op, ""), 0, "a reader writes nothing: {op:?}");
     }
     assert!(reader.flush().await.is_err() && writer.put(row(1, 1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_writer_that_outlives_its_table_makes_no_directory_again() {
+    for sync in [false, true] {
+        let settings = || Settings { sync, ..quiet() };
+        // One that has claimed and written nothing, one that has something to flush.
+        for rows in [0, 1] {
+            let place = Place::simple();
+            let table = place.open(settings()).await.unwrap();
+            match rows {
+                0 => drop(table.truncate().await.unwrap()),
+                _ => drop(table.put(row(1, 1)).await.unwrap()),
+            }
+            std::fs::remove_dir_all(place.root()).unwrap();
+            let error = if rows == 0 { table.put(row(1, 1)).await.map(drop) } else { table.flush().await };
+            let error = error.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+            assert!(!place.root().exists(), "sync {sync}, {rows} rows");
+            assert!(!table.is_usable());
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_writes_a_whole_shard_of_a_damaged_table_is_fenced_before_it_is_replaced() {
+    let place = Place::new(KeyType::Int64, 2);
+    let writer = place.open(quiet()).await.unwrap();
+    let shards = place.keys_by_shard(&writer);
+    let (damaged, whole) = (&shards[0], &shards[1]);
+    writer.put(numbered(KeyType::Int64, &[(damaged.1[0], 1), (whole.1[0], 1)])).await.unwrap();
+    let entry = TablePaths::wal_entry(damaged.0, WalPosition(1));
+    std::fs::write(place.root().join(entry), b"damaged").unwrap();
+    let faults = Arc::new(Faults::default());
+    let gate = faults.hold(IoOp::Delete, "", At::Before);
+    let components = Components { io_hook: Some(Arc::clone(&faults) as _), ..Components::default() };
+    let replaced = place.builder(quiet()).components(components).replace(true).open();
+    tokio::pin!(replaced);
+    tokio::select! {
+        result = &mut replaced => panic!("the deletion is held: {result:?}"),
+        () = gate.reached() => {}
+    }
+    let error = writer.put(row(whole.1[1], 2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    gate.open();
+    assert_eq!(place.rows(&replaced.await.unwrap()).await.len(), 0);
 }

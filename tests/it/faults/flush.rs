@@ -228,6 +228,51 @@ async fn a_flush_waits_for_no_memtable_that_is_frozen_after_it() {
 }
 
 #[tokio::test]
+async fn a_generation_that_a_claim_reads_while_it_is_flushed_is_there_once() {
+    let place = Place::simple();
+    let settings = || Settings { memtable_rows: 1, ..quiet() };
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let older = place.open_with(settings(), &faults, &events).await;
+    faults.fail(IoOp::Sync, "_gen_", At::Before, ALWAYS);
+    for key in 1..=2 {
+        older.put(numbered(KeyType::Int64, &[(key, 1)])).await.unwrap();
+    }
+    drop(older);
+    faults.heal();
+
+    let table = place.open_with(settings(), &faults, &events).await;
+    let sentinel = faults.hold(IoOp::PutIfAbsent, "/wal/", At::After);
+    let put = async || table.put(numbered(KeyType::Int64, &[(3, 1)])).await;
+    let hint = {
+        let put = put();
+        tokio::pin!(put);
+        tokio::select! {
+            result = &mut put => panic!("the claim is held: {result:?}"),
+            () = sentinel.reached() => {}
+        }
+        // The claim fails behind its sentinel, while what it handed over is being flushed.
+        let hint = faults.hold(IoOp::Put, "version_hint", At::Before);
+        faults.fail(IoOp::Get, &TablePaths::wal_entry_name(WalPosition(4)), At::Before, ALWAYS);
+        sentinel.open();
+        assert_eq!(put.await.unwrap_err().kind(), ErrorKind::Unavailable);
+        hint
+    };
+    hint.reached().await;
+    faults.heal();
+    table.refresh().await.unwrap();
+    let generations = || table.sources().iter().filter(|s| s.kind == "generation").map(|s| s.generation.0).collect();
+    let before: Vec<u64> = generations();
+    assert_eq!(before, [1]);
+    hint.open();
+    events.until("the flush", |c| c.flushes == 1).await;
+    let after: Vec<u64> = generations();
+    assert_eq!(after, [1]);
+    put().await.unwrap();
+    table.flush().await.unwrap();
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 1), (2, 1), (3, 1)]);
+}
+
+#[tokio::test]
 async fn a_generation_that_the_base_took_over_before_it_was_opened_is_not_read_again() {
     let place = Place::simple();
     let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt64Type;
+use datafusion::physical_plan::collect;
+use datafusion::prelude::SessionContext;
 use datafusion_lsm::error::{ErrorKind, Result};
 use datafusion_lsm::settings::OnConflict;
+use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
 use datafusion_lsm::store::IoOp;
 use datafusion_lsm::table::{LsmTable, StatementKind};
 use datafusion_lsm::version::Snapshot;
@@ -131,6 +135,23 @@ async fn an_insert_that_may_not_replace_sees_what_its_claim_takes_over() {
     }
 }
 
+#[tokio::test]
+async fn an_insert_that_may_not_replace_takes_a_key_that_was_deleted_since() {
+    for (from, on_conflict) in
+        EVERYWHERE.into_iter().flat_map(|from| [(from, OnConflict::Error), (from, OnConflict::Ignore)])
+    {
+        let place = Place::simple();
+        let other = place.open(quiet()).await.unwrap();
+        write(&other, from, &[(1, 10), (2, 20)]).await;
+        let table = place.open(quiet()).await.unwrap();
+        other.delete(KeyType::Int64.batch(&[1])).await.unwrap();
+        let mut statement = table.begin(StatementKind::Insert(on_conflict), None, None);
+        statement.push(some(&[(1, 99)])).await.unwrap();
+        assert_eq!(statement.finish().await.unwrap(), 1, "{on_conflict:?} of a row in {from:?}");
+        assert_eq!(numbers(&place.rows(&table).await), [(1, 99), (2, 20)], "{on_conflict:?} of a row in {from:?}");
+    }
+}
+
 /// What a writer does while another process is between reading the base and reading a shard's manifest.
 async fn merge(writer: &Arc<LsmTable>, rows: &[(u32, i64)], and_goes_on: bool) -> Vec<(u32, i64)> {
     replace(writer, rows).await;
@@ -178,4 +199,53 @@ async fn a_base_that_was_read_before_a_merge_is_read_again_when_the_manifest_tel
         refresh.await.unwrap();
         assert_eq!(numbers(&place.rows(&table).await), expected, "refreshed meanwhile");
     }
+}
+
+/// A session with the table of `place` as `t`, of an engine of its own.
+fn session(table: &Arc<LsmTable>) -> SessionContext {
+    let session = SessionContext::new().with_lsm();
+    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(table)))).unwrap();
+    session
+}
+
+async fn written(session: &SessionContext, sql: &str) -> u64 {
+    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+    batches[0].column(0).as_primitive::<UInt64Type>().value(0)
+}
+
+#[tokio::test]
+async fn a_statement_that_ran_anew_for_what_was_there_runs_anew_for_a_conflict() {
+    let place = Place::simple();
+    let other = place.open(quiet()).await.unwrap();
+    other.put(some(&[(1, 10)])).await.unwrap();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(quiet(), &faults, &events).await;
+    other.put(some(&[(1, 11)])).await.unwrap();
+    let session = session(&table);
+    let gate = faults.hold(IoOp::PutIfAbsent, "/manifest/", At::Before);
+    let update = written(&session, "UPDATE t SET n = n + 100");
+    tokio::pin!(update);
+    tokio::select! {
+        count = &mut update => panic!("the claim is held: {count}"),
+        () = gate.reached() => {}
+    }
+    other.put(some(&[(1, 12)])).await.unwrap();
+    gate.open();
+    assert_eq!(update.await, 1);
+    assert_eq!(numbers(&place.rows(&table).await), [(1, 112)]);
+}
+
+#[tokio::test]
+async fn a_statement_runs_anew_only_for_what_others_wrote() {
+    let place = Place::new(KeyType::Int64, 2);
+    let table = place.open(quiet()).await.unwrap();
+    // One shard is never claimed.
+    let (_, keys) = place.keys_by_shard(&table).remove(0);
+    table.put(some(&[(keys[0], 0), (keys[1], 0), (keys[2], 5)])).await.unwrap();
+    let session = session(&table);
+    let frame = session.sql("UPDATE t SET n = n + 1 WHERE n = 0").await.unwrap();
+    let (context, plan) = (frame.task_ctx(), frame.create_physical_plan().await.unwrap());
+    table.put(some(&[(keys[2], 0)])).await.unwrap();
+    let count = collect(plan, Arc::new(context)).await.unwrap();
+    assert_eq!(count[0].column(0).as_primitive::<UInt64Type>().value(0), 2, "what its snapshot shows");
 }

@@ -1,11 +1,15 @@
 //! `lsm.recovery`: strict refuses, quarantine moves what is damaged aside and goes on.
 
+use std::sync::Arc;
+
 use datafusion_lsm::error::ErrorKind;
-use datafusion_lsm::ids::ShardId;
+use datafusion_lsm::ids::{ShardId, WalPosition};
 use datafusion_lsm::settings::{Recovery, Settings};
-use datafusion_lsm::store::TablePaths;
+use datafusion_lsm::store::{IoOp, TablePaths};
 use walkdir::WalkDir;
 
+use crate::support::events::Events;
+use crate::support::faults::{ALWAYS, At, Faults};
 use crate::support::key_type::KeyType;
 use crate::support::place::{Place, numbers, quiet};
 use crate::support::rows::numbered;
@@ -134,4 +138,88 @@ async fn a_missing_entry_and_all_later_ones_are_moved_aside() {
             assert_eq!(rows, [kept.as_slice(), &[(7, 1), (8, 1)]].concat());
         }
     }
+}
+
+/// A table whose WAL has these rows in its slots, and is closed.
+async fn closed(keys: std::ops::RangeInclusive<u32>) -> Place {
+    let place = Place::simple();
+    let table = place.open(quiet()).await.unwrap();
+    for key in keys {
+        table.put(row(key)).await.unwrap();
+    }
+    table.close().await.unwrap();
+    place
+}
+
+#[tokio::test]
+async fn a_hole_wider_than_what_is_read_ahead_is_no_end() {
+    for missing in [2..=3, 1..=5, 3..=19] {
+        let place = closed(1..=20).await;
+        for slot in missing.clone() {
+            std::fs::remove_file(place.wal_file(slot)).unwrap();
+        }
+        let table = place.open(quarantine()).await.unwrap();
+        let kept: Vec<_> = (1..*missing.start() as u32).map(|key| (key, 1)).collect();
+        let aside = 20 - *missing.end();
+        assert_eq!(table.wal().await.unwrap()[0].quarantined_entries, aside, "{missing:?}");
+        table.put(row(31)).await.unwrap();
+        table.put(row(32)).await.unwrap();
+        drop(table);
+        for settings in [quiet(), quarantine()] {
+            let rows = numbers(&place.rows(&place.open(settings).await.unwrap()).await);
+            assert_eq!(rows, [kept.as_slice(), &[(31, 1), (32, 1)]].concat(), "{missing:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hole_that_a_stopped_quarantine_left_is_filled() {
+    let place = closed(1..=6).await;
+    std::fs::write(place.wal_file(2), b"damaged").unwrap();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let gate = faults.hold(IoOp::Rename, &TablePaths::wal_entry_name(WalPosition(2)), At::After);
+    {
+        let open = place.try_open_with(quarantine(), &faults, &events);
+        tokio::pin!(open);
+        tokio::select! {
+            _ = &mut open => panic!("the quarantine is held"),
+            () = gate.reached() => {}
+        }
+        faults.fail(IoOp::PutIfAbsent, "/wal/", At::Before, ALWAYS);
+        gate.open();
+        assert!(open.await.is_err());
+    }
+    assert_eq!(place.wal_slots(ShardId::unsharded()), [1, 7], "the sentinel stays");
+    let error = place.try_scan_anew(quiet()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+
+    let table = place.open(quarantine()).await.unwrap();
+    table.put(row(7)).await.unwrap();
+    drop(table);
+    for settings in [quiet(), quarantine()] {
+        assert_eq!(numbers(&place.rows(&place.open(settings).await.unwrap()).await), [(1, 1), (7, 1)]);
+    }
+}
+
+#[tokio::test]
+async fn a_hole_is_told_by_every_reader_and_fences_nobody() {
+    let place = Place::simple();
+    let writer = place.open(quiet()).await.unwrap();
+    writer.put(row(1)).await.unwrap();
+    writer.flush().await.unwrap();
+    let before = place.open(quiet()).await.unwrap();
+    for key in 2..=6 {
+        writer.put(row(key)).await.unwrap();
+    }
+    for slot in [2, 3] {
+        std::fs::remove_file(place.wal_file(slot)).unwrap();
+    }
+    let error = place.try_scan_anew(quiet()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains(&TablePaths::wal_entry_name(WalPosition(2))), "{error}");
+    for table in [before, place.open(quiet()).await.unwrap()] {
+        let error = table.put(row(9)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    }
+    assert_eq!(writer.put(row(7)).await.unwrap(), 1, "it is not fenced");
 }

@@ -1,12 +1,15 @@
 //! The base drops and renames columns while rows of the old schema are in the WAL and in generations.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::array_value_to_string;
+use datafusion_lsm::error::ErrorKind;
 use datafusion_lsm::table::LsmTable;
 use lance::Dataset;
-use lance::dataset::ColumnAlteration;
+use lance::dataset::{ColumnAlteration, NewColumnTransform};
 
 use super::lance_side::Lance;
 use crate::support::key_type::KeyType;
@@ -83,4 +86,34 @@ async fn a_table_whose_base_changed_is_written_under_the_new_schema() {
     assert_eq!(lines(&[lance.scan(&["k", "s"]).await]), ours);
     assert_eq!(ours.len(), 5, "{ours:?}");
     lance.abort().await;
+}
+
+#[tokio::test]
+async fn who_cannot_follow_the_columns_fences_nobody() {
+    let place = Place::simple();
+    let writer = place.open(quiet()).await.unwrap();
+    writer.put(numbered(KeyType::Int64, &[(1, 1)])).await.unwrap();
+    let table = place.open(quiet()).await.unwrap();
+    let mut base = Dataset::open(&place.uri()).await.unwrap();
+    base.drop_columns(&["s"]).await.unwrap();
+    let error = table.put(numbered(KeyType::Int64, &[(2, 2)])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert_eq!(writer.put(numbered(KeyType::Int64, &[(3, 3)])).await.unwrap(), 1);
+    writer.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_column_that_was_dropped_and_added_again_is_another_one() {
+    let place = Place::simple();
+    let table = place.open(quiet()).await.unwrap();
+    table.put(numbered(KeyType::Int64, &[(1, 1)])).await.unwrap();
+    let mut base = Dataset::open(&place.uri()).await.unwrap();
+    base.drop_columns(&["s"]).await.unwrap();
+    let text = Schema::new(vec![Field::new("s", DataType::Utf8, true)]);
+    base.add_columns(NewColumnTransform::AllNulls(Arc::new(text)), None, None).await.unwrap();
+    let opened = place.open(quiet()).await.unwrap();
+    assert_eq!(opened.schema(), table.schema(), "nothing that users see was changed");
+    let error = table.refresh().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.message().contains("open it again"), "{error}");
 }

@@ -78,6 +78,12 @@ impl Place {
         self.builder(settings).components(components).open().await
     }
 
+    /// Opens the table as a new process does and reads all of it.
+    pub(crate) async fn try_scan_anew(&self, settings: Settings) -> Result<Vec<RecordBatch>> {
+        let table = self.open(settings).await?;
+        self.try_scan(&table, &table.snapshot()).await
+    }
+
     /// A handle that reads only, as another process has it.
     pub(crate) async fn reader(&self) -> Arc<LsmTable> {
         self.open(Settings { access: Access::Read, ..quiet() }).await.unwrap()
