@@ -1,6 +1,7 @@
 //! Which columns a table has indexes of, and of what kind: plain data, spelled as an option.
 //!
-//! The option is `lsm.index.<column>`, its value the kind: `vector(l2)`, `vector(cosine)` or `vector(inner_product)`.
+//! The option is `lsm.index.<column>`, its value the kind: `fts`, `vector(l2)`, `vector(cosine)` or
+//! `vector(inner_product)`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,6 +32,9 @@ pub struct IndexSpec {
 pub enum IndexKind {
     /// The nearest vectors by a metric.
     Vector(Metric),
+    /// Texts by their words.
+    #[serde(rename = "fts")]
+    Text,
 }
 
 impl IndexSpec {
@@ -97,6 +101,13 @@ impl IndexSpec {
             {
                 Ok(Self { column: field.name().clone(), kind: self.kind })
             }
+            (IndexKind::Text, DataType::Utf8 | DataType::LargeUtf8) => {
+                Ok(Self { column: field.name().clone(), kind: self.kind })
+            }
+            (IndexKind::Text, other) => Err(Error::invalid(format!(
+                "option '{PREFIX}{}': a text index needs a column of the type VARCHAR, and this one is {other}",
+                self.column
+            ))),
             (IndexKind::Vector(_), other) => Err(Error::invalid(format!(
                 "option '{PREFIX}{}': a vector index needs a column of the type FLOAT[n], and this one is {other}",
                 self.column
@@ -104,6 +115,9 @@ impl IndexSpec {
         }
     }
 }
+
+/// What options call an index of texts.
+const TEXT: &str = "fts";
 
 /// The metrics as options name them.
 const METRICS: [(&str, Metric); 3] =
@@ -114,12 +128,15 @@ impl FromStr for IndexKind {
 
     fn from_str(text: &str) -> Result<Self> {
         let lower = text.trim().to_ascii_lowercase();
+        if lower == TEXT {
+            return Ok(Self::Text);
+        }
         let metric = lower.strip_prefix("vector(").and_then(|rest| rest.strip_suffix(')')).map(str::trim);
         match METRICS.iter().find(|(name, _)| Some(*name) == metric) {
             Some((_, metric)) => Ok(Self::Vector(*metric)),
             None => {
                 let kinds: Vec<String> = METRICS.iter().map(|(_, metric)| Self::Vector(*metric).to_string()).collect();
-                Err(Error::invalid(format!("'{text}' is no kind of index: known are {}", kinds.join(", "))))
+                Err(Error::invalid(format!("'{text}' is no kind of index: known are {TEXT}, {}", kinds.join(", "))))
             }
         }
     }
@@ -127,7 +144,7 @@ impl FromStr for IndexKind {
 
 impl fmt::Display for IndexKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Vector(metric) = self;
+        let Self::Vector(metric) = self else { return f.write_str(TEXT) };
         let name = METRICS.iter().find(|(_, m)| m == metric).map_or("l2", |(name, _)| name);
         write!(f, "vector({name})")
     }
@@ -145,6 +162,7 @@ mod tests {
     fn index_options_are_read_as_they_are_written() {
         for (_, metric) in METRICS {
             let spec = IndexSpec { column: "e".into(), kind: IndexKind::Vector(metric) };
+            assert_eq!(IndexSpec::parse("e", "FTS").unwrap().kind, IndexKind::Text);
             let options = HashMap::from([spec.option(), ("lsm.ack".into(), "memory".into())]);
             assert_eq!(IndexSpec::of_options(&options).unwrap(), [spec]);
         }
@@ -163,6 +181,7 @@ mod tests {
             Field::new("wide", vector(DataType::Float64), true),
         ]);
         let schema = TableSchema::try_new(&schema, &["id".into()]).unwrap();
+        assert!(IndexSpec::parse("id", "fts").unwrap().resolved(&schema).unwrap_err().message().contains("VARCHAR"));
         let resolved = |column| IndexSpec::parse(column, "vector(cosine)").unwrap().resolved(&schema);
         assert_eq!(resolved("near").unwrap().column, "Near");
         for column in ["id", "wide", "nowhere"] {

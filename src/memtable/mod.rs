@@ -9,11 +9,13 @@ mod key_index;
 mod row_index;
 mod selection;
 mod table;
+mod text_rows;
 mod vector_rows;
 mod view;
 
 pub use key_index::KeyIndex;
 pub use row_index::{IndexState, RowIndex, RowIndexFactory};
 pub use table::MemTable;
+pub use text_rows::{TextRows, TextRowsFactory};
 pub use vector_rows::{NearestRequest, NearestRows, VectorRows, VectorRowsFactory};
 pub use view::MemTableView;

@@ -7,6 +7,7 @@
 mod point_lookup;
 mod pushdown;
 mod scan;
+mod text_match;
 mod vector_search;
 
 pub use point_lookup::{PointLookup, lookup, present};

@@ -10,11 +10,13 @@ use datafusion::physical_plan::union::UnionExec;
 
 use super::point_lookup::{PointLookup, projected};
 use super::pushdown::{FilterSupport, key_filter, support};
+use super::text_match::TextMatches;
 use super::vector_search::{MemTableSearch, VectorSearch};
 use crate::block_list::{BaseMask, BlockLists, GenerationMask, KeySource, MemTableRows, SourceId};
 use crate::error::Result;
 use crate::physical_plan::{AppendExec, BlockListExec, FirstMatchExec, MemTableScanExec, VectorTopKExec};
 use crate::source::{RowSource, VectorSource};
+use crate::text_search::TextSearch;
 use crate::version::Snapshot;
 
 /// Which rows are wanted.
@@ -26,6 +28,8 @@ pub struct ScanRequest<'a> {
     pub filters: &'a [Expr],
     /// At least so many rows come out if there are that many.
     pub limit: Option<usize>,
+    /// Text queries that every row must match, which is decided above: sources may leave out rows that do not.
+    pub texts: &'a [TextSearch],
     /// Only the rows nearest to a vector: each source may leave out what is not among its own nearest. They must be
     /// ranked above.
     pub search: Option<&'a Arc<VectorSearch>>,
@@ -40,7 +44,8 @@ pub fn plan_scan(
     lists: &Arc<BlockLists>,
     request: ScanRequest<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let ScanRequest { projection, filters, limit, search } = request;
+    let ScanRequest { projection, filters, limit, texts, search } = request;
+    let texts: Arc<[TextSearch]> = texts.into();
     let table = snapshot.version().base.schema();
     let all: Vec<usize>;
     let projection = match projection {
@@ -78,7 +83,10 @@ pub fn plan_scan(
                 arms.push(Arc::new(VectorTopKExec::new(source, projection.to_vec(), Arc::clone(&schema))));
                 continue;
             }
-            let rows: Arc<dyn RowSource> = Arc::new(rows);
+            let rows: Arc<dyn RowSource> = match TextMatches::try_new(&rows, &texts) {
+                Some(matches) => Arc::new(matches),
+                None => Arc::new(rows),
+            };
             in_memory.push(Arc::new(MemTableScanExec::new(vec![rows], projection.to_vec(), Arc::clone(&schema))));
         }
         for (g, generation) in shard.generations.iter().enumerate() {

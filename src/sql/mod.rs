@@ -23,6 +23,7 @@ mod search;
 mod session;
 mod sink;
 mod target;
+mod text;
 
 pub use engine::{LsmEngine, OpenRequest};
 pub use factory::LsmTableFactory;

@@ -20,10 +20,12 @@ use super::options::SessionOptions;
 use super::replace_sink::{self, Replace};
 use super::search::Search;
 use super::sink::{LsmSink, Write};
+use super::text;
 use crate::error::Error;
+use crate::index_spec::IndexKind;
 use crate::planner::{FilterSupport, ScanRequest, VectorSearch};
 use crate::settings::{Ack, OnConflict, OnDrop};
-use crate::table::LsmTable;
+use crate::table::{LsmTable, TextSearch};
 use crate::version::Snapshot;
 
 /// What one name of a table was declared with: it may differ from name to name of one open table.
@@ -175,7 +177,9 @@ impl TableProvider for LsmTableProvider {
         let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
         let search = self.vector_search(state, filters);
         let projection = projection.map(Vec::as_slice);
-        Ok(self.table.search(&snapshot, ScanRequest { projection, filters, limit, search: search.as_ref() })?)
+        let texts: Vec<TextSearch> = filters.iter().filter_map(text::search_of).collect();
+        let request = ScanRequest { projection, filters, limit, texts: &texts, search: search.as_ref() };
+        Ok(self.table.search(&snapshot, request)?)
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
@@ -184,7 +188,18 @@ impl TableProvider for LsmTableProvider {
             FilterSupport::Inexact => TableProviderFilterPushDown::Inexact,
             FilterSupport::Unsupported => TableProviderFilterPushDown::Unsupported,
         };
-        Ok(self.table.supports_filters(filters).into_iter().map(support).collect())
+        let indexes = self.table.indexes()?;
+        let is_indexed =
+            |search: TextSearch| indexes.iter().any(|i| i.kind == IndexKind::Text && i.column == search.column);
+        let supported = self.table.supports_filters(filters).into_iter().zip(filters);
+        Ok(supported
+            .map(|(supported, filter)| match supported {
+                FilterSupport::Unsupported if text::search_of(filter).is_some_and(is_indexed) => {
+                    TableProviderFilterPushDown::Inexact
+                }
+                other => support(other),
+            })
+            .collect())
     }
 
     async fn insert_into(

@@ -18,6 +18,7 @@ use super::functions::{LsmFunction, LsmTableFunction};
 use super::options::{SessionOptions, TableOptionNames};
 use super::rule::{LsmStatementRule, RULE};
 use super::search::{self, LsmSearchRule};
+use super::text;
 
 /// Registers LSM tables: `STORED AS LSM`, the rule that statements need, the `lsm_…` table functions and the `lsm.*`
 /// options.
@@ -73,6 +74,7 @@ impl LsmSessionExt for SessionStateBuilder {
         let known = |name: &str| functions.iter().rev().find(|f| f.name() == name).cloned();
         let distances = distance::functions(known);
         functions.extend(distances);
+        functions.push(text::function());
         let in_analyzer = self.analyzer().iter().flat_map(|a| &a.rules).any(|rule| rule.name() == RULE);
         let added = self.analyzer_rules().iter().flatten().any(|rule| rule.name() == RULE);
         let in_optimizer = self.optimizer().iter().flat_map(|o| &o.rules).any(|rule| rule.name() == search::RULE);
@@ -92,7 +94,8 @@ fn register(state: &mut SessionState, engine: &Arc<LsmEngine>) {
     for (name, function) in functions_of() {
         state.register_udtf(name, function);
     }
-    for function in distance::functions(|name| state.scalar_functions().get(name).cloned()) {
+    let distances = distance::functions(|name| state.scalar_functions().get(name).cloned());
+    for function in distances.into_iter().chain([text::function()]) {
         state.register_udf(function).expect("a session takes every scalar function");
     }
     if !state.analyzer().rules.iter().any(|rule| rule.name() == RULE) {

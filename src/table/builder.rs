@@ -19,7 +19,7 @@ use crate::flush::{self, FlushContext};
 use crate::ids::{GenerationId, WalPosition};
 use crate::index_spec::{IndexKind, IndexSpec};
 use crate::manifest::ManifestStore;
-use crate::memtable::{MemTable, RowIndexFactory, VectorRowsFactory};
+use crate::memtable::{MemTable, RowIndexFactory, TextRowsFactory, VectorRowsFactory};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Settings};
 use crate::store::{IoHook, ObjectIo, TablePaths};
@@ -378,6 +378,7 @@ impl TableBuilder {
 /// What makes the memtables' part of an index.
 fn factory(index: &IndexSpec, schema: &TableSchema) -> Result<Arc<dyn RowIndexFactory>> {
     match index.kind {
+        IndexKind::Text => Ok(Arc::new(TextRowsFactory::try_new(schema, &index.column)?)),
         IndexKind::Vector(metric) => Ok(Arc::new(VectorRowsFactory::try_new(schema, &index.column, metric)?)),
     }
 }

@@ -202,7 +202,7 @@ impl LsmTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.search(snapshot, ScanRequest { projection, filters, limit, search: None })
+        self.search(snapshot, ScanRequest { projection, filters, limit, ..ScanRequest::default() })
     }
 
     /// Plans a scan as [`scan`](Self::scan) does, or a search: then each source may leave out rows that are not among its

@@ -16,5 +16,6 @@ pub use statement::{Statement, StatementKind};
 
 pub use crate::base::{AdoptSpec, CreateSpec};
 pub use crate::planner::{FilterSupport, ScanRequest, VectorSearch};
+pub use crate::text_search::TextSearch;
 pub use crate::version::Snapshot;
 pub use crate::writer::PendingWrite;

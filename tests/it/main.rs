@@ -12,6 +12,7 @@ mod row_index;
 mod snapshot;
 mod support;
 mod table;
+mod text_index;
 mod tidy;
 mod torture;
 mod vector_index;

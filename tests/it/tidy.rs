@@ -30,7 +30,9 @@ const ROOMS: &[(&str, u8)] = &[
     ("manifest", 2),
     ("memtable", 2),
     ("dataset", 2),
-    ("query_syntax", 2),
+    ("query_syntax", 0),
+    ("text_index", 0),
+    ("text_search", 1),
     ("wal", 3),
     ("generation", 3),
     ("base", 3),
@@ -51,7 +53,7 @@ const BESIDE: &[(&str, &str, &str)] = &[("store", "task", "file calls block, and
 /// Each foreign path and the rooms that may name it.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("lance::", &["dataset", "generation", "base"]),
-    ("lance_index::", &["dataset", "generation", "base", "memtable", "planner"]),
+    ("lance_index::", &["dataset", "generation", "base", "memtable", "planner", "text_search"]),
     ("lance_linalg::", &["distance", "dataset", "generation", "base", "memtable", "planner"]),
     ("lance_table::", &["dataset", "generation", "base", "manifest"]),
     ("lance_file::", &["dataset", "generation", "base", "cache"]),

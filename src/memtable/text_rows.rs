@@ -1,0 +1,89 @@
+//! The texts of a memtable's column, and its rows that match a query.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
+
+use super::row_index::{IndexState, RowIndex, RowIndexFactory};
+use super::view::MemTableView;
+use crate::error::{Error, Result};
+use crate::ids::GenerationId;
+use crate::schema::TableSchema;
+use crate::text_index::TextIndex;
+use crate::text_search::{TextAnalyzer, TextSearch, append, matching};
+
+/// Makes a [`TextRows`] for each memtable.
+#[derive(Debug)]
+pub struct TextRowsFactory {
+    name: String,
+    column: usize,
+    analyzer: Arc<TextAnalyzer>,
+}
+
+impl TextRowsFactory {
+    /// Indexes of the column named `name`, which has texts.
+    ///
+    /// # Errors
+    /// `Invalid` if it has none.
+    pub fn try_new(schema: &TableSchema, name: &str) -> Result<Self> {
+        match schema.logical().column_with_name(name) {
+            Some((column, field)) if matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8) => {
+                Ok(Self { name: name.to_string(), column, analyzer: Arc::new(TextAnalyzer::try_new()?) })
+            }
+            _ => Err(Error::invalid(format!("'{name}' is no column of texts: a text index needs VARCHAR"))),
+        }
+    }
+}
+
+impl RowIndexFactory for TextRowsFactory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn create(&self, _: &TableSchema, _: GenerationId) -> Arc<dyn RowIndex> {
+        let analyzer = Arc::clone(&self.analyzer);
+        Arc::new(TextRows { name: self.name.clone(), column: self.column, index: TextIndex::new(true), analyzer })
+    }
+}
+
+/// The texts of one column of a memtable.
+#[derive(Debug)]
+pub struct TextRows {
+    name: String,
+    column: usize,
+    index: TextIndex,
+    analyzer: Arc<TextAnalyzer>,
+}
+
+impl TextRows {
+    /// The index of `view` that answers `search`, if there is one that was not given up.
+    pub fn of<'a>(view: &'a MemTableView, search: &TextSearch) -> Option<(&'a Self, &'a IndexState)> {
+        view.table().indexes().iter().find_map(|state| {
+            let index: &dyn Any = state.index()?.as_ref();
+            let rows = index.downcast_ref::<Self>().filter(|rows| rows.name == search.column)?;
+            Some((rows, state))
+        })
+    }
+
+    /// Which of the first `rows` rows may match: those that do, and those that are not indexed yet. Row `r` may if bit
+    /// `r % 64` of word `r / 64` is set; rows without a text count as empty ones.
+    pub fn candidates(&self, search: &TextSearch, indexed: usize, rows: usize) -> Vec<u64> {
+        let indexed = indexed.min(rows);
+        let mut words = matching(&search.query, &self.index, u32::try_from(indexed).unwrap_or(u32::MAX));
+        words.resize(rows.div_ceil(64), 0);
+        (indexed..rows).for_each(|row| words[row / 64] |= 1 << (row % 64));
+        words
+    }
+}
+
+impl RowIndex for TextRows {
+    fn append(&self, start: usize, rows: &RecordBatch) -> Result<()> {
+        append(&self.index, start, rows.column(self.column), &self.analyzer)
+    }
+
+    fn memory(&self) -> usize {
+        self.index.memory()
+    }
+}

@@ -1,0 +1,12 @@
+//! What a text query finds in one source: an index of its rows, or one that is made of them for the purpose.
+//!
+//! Owns: how texts become words (Lance's tokenizers, so that they agree with Lance's indexes), what the operators of a query mean over rows, and the words that prefixes and misspelt words stand for. A source
+//! without an index is answered by an index of a batch of its rows, so that there is one meaning of every query.
+
+mod analyzer;
+mod matching;
+mod text;
+
+pub use analyzer::{TextAnalyzer, Tokenizer};
+pub use matching::matching;
+pub use text::{TextSearch, append, index_of};
