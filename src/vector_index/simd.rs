@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 /// A set of vector instructions that the kernels are compiled for.
 ///
-/// A value other than [`Simd::Portable`] can only be had from [`Simd::detect`], or by downgrading one: it is the proof
+/// A value other than [`Simd::PORTABLE`] can only be had from [`Simd::detect`], or by downgrading one: it is the proof
 /// that the processor has these instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Simd(Level);

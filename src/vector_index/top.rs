@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 pub struct Neighbour {
     /// The row's number.
     pub row: u32,
-    /// Its distance, as [`Metric`](super::Metric) says.
+    /// Its distance, as [`rank`](super::rank) says.
     pub distance: f32,
 }
 
