@@ -188,18 +188,16 @@ impl TableProvider for LsmTableProvider {
             FilterSupport::Inexact => TableProviderFilterPushDown::Inexact,
             FilterSupport::Unsupported => TableProviderFilterPushDown::Unsupported,
         };
-        let indexes = self.table.indexes()?;
-        let is_indexed =
-            |search: TextSearch| indexes.iter().any(|i| i.kind == IndexKind::Text && i.column == search.column);
-        let supported = self.table.supports_filters(filters).into_iter().zip(filters);
-        Ok(supported
-            .map(|(supported, filter)| match supported {
-                FilterSupport::Unsupported if text::search_of(filter).is_some_and(is_indexed) => {
-                    TableProviderFilterPushDown::Inexact
+        let mut supported: Vec<_> = self.table.supports_filters(filters).into_iter().map(support).collect();
+        for (supported, filter) in supported.iter_mut().zip(filters) {
+            if let Some(search) = text::search_of(filter) {
+                let mut indexes = self.table.indexes()?.into_iter();
+                if indexes.any(|index| index.kind == IndexKind::Text && index.column == search.column) {
+                    *supported = TableProviderFilterPushDown::Inexact;
                 }
-                other => support(other),
-            })
-            .collect())
+            }
+        }
+        Ok(supported)
     }
 
     async fn insert_into(
