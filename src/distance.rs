@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use lance_linalg::distance::{cosine_distance, dot_f32, l2_f32};
+use lance_linalg::distance::{dot_f32, l2_f32};
 
 /// What nearness means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,11 +36,30 @@ impl Element for f32 {
     fn distance(metric: Metric, x: &[f32], y: &[f32]) -> Option<f64> {
         match metric {
             Metric::L2 => Some(f64::from(l2_f32(x, y)).sqrt()),
-            Metric::InnerProduct => Some(f64::from(dot_f32(x, y))),
+            Metric::InnerProduct => {
+                let product = dot_f32(x, y);
+                Some(if product.is_finite() { f64::from(product) } else { wide_dot(x, y) })
+            }
             Metric::Cosine if is_zero(x) || is_zero(y) => None,
-            Metric::Cosine => Some(f64::from(cosine_distance(x, y))),
+            Metric::Cosine => {
+                let (product, xx, yy) = (dot_f32(x, y), dot_f32(x, x), dot_f32(y, y));
+                // Squares beyond this lose digits, or overflow.
+                let good = 1e-25..1e25;
+                let cosine = if good.contains(&xx) && good.contains(&yy) {
+                    f64::from(product / (xx.sqrt() * yy.sqrt()))
+                } else {
+                    wide_dot(x, y) / (wide_dot(x, x).sqrt() * wide_dot(y, y).sqrt())
+                };
+                Some((1.0 - cosine).clamp(0.0, 2.0))
+            }
         }
     }
+}
+
+/// The sum of products where `f32` has no room for it.
+#[cold]
+fn wide_dot(x: &[f32], y: &[f32]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
 }
 
 impl Element for f64 {
@@ -89,6 +108,18 @@ mod tests {
         assert_eq!(both(Metric::Cosine, &X, &Y), Some(1.0 - 11.0 / 15.0));
         assert_eq!(both(Metric::L2, &X, &X), Some(0.0));
         assert_eq!(both(Metric::L2, &[], &[]), Some(0.0));
+    }
+
+    #[test]
+    fn tiny_and_huge_vectors_have_a_direction() {
+        for scale in [1e-38, 1e-23, 1e20, 1e38] {
+            let x = [scale, scale];
+            for (y, expected) in [([1.0, 1.0], 0.0), ([1.0, -1.0], 1.0), ([-1.0, -1.0], 2.0)] {
+                let distance = f32::distance(Metric::Cosine, &x, &y).unwrap();
+                assert!((distance - expected).abs() < 1e-6, "{scale} {distance}");
+            }
+        }
+        assert_eq!(f32::distance(Metric::InnerProduct, &[3e38, 3e38, 1.0], &[3e38, -3e38, 2.0]), Some(2.0));
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl IndexState {
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.index().map_or(0, |index| index.memory())
+        // One that was given up is held all the same.
+        self.index.memory()
     }
 }

@@ -90,6 +90,11 @@ impl MemTable {
         start + count
     }
 
+    /// Charges what the memtable holds now: indexes grow after the rows were appended.
+    pub fn charge(&self) {
+        self.lease.set(self.memory());
+    }
+
     /// Makes the rows below `watermark` visible. Watermarks only rise.
     pub fn publish(&self, watermark: usize) {
         self.visible.fetch_max(watermark, Ordering::AcqRel);

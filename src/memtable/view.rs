@@ -10,6 +10,7 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::{FilterBuilder, concat, interleave};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use roaring::RoaringTreemap;
 
 use super::batch_list::Chunk;
@@ -135,13 +136,17 @@ impl MemTableView {
     ///
     /// # Errors
     /// What evaluating raises.
-    pub fn passing(&self, mut words: Vec<u64>, predicate: &dyn PhysicalExpr) -> Result<Vec<u64>> {
+    pub fn passing(&self, mut words: Vec<u64>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<u64>> {
+        // Only what it reads: rows that are left out are copied around.
+        let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
+        columns.sort_unstable();
         let fields = self.table.schema().logical().fields();
-        let nullable =
-            Arc::new(Schema::new(fields.iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()));
+        let nullable = columns.iter().map(|i| fields[*i].as_ref().clone().with_nullable(true));
+        let nullable = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+        let predicate = reassign_expr_columns(Arc::clone(predicate), &nullable)?;
         for chunk in self.table.batches().below(self.watermark) {
             let rows = chunk.batch.num_rows().min(self.watermark - chunk.start);
-            let columns = chunk.batch.columns()[..fields.len()].iter().map(|c| c.slice(0, rows)).collect();
+            let columns = columns.iter().map(|i| chunk.batch.column(*i).slice(0, rows)).collect();
             let batch = batch_of(&nullable, columns, rows)?;
             let word = |row: usize| (row / 64, row % 64);
             let live = BooleanBuffer::collect_bool(rows, |i| {

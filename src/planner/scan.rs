@@ -78,7 +78,7 @@ pub fn plan_scan(
         for (newer, view) in visible.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..newer].into();
             let rows = MemTableRows::new(Arc::clone(lists), (*view).clone(), newer, &place);
-            if let Some(found) = search.and_then(|search| MemTableSearch::try_new(&rows, search)) {
+            if let Some(found) = search.and_then(|search| MemTableSearch::try_new(&rows, search, &texts)) {
                 let source: Arc<dyn VectorSource> = Arc::new(found);
                 arms.push(Arc::new(VectorTopKExec::new(source, projection.to_vec(), Arc::clone(&schema))));
                 continue;

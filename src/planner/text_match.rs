@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::block_list::MemTableRows;
 use crate::error::Result;
-use crate::memtable::TextRows;
+use crate::memtable::{MemTableView, TextRows};
 use crate::source::RowSource;
 use crate::task;
 use crate::text_search::TextSearch;
@@ -28,16 +28,21 @@ impl TextMatches {
         answered.then(|| Self { rows: rows.clone(), searches: Arc::clone(searches) })
     }
 
-    /// The positions of the rows, in order.
-    fn find(rows: &MemTableRows, searches: &[TextSearch], blocked: &roaring::RoaringTreemap) -> Vec<usize> {
-        let view = rows.view();
-        let mut words = view.live_words(blocked);
+    /// Leaves of `words`, a bit a row, those that may match as far as indexes tell.
+    pub(super) fn narrow(view: &MemTableView, searches: &[TextSearch], words: &mut [u64]) {
         for search in searches {
             if let Some((index, state)) = TextRows::of(view, search) {
                 let candidates = index.candidates(search, state.indexed(), view.watermark());
                 words.iter_mut().zip(candidates).for_each(|(word, other)| *word &= other);
             }
         }
+    }
+
+    /// The positions of the rows, in order.
+    fn find(rows: &MemTableRows, searches: &[TextSearch], blocked: &roaring::RoaringTreemap) -> Vec<usize> {
+        let view = rows.view();
+        let mut words = view.live_words(blocked);
+        Self::narrow(view, searches, &mut words);
         let of_word = |(i, word): (usize, &u64)| {
             let mut left = *word;
             std::iter::from_fn(move || {

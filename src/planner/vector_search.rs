@@ -7,12 +7,14 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
 
+use super::text_match::TextMatches;
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
 use crate::error::Result;
 use crate::memtable::{NearestRequest, VectorRows};
 use crate::source::{Nearest, RowSource, VectorSource};
 use crate::task;
+use crate::text_search::TextSearch;
 
 /// Rows from which on a search leaves the async workers.
 const HEAVY: usize = 4096;
@@ -39,20 +41,22 @@ pub struct VectorSearch {
 pub(super) struct MemTableSearch {
     rows: MemTableRows,
     search: Arc<VectorSearch>,
+    texts: Arc<[TextSearch]>,
 }
 
 impl MemTableSearch {
-    /// The search in the live rows of a memtable; `None` if no index answers it.
-    pub(super) fn try_new(rows: &MemTableRows, search: &Arc<VectorSearch>) -> Option<Self> {
+    /// The search in the live rows of a memtable that match `texts`; `None` if no index answers it.
+    pub(super) fn try_new(rows: &MemTableRows, search: &Arc<VectorSearch>, texts: &Arc<[TextSearch]>) -> Option<Self> {
         VectorRows::of(rows.view(), search.column, search.metric)?;
-        Some(Self { rows: rows.clone(), search: Arc::clone(search) })
+        Some(Self { rows: rows.clone(), search: Arc::clone(search), texts: Arc::clone(texts) })
     }
 
     fn find(&self, blocked: &roaring::RoaringTreemap, projection: &[usize], schema: &SchemaRef) -> Result<Nearest> {
         let (view, search) = (self.rows.view(), &self.search);
         let mut allowed = view.live_words(blocked);
+        TextMatches::narrow(view, &self.texts, &mut allowed);
         if let Some(predicate) = &search.predicate {
-            allowed = view.passing(allowed, predicate.as_ref())?;
+            allowed = view.passing(allowed, predicate)?;
         }
         let candidates = allowed.iter().map(|word| word.count_ones() as usize).sum();
         let request =
@@ -84,7 +88,7 @@ impl VectorSource for MemTableSearch {
         if self.rows.row_count() < HEAVY {
             return self.find(&blocked, projection, schema);
         }
-        let search = Self { rows: self.rows.clone(), search: Arc::clone(&self.search) };
+        let search = Self { rows: self.rows.clone(), search: Arc::clone(&self.search), texts: Arc::clone(&self.texts) };
         let (projection, schema) = (projection.to_vec(), Arc::clone(schema));
         task::blocking(move || search.find(&blocked, &projection, &schema)).await
     }

@@ -182,6 +182,9 @@ impl TableOptions {
         let sorted: BTreeMap<_, _> = options.iter().collect();
         for (key, value) in sorted {
             if let Some(index) = index_option(key, value)? {
+                if parsed.indexes.iter().any(|other| other.column.eq_ignore_ascii_case(&index.column)) {
+                    return Err(Error::invalid(format!("the index of '{}' is given twice", index.column)));
+                }
                 parsed.indexes.push(index);
                 continue;
             }

@@ -76,7 +76,8 @@ impl LsmTableProvider {
     /// The table as of `snapshot`.
     #[must_use]
     pub fn pinned(&self, snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot: Some(snapshot), ..self.clone() }
+        // A plan that is analyzed again is optimized again: the search is found anew, if it is still one.
+        Self { snapshot: Some(snapshot), search: None, ..self.clone() }
     }
 
     /// The table.

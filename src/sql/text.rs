@@ -56,6 +56,7 @@ impl ScalarUDFImpl for TextMatch {
         let [text, query] = take_function_args(NAME, types)?;
         let text = match text {
             text if is_text(text) => text.clone(),
+            DataType::Dictionary(_, text) if is_text(text) => text.as_ref().clone(),
             DataType::Null => DataType::Utf8,
             other => return plan_err!("{NAME} searches texts, not {other}"),
         };

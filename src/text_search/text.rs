@@ -21,14 +21,14 @@ impl TextSearch {
     /// The query that `text` is, in the column named `column`.
     ///
     /// # Errors
-    /// `Invalid` if it is none, or names another column.
+    /// `Invalid` if it is none, or names a column: which one is searched is said beside the query.
     pub fn parse(column: &str, text: &str, analyzer: &TextAnalyzer) -> Result<Self> {
         let parsed = TextQuery::parse(text)?;
         let others = parsed.clauses().into_iter().filter_map(|clause| clause.field());
-        if let Some(other) = others.into_iter().find(|field| !field.eq_ignore_ascii_case(column)) {
+        if let Some(other) = others.into_iter().next() {
             return Err(Error::invalid(format!(
-                "the query names the column '{other}', and only '{column}' is searched: escape the ':' as '\\:' if it \
-                 belongs to a word"
+                "the query names the column '{other}', and one column is searched: leave it out, or escape the ':' as \
+                 '\\:' if it belongs to a word"
             )));
         }
         Ok(Self { column: column.to_string(), query: analyze(&parsed, analyzer, Split::default()) })

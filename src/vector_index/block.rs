@@ -130,7 +130,8 @@ impl Tail {
         }
     }
 
-    fn len(&self) -> usize {
+    /// How many rows there are now.
+    pub(crate) fn len(&self) -> usize {
         // Pairs with the store in `push`: what is below was written before.
         self.len.load(Ordering::Acquire)
     }

@@ -171,7 +171,7 @@ impl Query {
         match metric {
             Metric::L2 => Self { planes, at: square, weight, unit, length },
             Metric::Cosine => Self { planes, at: 0.5 * square, weight, unit, length },
-            Metric::InnerProduct => Self { planes, at: 1.0 - product, weight: -weight, unit, length },
+            Metric::InnerProduct => Self { planes, at: -product, weight: -weight, unit, length },
         }
     }
 

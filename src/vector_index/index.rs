@@ -250,7 +250,7 @@ impl VectorIndex {
     pub fn memory(&self) -> usize {
         let tail = self.tail.load();
         let padded = self.rotation.padded();
-        let young = if tail.sealed() == 0 { tail.block().len() * padded * size_of::<f32>() } else { 0 };
+        let young = if tail.sealed() == 0 { tail.len() * padded * size_of::<f32>() } else { 0 };
         // The sum, a rotated vector and its code.
         let own = padded * (8 + 4) + self.layout.words * 8 + young;
         let origins = (2 + tail.sealed().max(1).ilog(GROWTH) as usize) * (padded * size_of::<f32>() + 64);

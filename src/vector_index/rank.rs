@@ -5,14 +5,14 @@ use super::simd::Simd;
 use crate::distance::Metric;
 
 /// By what rows are ranked: the smaller, the nearer. Under L2 the squared distance, under cosine the distance from 0 to
-/// 2, of inner products one minus the product. Values behind the end of the shorter vector are left out; NaN if it is
+/// 2, of inner products the product with the other sign. Values behind the end of the shorter vector are left out; NaN if it is
 /// undefined.
 #[inline]
 pub fn rank(metric: Metric, simd: Simd, a: &[f32], b: &[f32]) -> f32 {
     match metric {
         Metric::L2 => l2_squared(simd, a, b),
         Metric::Cosine => cosine(simd, a, b),
-        Metric::InnerProduct => 1.0 - dot(simd, a, b),
+        Metric::InnerProduct => -dot(simd, a, b),
     }
 }
 

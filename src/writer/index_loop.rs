@@ -50,7 +50,10 @@ async fn catch_up(memtable: &Arc<MemTable>, which: usize) -> bool {
     })
     .await;
     match appended {
-        Ok(()) => state.advance(to),
+        Ok(()) => {
+            state.advance(to);
+            memtable.charge();
+        }
         Err(error) => {
             tracing::error!(index = state.name(), generation = %memtable.generation(), %error, "an index was given up");
             state.give_up(error.with_context("index", state.name()));
