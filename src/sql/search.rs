@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{DataType, Float32Type};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Sort, TableScan};
-use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::distance::DistanceFunction;
 use super::options::SessionOptions;
@@ -51,15 +51,26 @@ impl OptimizerRule for LsmSearchRule {
         RULE
     }
 
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
     fn supports_rewrite(&self) -> bool {
         true
     }
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        let mut sorts = false;
+        plan.apply_with_subqueries(|node| {
+            sorts |= matches!(node, LogicalPlan::Sort(sort) if sort.fetch.is_some());
+            Ok(if sorts { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        if !sorts {
+            return Ok(Transformed::no(plan));
+        }
+        plan.transform_down_with_subqueries(|node| Self::searched(node, config))
+    }
+}
+
+impl LsmSearchRule {
+    /// The node with the scan below it told, if it is a search.
+    fn searched(plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let LogicalPlan::Sort(sort) = &plan else { return Ok(Transformed::no(plan)) };
         let options = config.options();
         let mode = options.extensions.get::<SessionOptions>().and_then(SessionOptions::search_mode);
@@ -180,8 +191,6 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::common::tree_node::TreeNodeRecursion;
-
     use super::super::fixture::{Fixture, run};
     use super::*;
 
