@@ -47,18 +47,15 @@ pub struct MemTableRows {
     lists: Arc<BlockLists>,
     view: MemTableView,
     newer: Arc<[KeySource]>,
-    label: String,
+    place: Arc<str>,
 }
 
 impl MemTableRows {
     /// The rows of `view` that none of `newer` supersedes; `place` goes before its name in EXPLAIN.
-    pub fn new(lists: Arc<BlockLists>, view: MemTableView, newer: Arc<[KeySource]>, place: &str) -> Self {
-        let label = format!("{place}memtable {}", view.generation());
-        Self { lists, view, newer, label }
+    pub fn new(lists: Arc<BlockLists>, view: MemTableView, newer: Arc<[KeySource]>, place: Arc<str>) -> Self {
+        Self { lists, view, newer, place }
     }
-}
 
-impl MemTableRows {
     /// The memtable.
     pub fn view(&self) -> &MemTableView {
         &self.view
@@ -82,7 +79,7 @@ impl MemTableRows {
 
 impl RowSource for MemTableRows {
     fn label(&self) -> String {
-        self.label.clone()
+        format!("{}memtable {}", self.place, self.view.generation())
     }
 
     fn row_count(&self) -> usize {

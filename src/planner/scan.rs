@@ -45,7 +45,6 @@ pub fn plan_scan(
     request: ScanRequest<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let ScanRequest { projection, filters, limit, texts, search } = request;
-    let texts: Arc<[TextSearch]> = texts.into();
     let table = snapshot.version().base.schema();
     let all: Vec<usize>;
     let projection = match projection {
@@ -71,13 +70,14 @@ pub fn plan_scan(
     let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut everything: Vec<KeySource> = Vec::new();
     let shards = snapshot.shards().count();
+    let texts: Arc<[TextSearch]> = texts.into();
     for (s, (shard, views)) in snapshot.shards().enumerate() {
-        let place = if shards > 1 { format!("shard {s}, ") } else { String::new() };
+        let place: Arc<str> = if shards > 1 { format!("shard {s}, ").into() } else { Arc::default() };
         let sources = snapshot.key_sources(s);
         let visible: Vec<_> = views.iter().filter(|v| v.watermark() > 0).collect();
         for (newer, view) in visible.iter().enumerate() {
             let newer: Arc<[KeySource]> = sources[..newer].into();
-            let rows = MemTableRows::new(Arc::clone(lists), (*view).clone(), newer, &place);
+            let rows = MemTableRows::new(Arc::clone(lists), (*view).clone(), newer, Arc::clone(&place));
             if let Some(found) = search.and_then(|search| MemTableSearch::try_new(&rows, search, &texts)) {
                 let source: Arc<dyn VectorSource> = Arc::new(found);
                 arms.push(Arc::new(VectorTopKExec::new(source, projection.to_vec(), Arc::clone(&schema))));

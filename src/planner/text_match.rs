@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::SchemaRef;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -43,16 +44,13 @@ impl TextMatches {
         let view = rows.view();
         let mut words = view.live_words(blocked);
         Self::narrow(view, searches, &mut words);
-        let of_word = |(i, word): (usize, &u64)| {
-            let mut left = *word;
-            std::iter::from_fn(move || {
-                let bit = left.trailing_zeros();
-                left &= left.wrapping_sub(1);
-                (bit < u64::BITS).then_some(i * 64 + bit as usize)
-            })
-        };
-        words.iter().enumerate().flat_map(of_word).collect()
+        positions(words, view.watermark())
     }
+}
+
+/// The first `rows` rows whose bit is set in `words`, in order.
+pub(super) fn positions(words: Vec<u64>, rows: usize) -> Vec<usize> {
+    BooleanBuffer::new(words.into(), 0, rows).set_indices().collect()
 }
 
 impl RowSource for TextMatches {

@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
 
-use super::text_match::TextMatches;
+use super::text_match::{TextMatches, positions};
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
 use crate::error::Result;
@@ -63,8 +63,7 @@ impl MemTableSearch {
             NearestRequest { query: &search.query, k: search.k, nulls_first: search.nulls_first, allowed: &allowed };
         let Some((index, state)) = VectorRows::of(view, search.column, search.metric) else {
             // Given up since the plan was made: all rows are compared above.
-            let live = (0..view.watermark()).filter(|row| allowed[row / 64] >> (row % 64) & 1 == 1).collect::<Vec<_>>();
-            let rows = view.take(&live, projection, schema)?;
+            let rows = view.take(&positions(allowed, view.watermark()), projection, schema)?;
             return Ok(Nearest { rows, candidates, distances: 0, flat: candidates });
         };
         let found = index.nearest(view, state.indexed(), &request)?;

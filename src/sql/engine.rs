@@ -233,6 +233,8 @@ fn columns(schema: &SchemaRef) -> String {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::prelude::SessionContext;
+
     use super::super::fixture::{Fixture, run};
     use super::*;
     use crate::error::ErrorKind;
@@ -416,27 +418,32 @@ mod tests {
         }
     }
 
+    /// What opens the table at `t` under this name.
+    fn open(fixture: &Fixture, options: &str) -> String {
+        format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}' {options}", fixture.path("t"))
+    }
+
+    /// A new session in which a table of three rows was opened with `options`.
+    async fn reopened(fixture: &Fixture, options: &str) -> SessionContext {
+        drop(fixture.with_rows(3).await);
+        let session = fixture.session();
+        run(&session, &open(fixture, options)).await.unwrap();
+        session
+    }
+
     #[tokio::test]
     async fn a_table_whose_shards_cannot_be_claimed_keeps_its_data() {
         let fixture = Fixture::new();
-        drop(fixture.with_rows(3).await);
-        let session = fixture.session();
-        let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
-        let options = "OPTIONS ('lsm.drop' 'delete', 'lsm.access' 'read')";
-        run(&session, &format!("{open} {options}")).await.unwrap();
+        let session = reopened(&fixture, "OPTIONS ('lsm.drop' 'delete', 'lsm.access' 'read')").await;
         run(&session, "DROP TABLE t").await.unwrap();
-        run(&session, &open).await.unwrap();
+        run(&session, &open(&fixture, "")).await.unwrap();
         assert_eq!(run(&session, "SELECT count(*) FROM t").await.unwrap(), ["3"]);
     }
 
     #[tokio::test]
     async fn a_table_that_could_not_be_deleted_is_opened_anew() {
         let fixture = Fixture::new();
-        drop(fixture.with_rows(3).await);
-        let session = fixture.session();
-        let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
-        let options = "OPTIONS ('lsm.drop' 'delete', 'lsm.access' 'read')";
-        run(&session, &format!("{open} {options}")).await.unwrap();
+        let session = reopened(&fixture, "OPTIONS ('lsm.drop' 'delete', 'lsm.access' 'read')").await;
         let table = fixture.engine.open(request(&fixture, &[("lsm.access", "read")])).await.unwrap();
         table.refresh().await.unwrap();
         run(&session, "DROP TABLE t").await.unwrap();
@@ -450,13 +457,7 @@ mod tests {
     fn a_drop_outside_a_runtime_is_refused() {
         let fixture = Fixture::new();
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let session = runtime.block_on(async {
-            drop(fixture.with_rows(3).await);
-            let session = fixture.session();
-            let open = format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{}'", fixture.path("t"));
-            run(&session, &format!("{open} OPTIONS ('lsm.drop' 'delete')")).await.unwrap();
-            session
-        });
+        let session = runtime.block_on(reopened(&fixture, "OPTIONS ('lsm.drop' 'delete')"));
         let error = Error::from(session.deregister_table("t").unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         assert!(error.message().contains("tokio runtime"), "{error}");

@@ -3,6 +3,7 @@
 //! It means the same wherever it stands. As a filter of an LSM table it is also handed to the scan, where the indexes of
 //! memtables spare most rows.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray};
@@ -19,16 +20,33 @@ use crate::text_search::{TextAnalyzer, TextSearch, index_of, matching};
 const NAME: &str = "text_match";
 
 /// `text_match(text, query)`.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub(super) struct TextMatch {
     signature: Signature,
     aliases: Vec<String>,
+    analyzer: TextAnalyzer,
 }
 
 /// The function.
 pub(super) fn function() -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()] }))
+    let analyzer = TextAnalyzer::try_new().expect("Lance makes words at its defaults");
+    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], analyzer }))
+}
+
+/// All are alike.
+impl PartialEq for TextMatch {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for TextMatch {}
+
+impl Hash for TextMatch {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        NAME.hash(state);
+    }
 }
 
 fn is_text(data_type: &DataType) -> bool {
@@ -68,37 +86,30 @@ impl ScalarUDFImpl for TextMatch {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [text, query] = take_function_args(NAME, &args.args)?;
-        let analyzer = TextAnalyzer::try_new()?;
         let column = args.arg_fields.first().map_or("", |field| field.name());
         if let (ColumnarValue::Scalar(text), ColumnarValue::Scalar(query)) = (text, query) {
-            let found = self.matches(column, &text.to_array()?, query, &analyzer)?;
+            let found = self.matches(column, &text.to_array()?, query)?;
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?));
         }
         let texts = text.to_array(args.number_rows)?;
         if let ColumnarValue::Scalar(query) = query {
-            return Ok(ColumnarValue::Array(Arc::new(self.matches(column, &texts, query, &analyzer)?)));
+            return Ok(ColumnarValue::Array(Arc::new(self.matches(column, &texts, query)?)));
         }
         let queries = query.to_array(args.number_rows)?;
         let queries = as_string_array(&queries)?;
         let row = |(row, query): (usize, Option<&str>)| -> Result<Option<bool>> {
             let query = ScalarValue::Utf8(query.map(str::to_string));
-            Ok(self.matches(column, &texts.slice(row, 1), &query, &analyzer)?.iter().next().flatten())
+            Ok(self.matches(column, &texts.slice(row, 1), &query)?.iter().next().flatten())
         };
         Ok(ColumnarValue::Array(Arc::new(queries.iter().enumerate().map(row).collect::<Result<BooleanArray>>()?)))
     }
 }
 
 impl TextMatch {
-    fn matches(
-        &self,
-        column: &str,
-        texts: &ArrayRef,
-        query: &ScalarValue,
-        analyzer: &TextAnalyzer,
-    ) -> Result<BooleanArray> {
+    fn matches(&self, column: &str, texts: &ArrayRef, query: &ScalarValue) -> Result<BooleanArray> {
         let Some(Some(query)) = query.try_as_str() else { return Ok(BooleanArray::new_null(texts.len())) };
-        let search = TextSearch::parse(column, query, analyzer)?;
-        let index = index_of(texts, analyzer)?;
+        let search = TextSearch::parse(column, query, &self.analyzer)?;
+        let index = index_of(texts, &self.analyzer)?;
         let words = matching(&search.query, &index, index.rows());
         let found = |row: usize| texts.is_valid(row).then(|| words[row / 64] >> (row % 64) & 1 == 1);
         Ok((0..texts.len()).map(found).collect())
@@ -108,9 +119,9 @@ impl TextMatch {
 /// The query that a filter asks of a column, if it is nothing but that.
 pub(super) fn search_of(filter: &Expr) -> Option<TextSearch> {
     let Expr::ScalarFunction(call) = filter else { return None };
-    call.func.inner().downcast_ref::<TextMatch>()?;
+    let function = call.func.inner().downcast_ref::<TextMatch>()?;
     let [Expr::Column(column), Expr::Literal(query, _)] = call.args.as_slice() else { return None };
     let query = query.try_as_str()??;
     // What is no query is told when it runs.
-    TextSearch::parse(&column.name, query, &TextAnalyzer::try_new().ok()?).ok()
+    TextSearch::parse(&column.name, query, &function.analyzer).ok()
 }
