@@ -52,7 +52,7 @@ async fn our_table(bench: &Bench, settings: Settings) -> Result<Ours> {
 }
 
 async fn peer_table(bench: &Bench, config: lance::dataset::mem_wal::ShardWriterConfig) -> Result<Peer> {
-    Peer::create(&bench.place().fresh("peer"), &KIND.schema(), vec![KIND.rows(&[-1], 0)?], false, config).await
+    Peer::create(&bench.place().fresh("peer"), &KIND.schema(), vec![KIND.rows(&[-1], 0)?], &[], config).await
 }
 
 async fn volatile(bench: &mut Bench, metric: &str, batch: usize, puts: usize, target: f64) -> Result<()> {

@@ -3,64 +3,29 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow::array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use lance::Dataset;
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
-use rand::seq::index::sample;
 
 use support::Result;
 use support::answer::{Fingerprint, consume, drain, same};
 use support::bench::{Bench, run};
+use support::indexes::Index;
 use support::measure::{Rounds, alternate, timed};
 use support::ours::{self, Ours};
 use support::peer::{self, Peer, plain};
 use support::place::uri;
 use support::report::Unit;
 use support::rows::{KEY, Kind};
+use support::shape::{Shape, newest};
 
 const KIND: Kind = Kind::Records;
 const BATCH: usize = 1_000;
 
-/// What a table consists of.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    base: usize,
-    generations: usize,
-    generation: usize,
-    memtable: usize,
-    /// How many of a hundred rows of each source behind the base replace a row of an older source.
-    overlap: usize,
-}
-
 /// The ids of each source, the base first and the memtable last; a row's version is its source's place.
 struct Sources(Vec<Vec<i64>>);
-
-impl Shape {
-    fn label(&self, side: &str) -> String {
-        let Self { base, generations, generation, memtable, overlap } = self;
-        format!("lsm_scan-{base}-{generations}x{generation}-{memtable}-{overlap}-{side}")
-    }
-
-    fn sources(&self) -> Sources {
-        let mut rng = SmallRng::seed_from_u64(17);
-        let mut sources: Vec<Vec<i64>> = vec![(0..self.base as i64).collect()];
-        let mut known = self.base;
-        for i in 0..=self.generations {
-            let rows = if i < self.generations { self.generation } else { self.memtable };
-            let old = rows * self.overlap / 100;
-            let mut ids: Vec<i64> = sample(&mut rng, known, old).into_iter().map(|i| i as i64).collect();
-            ids.extend((known..known + rows - old).map(|i| i as i64));
-            known += rows - old;
-            sources.push(ids);
-        }
-        Sources(sources)
-    }
-}
 
 impl Sources {
     fn batches(&self, source: usize) -> Result<Vec<RecordBatch>> {
@@ -77,15 +42,11 @@ impl Sources {
 
     /// The live rows in the order of their ids.
     fn live(&self) -> Result<Vec<RecordBatch>> {
-        let mut newest = BTreeMap::new();
-        for (source, ids) in self.0.iter().enumerate() {
-            newest.extend(ids.iter().map(|id| (*id, source)));
-        }
-        let rows: Vec<(i64, usize)> = newest.into_iter().collect();
-        let batch = |rows: &[(i64, usize)]| -> Result<Vec<RecordBatch>> {
+        let batch = |rows: &[(i64, u64)]| -> Result<Vec<RecordBatch>> {
             let runs = rows.chunk_by(|a, b| a.1 == b.1);
-            runs.map(|run| KIND.rows(&run.iter().map(|r| r.0).collect::<Vec<_>>(), run[0].1 as u64)).collect()
+            runs.map(|run| KIND.rows(&run.iter().map(|r| r.0).collect::<Vec<_>>(), run[0].1)).collect()
         };
+        let rows = newest(&self.0);
         rows.chunks(BATCH).map(|rows| Ok(arrow::compute::concat_batches(&KIND.schema(), &batch(rows)?)?)).collect()
     }
 }
@@ -99,12 +60,14 @@ struct Pair {
 
 impl Pair {
     async fn new(bench: &Bench, shape: Shape) -> Result<Self> {
-        let rows = shape.sources();
+        let rows = Sources(shape.ids());
         let place = bench.place();
-        let dir = place.copy_of_built(&shape.label("ours"), async |dir| build_ours(dir, &rows).await).await?;
+        let dir =
+            place.copy_of_built(&shape.label("lsm_scan", "ours"), async |dir| build_ours(dir, &rows).await).await?;
         let ours = Ours::open(&dir, ours::roomy()).await?;
         ours.fill(&rows.memtable()?).await?;
-        let dir = place.copy_of_built(&shape.label("peer"), async |dir| build_peer(dir, &rows).await).await?;
+        let dir =
+            place.copy_of_built(&shape.label("lsm_scan", "peer"), async |dir| build_peer(dir, &rows).await).await?;
         let peer = Peer::open(&dir, peer::roomy()).await?;
         peer.fill(&rows.memtable()?).await?;
         ours.settle().await?;
@@ -129,7 +92,7 @@ async fn build_ours(dir: &Path, rows: &Sources) -> Result<()> {
 }
 
 async fn build_peer(dir: &Path, rows: &Sources) -> Result<()> {
-    let peer = Peer::create(dir, &KIND.schema(), rows.batches(0)?, true, peer::roomy()).await?;
+    let peer = Peer::create(dir, &KIND.schema(), rows.batches(0)?, &[Index::Btree(KEY)], peer::roomy()).await?;
     for generation in rows.generations() {
         peer.fill(&rows.batches(generation)?).await?;
         peer.flush().await?;
@@ -169,9 +132,9 @@ async fn everything(bench: &mut Bench, shape: Shape, metrics: [&str; 2], targets
     }
     let pair = Pair::new(bench, shape).await?;
     let live = async |dir: &Path| -> Result<()> {
-        plain(uri(dir)?, &KIND.schema(), shape.sources().live()?, None).await.map(|_| ())
+        plain(uri(dir)?, &KIND.schema(), Sources(shape.ids()).live()?, None).await.map(|_| ())
     };
-    let dir = bench.place().built(&shape.label("plain"), live).await?;
+    let dir = bench.place().built(&shape.label("lsm_scan", "plain"), live).await?;
     let dataset = Dataset::open(uri(&dir)?).await?;
     let (ours, lance, plain) =
         (async || pair.ours.stream().await, async || pair.sources.stream().await, async || stream(&dataset).await);
@@ -191,7 +154,7 @@ async fn keys(bench: &mut Bench, shape: Shape, metric: &str, target: Option<f64>
     let pair = Pair::new(bench, shape).await?;
     let peer = async || Ok(pair.sources.scanner().project(&[KEY])?.try_into_stream().await?);
     let ours = async || pair.ours.keys().await;
-    let expected = shape.sources().live()?;
+    let expected = Sources(shape.ids()).live()?;
     let key: Vec<RecordBatch> = expected.iter().map(|b| b.project(&[0])).collect::<std::result::Result<_, _>>()?;
     let expected = Fingerprint::of_batches(&key)?;
     same("ours and what was written", Fingerprint::of(ours().await?).await?, expected)?;

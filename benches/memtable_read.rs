@@ -18,11 +18,12 @@ use rand::{Rng, SeedableRng};
 use support::Result;
 use support::answer::{Fingerprint, consume, drain, same};
 use support::bench::{Bench, run};
+use support::indexes::Index;
 use support::measure::{Rounds, alternate, timed};
 use support::ours::{self, Ours};
 use support::peer::{self, Peer, Sources, plain};
 use support::report::Unit;
-use support::rows::{Kind, shuffled};
+use support::rows::{KEY, Kind, shuffled};
 
 /// Where the ids of the base begin.
 const BASE_IDS: i64 = 1_000_000;
@@ -72,7 +73,8 @@ impl Pair {
         let base = vec![shape.kind.rows(&base_ids, 0)?];
         let ours = Ours::create(&bench.place().fresh("ours"), &schema, base.clone(), ours::roomy()).await?;
         ours.fill(rows).await?;
-        let peer = Peer::create(&bench.place().fresh("peer"), &schema, base, true, peer::roomy()).await?;
+        let peer =
+            Peer::create(&bench.place().fresh("peer"), &schema, base, &[Index::Btree(KEY)], peer::roomy()).await?;
         peer.fill(rows).await?;
         let pair = Self { sources: peer.sources().await?, ours, peer };
         pair.settle().await?;
@@ -186,7 +188,7 @@ async fn points(bench: &mut Bench, pair: &Pair, shape: &Shape) -> Result<()> {
     ids.sort_unstable();
     ids.dedup();
     let many: Vec<ScalarValue> = ids.iter().map(|&id| ScalarValue::Int64(Some(id))).collect();
-    let batch = RecordBatch::try_from_iter([(support::rows::KEY, Arc::new(Int64Array::from(ids.clone())) as _)])?;
+    let batch = RecordBatch::try_from_iter([(KEY, Arc::new(Int64Array::from(ids.clone())) as _)])?;
     let found = Fingerprint::of_batches([&pair.ours.table.get_many(&batch).await?])?;
     same("get_many_100", found, Fingerprint::of_batches([&lookup.lookup_many(&many, None).await?])?)?;
     if bench.wants(&["get_many_100"]) {

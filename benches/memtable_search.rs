@@ -1,49 +1,59 @@
-//! The nearest rows of what was just written, beside Lance: the workload of the seed, 62,000 vectors of 1,024
-//! dimensions in 620 batches, clean, under filters and after 30,000 of them were overwritten.
+//! Searching what was just written, beside Lance: the workload of the seed, 62,000 rows in 620 batches, with vectors of
+//! 1,024 dimensions and texts of 30 to 80 words; clean, under filters, and after 30,000 rows were overwritten.
 //!
 //! Each side is searched at its cheapest setting with a recall of 0.95 or more. A search is planned and run, without
-//! parsing SQL.
+//! parsing SQL. What is found is compared with the truth before it is timed: the nearest of all live vectors, and the
+//! best scores of one corpus of all live texts.
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::hint::black_box;
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use datafusion::common::ScalarValue;
+use arrow::array::{Float32Array, RecordBatch};
 use lance::Dataset;
-use lance::index::DatasetIndexExt;
-use lance::index::vector::VectorIndexParams;
-use lance_index::IndexType;
+use lance_index::scalar::FullTextSearchQuery;
 use lance_linalg::distance::DistanceType;
 
 use support::Result;
 use support::bench::{Bench, run};
-use support::measure::{Rounds, alternate, timed};
-use support::ours::{self, Ours, Prepared};
-use support::peer::{self, Peer, Sources, plain};
-use support::report::{Unit, note};
+use support::documents::{Documents, Live, TEXT, VECTOR, WORDLESS};
+use support::indexes::{Index, create_all, told};
+use support::ours::{self, Ours};
+use support::peer::{self, Peer, SCORE, Sources, full_text, plain};
+use support::report::note;
 use support::rows::{KEY, shuffled};
-use support::vectors::{Noise, Vectors, nearest, recall};
+use support::search::{K, OurSearch, RECALL, compare_best, compare_nearest, ids_of, race, scored, truths};
+use support::texts::{Class, Corpus, TextQuery};
+use support::vectors::{Noise, recall};
 
-/// Rows that are asked for.
-const K: usize = 10;
-/// What a setting must find.
-const RECALL: f64 = 0.95;
-/// Where the ids of the base begin.
+/// Where the ids of the base begin. Its rows have no text, so that both sides count the same texts.
 const BASE_IDS: i64 = 1_000_000;
+/// Rows of a batch.
+const BATCH: usize = 100;
+/// Only a btree of the key, and an index of each column that is searched.
+const INDEXES: [Index; 3] =
+    [Index::Btree(KEY), Index::Text(TEXT), Index::Vector { column: VECTOR, partitions: 1, codes: None }];
 
-/// The rows that are live, by their ids: the bucket and the vector.
-type Live = BTreeMap<i64, (i32, Vec<f32>)>;
+/// A metric, the rows it sees of a hundred, and its target.
+type Case = (&'static str, Option<i32>, f64);
 
-/// A search.
-#[derive(Clone, Copy)]
-struct Query<'a> {
-    vector: &'a [f32],
-    /// Only rows of the first so many of a hundred buckets.
-    buckets: Option<i32>,
+const VECTORS: [Case; 3] =
+    [("vector_clean", None, 4.0), ("vector_filter1", Some(1), 10.0), ("vector_filter30", Some(30), 5.0)];
+const TEXTS: [(Case, Class); 5] = [
+    (("text_rare", None, 4.0), Class::Rare),
+    (("text_mid", None, 4.0), Class::Mid),
+    (("text_or3", None, 4.0), Class::Or3),
+    (("text_phrase", None, 4.0), Class::Phrase),
+    (("text_mid_filter30", Some(30), 8.0), Class::Mid),
+];
+const TEXTS_OVERWRITTEN: [(Case, Class); 2] =
+    [(("text_mid_overwritten", None, 20.0), Class::Mid), (("text_or3_overwritten", None, 100.0), Class::Or3)];
+
+/// Both sides with the same rows.
+struct Pair {
+    ours: Ours,
+    peer: Peer,
+    sources: Sources,
+    documents: Documents,
+    live: Live,
 }
 
 fn main() -> Result<()> {
@@ -55,269 +65,207 @@ fn main() -> Result<()> {
     })
 }
 
-fn schema(width: usize) -> SchemaRef {
-    let primary = [("lance-schema:unenforced-primary-key".to_string(), "true".to_string())];
-    let item = Arc::new(Field::new("item", DataType::Float32, true));
-    Arc::new(Schema::new(vec![
-        Field::new(KEY, DataType::Int64, false).with_metadata(primary.into()),
-        Field::new("bucket", DataType::Int32, true),
-        Field::new("vector", DataType::FixedSizeList(item, width as i32), true),
-    ]))
-}
-
-fn rows(ids: &[i64], width: usize, vectors: &mut Vectors, live: &mut Live) -> Result<RecordBatch> {
-    let mut values = Vec::with_capacity(ids.len() * width);
-    let mut buckets = Vec::with_capacity(ids.len());
-    for id in ids {
-        let vector = vectors.next();
-        let bucket = (id.wrapping_mul(2_654_435_761) >> 8).rem_euclid(100) as i32;
-        values.extend_from_slice(&vector);
-        buckets.push(bucket);
-        live.insert(*id, (bucket, vector));
+impl Pair {
+    async fn new(bench: &Bench, noise: Noise, ids: &[i64]) -> Result<Self> {
+        let documents = Documents::new(noise, bench.size(1024, 32));
+        let base_ids: Vec<i64> = (BASE_IDS..BASE_IDS + 300).collect();
+        let base = vec![documents.rows(&base_ids, WORDLESS)?];
+        let place = bench.place();
+        let ours =
+            Ours::searched(&place.fresh("ours"), &documents.schema(), base.clone(), &INDEXES, ours::roomy()).await?;
+        let peer = Peer::create(&place.fresh("peer"), &documents.schema(), base, &INDEXES, peer::roomy()).await?;
+        let mut live = Live::new();
+        documents.write(&mut live, &base_ids, WORDLESS);
+        let sources = peer.sources().await?;
+        let mut pair = Self { ours, peer, sources, documents, live };
+        pair.write(ids, 0).await?;
+        Ok(pair)
     }
-    let columns: Vec<ArrayRef> =
-        vec![Arc::new(Int64Array::from(ids.to_vec())), Arc::new(Int32Array::from(buckets)), list(values, width)?];
-    Ok(RecordBatch::try_new(schema(width), columns)?)
-}
 
-fn list(values: Vec<f32>, width: usize) -> Result<ArrayRef> {
-    let item = Arc::new(Field::new("item", DataType::Float32, true));
-    Ok(Arc::new(FixedSizeListArray::try_new(item, width as i32, Arc::new(Float32Array::from(values)), None)?))
-}
+    async fn write(&mut self, ids: &[i64], version: u64) -> Result<()> {
+        for batch in self.documents.batches(ids, version, BATCH)? {
+            self.ours.fill(std::slice::from_ref(&batch)).await?;
+            self.peer.fill(&[batch]).await?;
+        }
+        self.documents.write(&mut self.live, ids, version);
+        self.ours.settle().await?;
+        self.peer.settle().await?;
+        self.sources = self.peer.sources().await?;
+        Ok(())
+    }
 
-fn ids_of(batches: &[RecordBatch]) -> Vec<i64> {
-    let ids = |batch: &RecordBatch| batch[KEY].as_primitive::<Int64Type>().values().to_vec();
-    batches.iter().flat_map(ids).collect()
+    /// All rows that were written first, and those of the base.
+    fn batches(&self) -> Result<Vec<RecordBatch>> {
+        let ids: Vec<(i64, u64)> = self.live.iter().map(|(id, (version, _))| (*id, *version)).collect();
+        let runs = ids.chunk_by(|a, b| a.1 == b.1);
+        let ids = |run: &[(i64, u64)]| run.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        runs.map(|run| self.documents.rows(&ids(run), run[0].1)).collect()
+    }
 }
 
 async fn searches(bench: &mut Bench, noise: Noise, suffix: &str) -> Result<()> {
-    let metrics = ["clean", "clean_bare", "filter1", "filter30", "overwritten"];
-    let wanted: Vec<String> = metrics.iter().map(|metric| format!("vector_{metric}{suffix}")).collect();
-    let one_fragment = format!("vs_one_fragment_vector{suffix}");
-    let names: Vec<&str> = wanted.iter().chain([&one_fragment]).map(String::as_str).collect();
-    if !bench.wants(&names) {
+    // The noise of vectors says nothing about texts.
+    let with_texts = noise == Noise::Shared;
+    let named = |name: &str| format!("{name}{suffix}");
+    let texts = TEXTS.iter().chain(&TEXTS_OVERWRITTEN).map(|((name, ..), _)| named(name)).filter(|_| with_texts);
+    let vectors = VECTORS.iter().map(|(name, ..)| named(name));
+    let others = ["vector_clean_bare", "vector_overwritten", "vs_one_fragment_vector"].map(named);
+    let one_fragment = with_texts.then(|| named("vs_one_fragment_text"));
+    let names: Vec<String> = texts.chain(vectors).chain(others).chain(one_fragment).collect();
+    if !bench.wants(&names.iter().map(String::as_str).collect::<Vec<_>>()) {
         return Ok(());
     }
-    let width = bench.size(1024, 32);
-    let mut vectors = Vectors::new(noise, width);
-    let mut live = Live::new();
-    let base_ids: Vec<i64> = (BASE_IDS..BASE_IDS + 300).collect();
-    let base = rows(&base_ids, width, &mut vectors, &mut live)?;
     let ids: Vec<i64> = (0..bench.size(62_000, 1_240)).collect();
-    let make = |ids: &[i64], vectors: &mut Vectors, live: &mut Live| -> Result<Vec<RecordBatch>> {
-        ids.chunks(100).map(|ids| rows(ids, width, vectors, live)).collect()
-    };
-    let written = make(&ids, &mut vectors, &mut live)?;
-    let queries: Vec<Vec<f32>> = (0..bench.size(100, 5)).map(|_| vectors.next()).collect();
+    let mut pair = Pair::new(bench, noise, &ids).await?;
+    note(&told(&pair.ours.table, &INDEXES));
+    let queries = pair.documents.queries(bench.size(100, 5));
 
-    let dir = bench.place().fresh(&format!("ours{suffix}"));
-    let ours = Ours::searched(&dir, &schema(width), vec![base.clone()], "vector", ours::roomy()).await?;
-    ours.fill(&written).await?;
-    let dir = bench.place().fresh(&format!("peer{suffix}"));
-    let peer = Peer::searched(&dir, &schema(width), vec![base.clone()], "vector", peer::roomy()).await?;
-    peer.fill(&written).await?;
-    ours.settle().await?;
-    peer.settle().await?;
-
-    let sources = peer.sources().await?;
-    for (metric, buckets, target) in [("clean", None, 4.0), ("filter1", Some(1), 10.0), ("filter30", Some(30), 5.0)] {
-        let metric = format!("vector_{metric}{suffix}");
-        if bench.wants(&[&metric]) {
-            compare(bench, &metric, target, (&ours, &sources), &live, (&queries, buckets)).await?;
+    for case in VECTORS {
+        near(bench, case, suffix, &pair, &queries).await?;
+    }
+    bare(bench, &named("vector_clean_bare"), &pair, &queries).await?;
+    one_fragment_vectors(bench, &named("vs_one_fragment_vector"), &pair, &queries).await?;
+    if with_texts {
+        for (case, class) in TEXTS {
+            best(bench, case, class, &pair).await?;
+        }
+        one_fragment_texts(bench, "vs_one_fragment_text", &pair).await?;
+    }
+    let mut again = shuffled(0, ids.len(), 5);
+    again.truncate(bench.size(30_000, 600));
+    pair.write(&again, 1).await?;
+    near(bench, ("vector_overwritten", None, 20.0), suffix, &pair, &queries).await?;
+    if with_texts {
+        for (case, class) in TEXTS_OVERWRITTEN {
+            best(bench, case, class, &pair).await?;
         }
     }
-    bare(bench, &wanted[1], (&ours, &peer), &live, &queries).await?;
-    if bench.wants(&[&one_fragment]) {
-        let all: Vec<RecordBatch> = [base].into_iter().chain(written).collect();
-        one_fragment_of(bench, &one_fragment, &ours, all, &live, &queries).await?;
+    pair.ours.table.close().await?;
+    pair.peer.abort().await
+}
+
+/// The nearest vectors, beside Lance's scanner.
+async fn near(bench: &mut Bench, case: Case, suffix: &str, pair: &Pair, queries: &[Vec<f32>]) -> Result<()> {
+    let (name, end, target) = case;
+    let metric = format!("{name}{suffix}");
+    if !bench.wants(&[&metric]) {
+        return Ok(());
     }
-    if bench.wants(&[&wanted[4]]) {
-        let mut ids = shuffled(0, ids.len(), 5);
-        ids.truncate(bench.size(30_000, 600));
-        let again = make(&ids, &mut vectors, &mut live)?;
-        ours.fill(&again).await?;
-        peer.fill(&again).await?;
-        ours.settle().await?;
-        peer.settle().await?;
-        let sources = peer.sources().await?;
-        compare(bench, &wanted[4], 20.0, (&ours, &sources), &live, (&queries, None)).await?;
-    }
-    Ok(())
+    let search = OurSearch::nearest(&pair.ours, end).await?;
+    let ours = async |query: &Vec<f32>| search.near(query).await;
+    let peer = async |query: &Vec<f32>| pair.sources.near(query, end).await;
+    compare_nearest(&metric, &truths(&pair.live, queries, end), queries, ours, peer).await?;
+    race(bench, &metric, target, queries, ours, peer).await
 }
 
-/// What the queries should find.
-fn truths(live: &Live, queries: &[Vec<f32>], buckets: Option<i32>) -> Vec<Vec<i64>> {
-    let passes = |bucket: i32| buckets.is_none_or(|end| bucket < end);
-    let rows = || live.iter().filter(|(_, (bucket, _))| passes(*bucket)).map(|(id, (_, v))| (*id, v.as_slice()));
-    queries.iter().map(|query| nearest(rows(), query, K)).collect()
+/// Queries of a class over the texts of the live rows, and those texts.
+fn asked(bench: &Bench, class: Class, pair: &Pair) -> (Vec<TextQuery>, Corpus) {
+    let texts: Vec<(i64, Vec<u32>)> = pair.documents.texts(&pair.live).collect();
+    let samples: Vec<Vec<u32>> = texts.iter().step_by(7).map(|(_, words)| words.clone()).collect();
+    let queries = class.queries(bench.size(20, 3), &samples);
+    let corpus = Corpus::of(texts.into_iter(), &queries);
+    (queries, corpus)
 }
 
-async fn prepared(ours: &Ours, filtered: bool) -> Result<Prepared<'_>> {
-    let filter = if filtered { "WHERE bucket < $2" } else { "" };
-    ours.prepare(&format!("SELECT id FROM t {filter} ORDER BY l2_distance(vector, $1) LIMIT {K}")).await
-}
-
-async fn ask(prepared: &Prepared<'_>, query: Query<'_>) -> Result<Vec<i64>> {
-    let vector = list(query.vector.to_vec(), query.vector.len())?;
-    let mut parameters = vec![ScalarValue::FixedSizeList(Arc::new(vector.as_fixed_size_list().clone()))];
-    parameters.extend(query.buckets.map(|end| ScalarValue::Int32(Some(end))));
-    Ok(ids_of(&prepared.rows(parameters).await?))
-}
-
-async fn ask_peer(sources: &Sources, query: Query<'_>, overfetch: f64) -> Result<Vec<i64>> {
-    let key = Float32Array::from(query.vector.to_vec());
-    let mut scanner = sources.scanner().project(&[KEY])?;
-    if let Some(end) = query.buckets {
-        scanner = scanner.filter(&format!("bucket < {end}"))?;
-    }
-    let scanner = scanner
-        .nearest("vector", &key, K)?
-        .nprobes(1)
-        .distance_metric(DistanceType::L2)
-        .with_overfetch_factor(overfetch);
-    Ok(ids_of(&[scanner.try_into_batch().await?]))
-}
-
-/// Both sides' recall over the queries; fails if ours is too low, or does not find as many rows as there are.
-async fn recalls(
-    metric: &str,
-    truth: &[Vec<i64>],
-    queries: &[Vec<f32>],
-    ours: impl AsyncFn(&[f32]) -> Result<Vec<i64>>,
-    peer: impl AsyncFn(&[f32]) -> Result<Vec<i64>>,
-) -> Result<()> {
-    let (mut found, mut theirs) = (Vec::new(), Vec::new());
-    for query in queries {
-        found.push(ours(query).await?);
-        theirs.push(peer(query).await?);
-    }
-    if found.iter().zip(truth).any(|(found, truth)| found.len() != truth.len()) {
-        return Err(format!("{metric}: not as many rows as there are").into());
-    }
-    let (ours, peer) = (recall(truth, &found), recall(truth, &theirs));
-    note(&format!("{metric}: recall {ours:.3}, peer {peer:.3}"));
-    if ours < RECALL { Err(format!("{metric}: recall {ours}").into()) } else { Ok(()) }
-}
-
-async fn compare(
-    bench: &mut Bench,
-    metric: &str,
-    target: f64,
-    (ours, sources): (&Ours, &Sources),
-    live: &Live,
-    (queries, buckets): (&[Vec<f32>], Option<i32>),
-) -> Result<()> {
-    let truth = truths(live, queries, buckets);
-    let prepared = prepared(ours, buckets.is_some()).await?;
-    let overfetch = 2.0;
-    let ours = async |vector: &[f32]| ask(&prepared, Query { vector, buckets }).await;
-    let theirs = async |vector: &[f32]| ask_peer(sources, Query { vector, buckets }, overfetch).await;
-    recalls(metric, &truth, queries, ours, theirs).await?;
-    race(bench, metric, target, queries, ours, theirs).await
-}
-
-async fn race(
-    bench: &mut Bench,
-    metric: &str,
-    target: f64,
-    queries: &[Vec<f32>],
-    ours: impl AsyncFn(&[f32]) -> Result<Vec<i64>>,
-    peer: impl AsyncFn(&[f32]) -> Result<Vec<i64>>,
-) -> Result<()> {
-    let (mut our_next, mut peer_next) = (queries.iter().cycle(), queries.iter().cycle());
-    let none = Vec::new();
-    let times = alternate(
-        bench.rounds(Rounds::new(21, 501, 15)),
-        async || {
-            let query = our_next.next().unwrap_or(&none);
-            Ok(timed(async { Ok(black_box(ours(query).await?)) }).await?.0)
-        },
-        async || {
-            let query = peer_next.next().unwrap_or(&none);
-            Ok(timed(async { Ok(black_box(peer(query).await?)) }).await?.0)
-        },
-    );
-    bench.compared(metric, Unit::Microseconds, times.await?, target);
-    Ok(())
-}
-
-/// Beside Lance's scanner of one memtable, which sees neither base nor deletions.
-async fn bare(
-    bench: &mut Bench,
-    metric: &str,
-    (ours, peer): (&Ours, &Peer),
-    live: &Live,
-    queries: &[Vec<f32>],
-) -> Result<()> {
+/// The best texts, beside Lance's scanner.
+async fn best(bench: &mut Bench, (metric, end, target): Case, class: Class, pair: &Pair) -> Result<()> {
     if !bench.wants(&[metric]) {
         return Ok(());
     }
-    let written: Live = live.iter().filter(|(id, _)| **id < BASE_IDS).map(|(id, row)| (*id, row.clone())).collect();
+    let (queries, corpus) = asked(bench, class, pair);
+    let search = OurSearch::best(&pair.ours, end).await?;
+    let ours = async |query: &TextQuery| search.scores(query).await;
+    let peer = async |query: &TextQuery| pair.sources.best(query, end).await;
+    compare_best(metric, &corpus, (&queries, end), ours, peer).await?;
+    race(bench, metric, target, &queries, ours, peer).await
+}
+
+/// Beside Lance's scanner of one memtable, which sees neither base nor deletions.
+async fn bare(bench: &mut Bench, metric: &str, pair: &Pair, queries: &[Vec<f32>]) -> Result<()> {
+    if !bench.wants(&[metric]) {
+        return Ok(());
+    }
+    let written: Live =
+        pair.live.iter().filter(|(id, _)| **id < BASE_IDS).map(|(id, row)| (*id, row.clone())).collect();
     let theirs = async |vector: &[f32], ef: usize| -> Result<Vec<i64>> {
-        let mut scanner = peer.writer().scan().await?;
+        let mut scanner = pair.peer.writer().scan().await?;
         let key = Float32Array::from(vector.to_vec());
-        scanner.project(&[KEY])?.nearest("vector", &key, K)?.distance_metric(DistanceType::L2).ef(ef);
+        scanner.project(&[KEY])?.nearest(VECTOR, &key, K)?.distance_metric(DistanceType::L2).ef(ef);
         Ok(ids_of(&[scanner.try_into_batch().await?]))
     };
-    let truth = truths(&written, queries, None);
-    let mut ef = 16;
+    let ef = cheapest(&truths(&written, queries, None), queries, (16, 1024), theirs).await?;
+    note(&format!("{metric}: peer's ef {ef}"));
+    let search = OurSearch::nearest(&pair.ours, None).await?;
+    let ours = async |query: &Vec<f32>| search.near(query).await;
+    let peer = async |query: &Vec<f32>| theirs(query, ef).await;
+    compare_nearest(metric, &truths(&pair.live, queries, None), queries, ours, peer).await?;
+    race(bench, metric, 1.2, queries, ours, peer).await
+}
+
+/// The first effort, doubled from the least to the most, that finds enough.
+async fn cheapest(
+    truth: &[Vec<i64>],
+    queries: &[Vec<f32>],
+    (mut effort, most): (usize, usize),
+    search: impl AsyncFn(&[f32], usize) -> Result<Vec<i64>>,
+) -> Result<usize> {
     loop {
         let mut found = Vec::new();
         for query in queries {
-            found.push(theirs(query, ef).await?);
+            found.push(search(query, effort).await?);
         }
-        if recall(&truth, &found) >= RECALL || ef >= 1024 {
-            break;
+        if recall(truth, &found) >= RECALL || effort >= most {
+            return Ok(effort);
         }
-        ef *= 2;
+        effort *= 2;
     }
-    note(&format!("{metric}: peer's ef {ef}"));
-    let prepared = prepared(ours, false).await?;
-    let ours = async |vector: &[f32]| ask(&prepared, Query { vector, buckets: None }).await;
-    let theirs = async |vector: &[f32]| theirs(vector, ef).await;
-    recalls(metric, &truths(live, queries, None), queries, ours, theirs).await?;
-    race(bench, metric, 1.2, queries, ours, theirs).await
+}
+
+async fn one_fragment(metric: &str, pair: &Pair, index: Index) -> Result<Dataset> {
+    let uri = format!("memory://{metric}");
+    let mut dataset = plain(&uri, &pair.documents.schema(), pair.batches()?, None).await?;
+    create_all(&mut dataset, &[index]).await?;
+    Ok(dataset)
 }
 
 /// Beside a plain dataset of one fragment with an index of its own, as many of whose partitions are searched as it takes.
-async fn one_fragment_of(
-    bench: &mut Bench,
-    metric: &str,
-    ours: &Ours,
-    all: Vec<RecordBatch>,
-    live: &Live,
-    queries: &[Vec<f32>],
-) -> Result<()> {
-    let width = schema_width(&all);
-    let mut dataset = plain(&format!("memory://{metric}"), &schema(width), all, None).await?;
-    let params = VectorIndexParams::ivf_flat(bench.size(248, 8), DistanceType::L2);
-    Box::pin(dataset.create_index(&["vector"], IndexType::Vector, None, &params, true)).await?;
-    let search = async |dataset: &Dataset, vector: &[f32], probes: usize| -> Result<Vec<i64>> {
+async fn one_fragment_vectors(bench: &mut Bench, metric: &str, pair: &Pair, queries: &[Vec<f32>]) -> Result<()> {
+    if !bench.wants(&[metric]) {
+        return Ok(());
+    }
+    let index = Index::Vector { column: VECTOR, partitions: bench.size(248, 8), codes: None };
+    let dataset = one_fragment(metric, pair, index).await?;
+    let theirs = async |vector: &[f32], probes: usize| -> Result<Vec<i64>> {
         let key = Float32Array::from(vector.to_vec());
         let mut scan = dataset.scan();
-        scan.project(&[KEY])?.nearest("vector", &key, K)?.nprobes(probes);
+        scan.project(&[KEY])?.nearest(VECTOR, &key, K)?.nprobes(probes);
         Ok(ids_of(&[scan.try_into_batch().await?]))
     };
-    let truth = truths(live, queries, None);
-    let mut probes = 1;
-    loop {
-        let mut found = Vec::new();
-        for query in queries {
-            found.push(search(&dataset, query, probes).await?);
-        }
-        if recall(&truth, &found) >= RECALL || probes >= 256 {
-            break;
-        }
-        probes *= 2;
-    }
+    let truth = truths(&pair.live, queries, None);
+    let probes = cheapest(&truth, queries, (1, 256), theirs).await?;
     note(&format!("{metric}: peer's nprobes {probes}"));
-    let prepared = prepared(ours, false).await?;
-    let ours = async |vector: &[f32]| ask(&prepared, Query { vector, buckets: None }).await;
-    let theirs = async |vector: &[f32]| search(&dataset, vector, probes).await;
-    recalls(metric, &truth, queries, ours, theirs).await?;
-    race(bench, metric, 3.0, queries, ours, theirs).await
+    let search = OurSearch::nearest(&pair.ours, None).await?;
+    let ours = async |query: &Vec<f32>| search.near(query).await;
+    let peer = async |query: &Vec<f32>| theirs(query, probes).await;
+    compare_nearest(metric, &truth, queries, ours, peer).await?;
+    race(bench, metric, 3.0, queries, ours, peer).await
 }
 
-fn schema_width(batches: &[RecordBatch]) -> usize {
-    batches.first().map_or(0, |batch| batch["vector"].as_fixed_size_list().value_length() as usize)
+/// Words of middling frequency, beside a plain dataset of one fragment with an index of its own.
+async fn one_fragment_texts(bench: &mut Bench, metric: &str, pair: &Pair) -> Result<()> {
+    if !bench.wants(&[metric]) {
+        return Ok(());
+    }
+    let dataset = one_fragment(metric, pair, Index::Text(TEXT)).await?;
+    let (queries, corpus) = asked(bench, Class::Mid, pair);
+    let search = OurSearch::best(&pair.ours, None).await?;
+    let ours = async |query: &TextQuery| search.scores(query).await;
+    let peer = async |query: &TextQuery| -> Result<Vec<(i64, f64)>> {
+        let query: FullTextSearchQuery = full_text(query);
+        let mut scan = dataset.scan();
+        scan.project(&[KEY])?.full_text_search(query)?;
+        scored(&[scan.try_into_batch().await?], SCORE)
+    };
+    compare_best(metric, &corpus, (&queries, None), ours, peer).await?;
+    race(bench, metric, 5.0, &queries, ours, peer).await
 }

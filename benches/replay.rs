@@ -122,7 +122,7 @@ async fn write_ours(dir: &Path, shape: Shape) -> Result<()> {
 
 async fn write_peer(dir: &Path, shape: Shape) -> Result<()> {
     let config = peer::durable(Duration::from_millis(1));
-    let peer = Peer::create(dir, &shape.kind.schema(), vec![shape.kind.rows(&[-1], 0)?], false, config).await?;
+    let peer = Peer::create(dir, &shape.kind.schema(), vec![shape.kind.rows(&[-1], 0)?], &[], config).await?;
     peer.fill(&shape.batches()?).await?;
     peer.abort().await
 }

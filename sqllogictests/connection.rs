@@ -13,6 +13,7 @@ use datafusion::common::DataFusionError;
 use datafusion::physical_plan::common::collect;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionContext;
+use datafusion_lsm::sql::LsmSqlExt;
 use datafusion_sqllogictest::{DFColumnType, DFSqlLogicTestError, convert_batches, convert_schema_to_types};
 use sqllogictest::{AsyncDB, DBOutput};
 
@@ -99,7 +100,7 @@ impl<E: Engine> Connection<E> {
     }
 
     async fn query(&self, sql: &str) -> Result<DBOutput<DFColumnType>, DFSqlLogicTestError> {
-        let frame = self.machine.session(self.slot).sql(sql).await?;
+        let frame = self.machine.session(self.slot).lsm_sql(sql).await?;
         let context = Arc::new(frame.task_ctx());
         let plan = frame.create_physical_plan().await?;
         let schema = plan.schema();

@@ -262,6 +262,16 @@ settings! {
     on_drop: OnDrop = "lsm.drop", OnDrop::Keep;
     /// How the nearest rows are found.
     search_mode: SearchMode = "lsm.search.mode", SearchMode::Auto;
+    /// How many partitions of a vector index are looked into; none is by its size and the filter.
+    search_nprobes: Option<usize> = "lsm.search.nprobes", None;
+    /// How many rows a search keeps in view on its way through a graph of a vector index; none is by what is asked for.
+    search_ef: Option<usize> = "lsm.search.ef", None;
+    /// How many rows a vector index gives for each row that is asked for, to be compared exactly; none is by how coarse
+    /// it is.
+    search_refine: Option<usize> = "lsm.search.refine", None;
+    /// Rows are indexed before they are acknowledged. Off, they are acknowledged once they are in the WAL and the
+    /// memtable, and searches compare them one by one until they are indexed.
+    index_sync: bool = "lsm.index.sync", true;
     /// Refuse limits of memtables that are larger than what Lance's own writer can replay.
     interop: bool = "lsm.interop", true;
     /// How long a WAL write waits for company; none is 0 on local files, 5ms on object stores.
@@ -297,7 +307,23 @@ settings! {
 const LANCE_MEMTABLE_ROWS: usize = 100_000;
 const LANCE_MEMTABLE_ENTRIES: usize = 8_000;
 
+/// How thoroughly the vector indexes of generations and base are searched; each is chosen by the index unless it is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SearchEffort {
+    /// How many partitions are looked into.
+    pub nprobes: Option<usize>,
+    /// How many rows are kept in view on the way through a graph.
+    pub ef: Option<usize>,
+    /// How many rows are compared exactly for each that is asked for.
+    pub refine: Option<usize>,
+}
+
 impl Settings {
+    /// How thoroughly vector indexes are searched.
+    pub fn search_effort(&self) -> SearchEffort {
+        SearchEffort { nprobes: self.search_nprobes, ef: self.search_ef, refine: self.search_refine }
+    }
+
     /// Checks each option for itself.
     fn check_ranges(&self) -> Result<()> {
         check((1..=1024).contains(&self.shards), "option 'lsm.shards': give 1 to 1024")?;
@@ -306,6 +332,9 @@ impl Settings {
         check(self.memtable_bytes.0 >= 1 << 10, "option 'lsm.memtable.bytes': give at least 1KiB")?;
         check(self.memtable_entries > 0, "option 'lsm.memtable.entries': give at least 1")?;
         check(self.manifest_probe > 0, "option 'lsm.manifest.probe': give at least 1")?;
+        check(within(self.search_nprobes, 1_000_000), "option 'lsm.search.nprobes': give 1 to 1000000, or none")?;
+        check(within(self.search_ef, 100_000), "option 'lsm.search.ef': give 1 to 100000, or none")?;
+        check(within(self.search_refine, 1000), "option 'lsm.search.refine': give 1 to 1000, or none")?;
         check(self.statement_unit.0 >= 1 << 10, "option 'lsm.statement.unit': give at least 1KiB")
     }
 
@@ -331,6 +360,11 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// Whether a number is not given, or from 1 to `most`.
+fn within(number: Option<usize>, most: usize) -> bool {
+    number.is_none_or(|number| (1..=most).contains(&number))
 }
 
 fn check(fits: bool, why: &'static str) -> Result<()> {
@@ -366,7 +400,15 @@ mod tests {
     #[test]
     fn bad_options_name_themselves() {
         let mut settings = Settings::default();
-        for (name, value) in [("lsm.nope", "1"), ("lsm.sync", "maybe"), ("lsm.wal.queue", "x"), ("lsm.ack", "never")] {
+        for (name, value) in [
+            ("lsm.nope", "1"),
+            ("lsm.sync", "maybe"),
+            ("lsm.wal.queue", "x"),
+            ("lsm.ack", "never"),
+            ("lsm.search.ef", "0"),
+            ("lsm.search.refine", "1001"),
+            ("lsm.search.nprobes", "-1"),
+        ] {
             assert!(settings.set(name, value).unwrap_err().message().contains(name));
         }
         let before = settings.clone();

@@ -63,30 +63,39 @@ pub trait KeyProbe: Debug + Send + Sync {
     fn superseded(&self, keys: &[arrow::array::ArrayRef]) -> Result<Vec<bool>>;
 }
 
-/// Rows among which the nearest of one source are, and what it took to find them.
+/// Rows among which the best of one source are, and what it took to find them.
 #[derive(Debug, Clone)]
-pub struct Nearest {
+pub struct Best {
     /// The rows, in no particular order.
     pub rows: RecordBatch,
-    /// Rows that could have been found: live, and past the filter.
-    pub candidates: usize,
-    /// Exact distances that were computed.
-    pub distances: usize,
-    /// Of these, of rows that no index has yet.
-    pub flat: usize,
+    /// The work: what EXPLAIN ANALYZE calls it, and how much it was.
+    pub work: Vec<(&'static str, usize)>,
 }
 
-/// A source that finds its rows nearest to a vector.
+/// A source that finds its best rows: nearest to a vector, or those whose texts fit a query best.
 #[async_trait]
-pub trait VectorSource: Debug + Send + Sync {
+pub trait TopKSource: Debug + Send + Sync {
+    /// What the plan node is called.
+    fn node(&self) -> &'static str;
+
     /// What EXPLAIN prints: the source, and how it is searched.
     fn label(&self) -> String;
 
-    /// How many rows come out at most, if all have a distance.
+    /// How many rows come out, roughly at most.
     fn limit(&self) -> usize;
 
-    /// Rows, projected, among which are the nearest: without others only if every row has a distance.
-    async fn nearest(&self, projection: &[usize], schema: &SchemaRef) -> Result<Nearest>;
+    /// Rows, projected, among which are the best.
+    async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best>;
+}
+
+/// What has to be known before the rows of a scan are looked at, such as how many rows have a word.
+#[async_trait]
+pub trait Preparation: Debug + Send + Sync {
+    /// What EXPLAIN prints.
+    fn label(&self) -> String;
+
+    /// Finds it out, if nobody did. Returns the work: what EXPLAIN ANALYZE calls it, and how much it was.
+    async fn prepare(&self) -> Result<Vec<(&'static str, usize)>>;
 }
 
 /// The rows of a lookup and what it took.

@@ -66,6 +66,11 @@ impl Bench {
         self.report.add(metric, unit, ours, Some(peer), (!self.smoke).then_some(target));
     }
 
+    /// Takes down a metric of ours that nothing is compared with.
+    pub(crate) fn alone(&mut self, metric: &str, unit: Unit, ours: f64) {
+        self.report.add(metric, unit, ours, None, None);
+    }
+
     /// Takes down a metric that is told beside the others.
     pub(crate) fn beside(&mut self, metric: &str, unit: Unit, (ours, peer): (f64, f64)) {
         self.report.add(metric, unit, ours, Some(peer), None);

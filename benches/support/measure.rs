@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::Result;
 
 /// How often each side is measured.
@@ -37,6 +39,22 @@ pub(crate) fn timed_here<T>(work: impl FnOnce() -> Result<T>) -> Result<Duration
     let start = Instant::now();
     work()?;
     Ok(start.elapsed())
+}
+
+/// Moments, and the times between them.
+#[derive(Debug, Default)]
+pub(crate) struct Laps(Mutex<Vec<Instant>>);
+
+impl Laps {
+    /// Takes down that it is now.
+    pub(crate) fn lap(&self) {
+        self.0.lock().push(Instant::now());
+    }
+
+    /// How long it took from each moment to the next.
+    pub(crate) fn between(&self) -> Vec<Duration> {
+        self.0.lock().windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
 }
 
 /// Runs both sides in turns after one turn each that is not counted; the medians of what they report, in seconds.

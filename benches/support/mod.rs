@@ -5,12 +5,17 @@
 
 pub(crate) mod answer;
 pub(crate) mod bench;
+pub(crate) mod documents;
+pub(crate) mod indexes;
 pub(crate) mod measure;
 pub(crate) mod ours;
 pub(crate) mod peer;
 pub(crate) mod place;
 pub(crate) mod report;
 pub(crate) mod rows;
+pub(crate) mod search;
+pub(crate) mod shape;
+pub(crate) mod texts;
 pub(crate) mod vectors;
 
 /// What the benches return: any error ends one.

@@ -12,13 +12,12 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::{AdoptSpec, CreateSpec};
-use datafusion_lsm::distance::Metric;
-use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
 use datafusion_lsm::settings::{Ack, Bytes, Settings};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
-use datafusion_lsm::table::LsmTable;
+use datafusion_lsm::table::{Components, LsmTable};
 
 use super::Result;
+use super::indexes::Index;
 use super::peer;
 use super::place::uri;
 use super::rows::KEY;
@@ -88,18 +87,34 @@ impl Ours {
         Self::with(table)
     }
 
-    /// Makes a table at `dir` whose base has `base`, with an index of vectors by their L2 distances.
+    /// Makes a table at `dir` whose base has `base`, and which has these indexes of what is written.
     pub(crate) async fn searched(
         dir: &Path,
         schema: &SchemaRef,
         base: Vec<RecordBatch>,
-        column: &str,
+        indexes: &[Index],
         settings: Settings,
     ) -> Result<Self> {
         peer::plain(uri(dir)?, schema, base, None).await?;
-        let index = IndexSpec { column: column.to_string(), kind: IndexKind::Vector(Metric::L2) };
-        let spec = AdoptSpec { key: vec![KEY.to_string()], indexes: vec![index], ..AdoptSpec::default() };
-        Self::with(Box::pin(LsmTable::builder(uri(dir)?).settings(settings).adopt(spec).open()).await?)
+        Self::adopt(dir, indexes, settings).await
+    }
+
+    /// Makes a table with these indexes of the dataset at `dir`.
+    pub(crate) async fn adopt(dir: &Path, indexes: &[Index], settings: Settings) -> Result<Self> {
+        Self::adopt_with(dir, indexes, settings, Components::default()).await
+    }
+
+    /// Makes a table with these indexes of the dataset at `dir`, which tells `components` what it does.
+    pub(crate) async fn adopt_with(
+        dir: &Path,
+        indexes: &[Index],
+        settings: Settings,
+        components: Components,
+    ) -> Result<Self> {
+        let indexes = indexes.iter().filter_map(|index| index.spec()).collect();
+        let spec = AdoptSpec { key: vec![KEY.to_string()], shards: 1, indexes, ..AdoptSpec::default() };
+        let builder = LsmTable::builder(uri(dir)?).settings(settings).components(components);
+        Self::with(Box::pin(builder.adopt(spec).open()).await?)
     }
 
     /// Opens the table at `dir`.
@@ -112,6 +127,13 @@ impl Ours {
         session.register_table(NAME, Arc::new(LsmTableProvider::new(Arc::clone(&table))))?;
         let (state, task) = (session.state(), session.task_ctx());
         Ok(Self { table, session, state, task })
+    }
+
+    /// Sets an option of the session.
+    pub(crate) async fn set(&mut self, option: &str, value: &str) -> Result<()> {
+        self.session.sql(&format!("SET {option} = '{value}'")).await?.collect().await?;
+        (self.state, self.task) = (self.session.state(), self.session.task_ctx());
+        Ok(())
     }
 
     /// Prepares a statement.

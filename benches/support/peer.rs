@@ -5,35 +5,38 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::array::RecordBatchIterator;
+use arrow::array::{Float32Array, RecordBatch, RecordBatchIterator};
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::collect;
+use datafusion::prelude::SessionContext;
 use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance::dataset::mem_wal::scanner::{
-    DatasetCache, InMemoryMemTables, LsmDataSourceCollector, LsmPointLookupPlanner, SsTableCache,
+    DatasetCache, InMemoryMemTables, LsmDataSourceCollector, LsmFtsSearchPlanner, LsmPointLookupPlanner,
+    LsmVectorSearchPlanner, SsTableCache,
 };
 use lance::dataset::mem_wal::{
     DatasetMemWalExt, LsmScanner, ShardSnapshot, ShardWriter, ShardWriterConfig, arrow_schema_with_field_ids,
 };
-use lance::index::DatasetIndexExt;
-use lance::index::vector::VectorIndexParams;
-use lance_index::IndexType;
-use lance_index::scalar::ScalarIndexParams;
+use lance_index::scalar::FullTextSearchQuery;
+use lance_index::scalar::inverted::query::{FtsQuery, MatchQuery, PhraseQuery};
 use lance_linalg::distance::DistanceType;
 use uuid::Uuid;
 
 use super::Result;
+use super::documents::{BUCKET, TEXT, VECTOR, list};
+use super::indexes::{Index, create_all};
 use super::place::uri;
 use super::rows::KEY;
+use super::search::{K, ids_of, scored};
+use super::texts::{TextQuery, written};
 
 /// The one shard of a peer's table.
 const SHARD: Uuid = Uuid::from_u128(1);
-/// The index on the key.
-const KEY_INDEX: &str = "id_btree";
-/// The index on vectors.
-const VECTOR_INDEX: &str = "vector_idx";
+/// How many more rows than asked for Lance looks at in each source, for those that newer sources supersede: what LanceDB
+/// takes.
+pub(crate) const OVERFETCH: f64 = 2.0;
 
 /// A table of Lance's with its writer.
 pub(crate) struct Peer {
@@ -81,41 +84,27 @@ pub(crate) async fn plain(
 }
 
 impl Peer {
-    /// Makes a table at `dir` whose base has `base`. With `index` the key has a BTree, maintained in memtables too.
+    /// Makes a table at `dir` whose base has `base`, with these indexes, kept in memtables too.
     pub(crate) async fn create(
         dir: &Path,
         schema: &SchemaRef,
         base: Vec<RecordBatch>,
-        index: bool,
+        indexes: &[Index],
         config: ShardWriterConfig,
     ) -> Result<Self> {
         let mut dataset = plain(uri(dir)?, schema, base, None).await?;
-        let mut maintained = Vec::new();
-        if index {
-            let params = ScalarIndexParams::default();
-            let name = Some(KEY_INDEX.to_string());
-            Box::pin(dataset.create_index(&[KEY], IndexType::BTree, name, &params, true)).await?;
-            maintained.push(KEY_INDEX);
-        }
-        Box::pin(dataset.initialize_mem_wal().maintained_indexes(maintained).execute()).await?;
-        Self::with(dataset, config).await
+        create_all(&mut dataset, indexes).await?;
+        Self::over(dataset, indexes, config).await
     }
 
-    /// Makes a table at `dir` whose base has `base`, with a BTree on the key and a vector index by L2 distances on
-    /// `column`, both maintained in memtables.
-    pub(crate) async fn searched(
-        dir: &Path,
-        schema: &SchemaRef,
-        base: Vec<RecordBatch>,
-        column: &str,
-        config: ShardWriterConfig,
-    ) -> Result<Self> {
-        let mut dataset = plain(uri(dir)?, schema, base, None).await?;
-        let (name, params) = (Some(KEY_INDEX.to_string()), ScalarIndexParams::default());
-        Box::pin(dataset.create_index(&[KEY], IndexType::BTree, name, &params, true)).await?;
-        let (name, params) = (Some(VECTOR_INDEX.to_string()), VectorIndexParams::ivf_flat(1, DistanceType::L2));
-        Box::pin(dataset.create_index(&[column], IndexType::Vector, name, &params, true)).await?;
-        Box::pin(dataset.initialize_mem_wal().maintained_indexes([KEY_INDEX, VECTOR_INDEX]).execute()).await?;
+    /// Makes a table of the dataset at `dir`, which has these indexes.
+    pub(crate) async fn adopt(dir: &Path, indexes: &[Index], config: ShardWriterConfig) -> Result<Self> {
+        Self::over(Box::pin(Dataset::open(uri(dir)?)).await?, indexes, config).await
+    }
+
+    async fn over(mut dataset: Dataset, indexes: &[Index], config: ShardWriterConfig) -> Result<Self> {
+        let kept: Vec<String> = indexes.iter().map(|index| index.name()).collect();
+        Box::pin(dataset.initialize_mem_wal().maintained_indexes(kept).execute()).await?;
         Self::with(dataset, config).await
     }
 
@@ -206,11 +195,93 @@ impl Sources {
 
     /// Lance's planner for point lookups, to be kept.
     pub(crate) fn lookup(&self) -> Result<LsmPointLookupPlanner> {
-        let collector = LsmDataSourceCollector::new(Arc::clone(&self.dataset), vec![self.snapshot.clone()])
-            .with_in_memory_memtables(SHARD, self.memtables.clone());
-        let schema = Arc::new(arrow_schema_with_field_ids(self.dataset.schema()));
-        Ok(LsmPointLookupPlanner::new(collector, vec![KEY.to_string()], schema)?
+        Ok(LsmPointLookupPlanner::new(self.collector(), vec![KEY.to_string()], self.schema())?
             .with_session(self.dataset.session())
             .with_sstable_cache(Arc::clone(&self.cache)))
+    }
+
+    fn collector(&self) -> LsmDataSourceCollector {
+        LsmDataSourceCollector::new(Arc::clone(&self.dataset), vec![self.snapshot.clone()])
+            .with_in_memory_memtables(SHARD, self.memtables.clone())
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::new(arrow_schema_with_field_ids(self.dataset.schema()))
+    }
+
+    /// Lance's planners for searches, to be kept.
+    pub(crate) fn planners(&self, refine: Option<u32>) -> Planners {
+        let key = || vec![KEY.to_string()];
+        let vectors =
+            LsmVectorSearchPlanner::new(self.collector(), key(), self.schema(), VECTOR.to_string(), DistanceType::L2);
+        let vectors = vectors
+            .with_dataset(Arc::clone(&self.dataset))
+            .with_session(self.dataset.session())
+            .with_sstable_cache(Arc::clone(&self.cache))
+            .with_refine_factor(refine);
+        let texts = LsmFtsSearchPlanner::new(self.collector(), key(), self.schema())
+            .with_session(self.dataset.session())
+            .with_sstable_cache(Arc::clone(&self.cache))
+            .with_overfetch_factor(OVERFETCH);
+        Planners { vectors, texts, task: SessionContext::new().task_ctx() }
+    }
+
+    /// The ids of the rows nearest to `vector` among those whose buckets are below `end`, by Lance's scanner.
+    pub(crate) async fn near(&self, vector: &[f32], end: Option<i32>) -> Result<Vec<i64>> {
+        let key = Float32Array::from(vector.to_vec());
+        let scanner = self.below(end)?.nearest(VECTOR, &key, K)?.nprobes(1);
+        let scanner = scanner.distance_metric(DistanceType::L2).with_overfetch_factor(OVERFETCH);
+        Ok(ids_of(&[scanner.try_into_batch().await?]))
+    }
+
+    /// The ids and scores of the best texts among the rows whose buckets are below `end`, by Lance's scanner.
+    pub(crate) async fn best(&self, query: &TextQuery, end: Option<i32>) -> Result<Vec<(i64, f64)>> {
+        let scanner = self.below(end)?.full_text_search(full_text(query))?.with_overfetch_factor(OVERFETCH);
+        scored(&[scanner.try_into_batch().await?], SCORE)
+    }
+
+    fn below(&self, end: Option<i32>) -> Result<LsmScanner> {
+        let scanner = self.scanner().project(&[KEY])?;
+        Ok(match end {
+            Some(end) => scanner.filter(&format!("{BUCKET} < {end}"))?,
+            None => scanner,
+        })
+    }
+}
+
+/// Where Lance puts scores.
+pub(crate) const SCORE: &str = "_score";
+
+/// A query as Lance takes it.
+pub(crate) fn full_text(query: &TextQuery) -> FullTextSearchQuery {
+    let column = Some(TEXT.to_string());
+    let query: FtsQuery = match query {
+        TextQuery::Any(words) => MatchQuery::new(written(words)).with_column(column).into(),
+        TextQuery::Phrase(words) => PhraseQuery::new(written(words)).with_column(column).into(),
+    };
+    FullTextSearchQuery::new_query(query).limit(Some(K as i64))
+}
+
+/// Lance's planners over the sources of one moment.
+pub(crate) struct Planners {
+    vectors: LsmVectorSearchPlanner,
+    texts: LsmFtsSearchPlanner,
+    task: Arc<TaskContext>,
+}
+
+impl Planners {
+    /// The ids of the rows nearest to `vector`, of which so many partitions are searched.
+    pub(crate) async fn near(&self, vector: &[f32], probes: usize) -> Result<Vec<i64>> {
+        let query = list(vector.to_vec(), vector.len())?;
+        let key = [KEY.to_string()];
+        let plan = self.vectors.plan_search(&query, K, probes, Some(&key), true, OVERFETCH).await?;
+        Ok(ids_of(&collect(plan, Arc::clone(&self.task)).await?))
+    }
+
+    /// The ids and scores of the best texts.
+    pub(crate) async fn best(&self, query: &TextQuery) -> Result<Vec<(i64, f64)>> {
+        let key = [KEY.to_string()];
+        let plan = self.texts.plan_search(full_text(query), Some(K), Some(&key)).await?;
+        scored(&collect(plan, Arc::clone(&self.task)).await?, SCORE)
     }
 }

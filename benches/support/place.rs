@@ -62,15 +62,7 @@ impl Place {
     /// A fresh copy of `dir`.
     pub(crate) fn copy(&self, dir: &Path, label: &str) -> Result<PathBuf> {
         let to = self.fresh(label);
-        for entry in walkdir::WalkDir::new(dir) {
-            let entry = entry?;
-            let path = to.join(entry.path().strip_prefix(dir)?);
-            if entry.file_type().is_dir() {
-                std::fs::create_dir_all(path)?;
-            } else if entry.file_name() != COMPLETE {
-                std::fs::copy(entry.path(), path)?;
-            }
-        }
+        copy(dir, &to)?;
         Ok(to)
     }
 
@@ -78,6 +70,20 @@ impl Place {
     pub(crate) fn clear(&self) -> Result<()> {
         remove(&self.work)
     }
+}
+
+/// Copies the data in `dir` to `to`, which does not exist yet.
+pub(crate) fn copy(dir: &Path, to: &Path) -> Result<()> {
+    for entry in walkdir::WalkDir::new(dir) {
+        let entry = entry?;
+        let path = to.join(entry.path().strip_prefix(dir)?);
+        if entry.file_type().is_dir() {
+            std::fs::create_dir_all(path)?;
+        } else if entry.file_name() != COMPLETE {
+            std::fs::copy(entry.path(), path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes a directory, if there is one.

@@ -23,7 +23,6 @@ pub(crate) struct Vectors {
     width: usize,
     centres: Vec<f32>,
     basis: Vec<f32>,
-    rng: SmallRng,
 }
 
 impl Vectors {
@@ -33,21 +32,21 @@ impl Vectors {
         let (mut centres, mut basis) = (vec![0.0; CENTRES * width], vec![0.0; SHARED * width]);
         gauss(&mut rng, &mut centres);
         gauss(&mut rng, &mut basis);
-        Self { noise, width, centres, basis, rng }
+        Self { noise, width, centres, basis }
     }
 
-    /// The next one.
-    pub(crate) fn next(&mut self) -> Vec<f32> {
-        let centre = self.rng.random_range(0..CENTRES) * self.width;
+    /// The one that `rng` gives.
+    pub(crate) fn make(&self, rng: &mut SmallRng) -> Vec<f32> {
+        let centre = rng.random_range(0..CENTRES) * self.width;
         let mut vector = vec![0.0; self.width];
-        gauss(&mut self.rng, &mut vector);
+        gauss(rng, &mut vector);
         let independent = if self.noise == Noise::Independent { 1.0 } else { 0.1 };
         for (value, centre) in vector.iter_mut().zip(&self.centres[centre..]) {
             *value = centre + independent * *value;
         }
         if self.noise == Noise::Shared {
             let mut along = [0.0; SHARED];
-            gauss(&mut self.rng, &mut along);
+            gauss(rng, &mut along);
             for (along, direction) in along.iter().zip(self.basis.chunks(self.width)) {
                 let along = along / (SHARED as f32).sqrt();
                 vector.iter_mut().zip(direction).for_each(|(value, d)| *value += along * d);

@@ -19,7 +19,7 @@ use lance_index::mem_wal::{MEM_WAL_INDEX_NAME, MemWalIndexDetails};
 use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
 use uuid::Uuid;
 
-use super::{AdoptSpec, BaseTable, CreateSpec, Sharding, column_type};
+use super::{AdoptSpec, BaseTable, CreateSpec, Indexes, Sharding, column_index, column_type, declare};
 use crate::dataset::{DatasetOpener, LanceSession};
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
@@ -55,8 +55,8 @@ impl BaseTable {
             .with_context("location", io.uri()),
             other => failed(other, io),
         })?;
-        let defaults =
-            with_indexes(&spec.defaults, &resolved(&spec.indexes, &TableSchema::try_new(&schema, &spec.key)?)?);
+        let indexes = Indexes::try_new(&spec.indexes, &TableSchema::try_new(&schema, &spec.key)?)?;
+        let defaults = with_indexes(&spec.defaults, &indexes);
         install(&mut dataset, &sharding, &key, &defaults, io).await?;
         Self::of(opener.clone(), io.clone(), Arc::new(dataset)).await
     }
@@ -101,8 +101,9 @@ impl BaseTable {
             check_columns(columns, &schema)?;
         }
         let sharding = Sharding::plan(schema.key(), spec.shards, spec.shard_column.as_deref())?;
-        let indexes = resolved(&spec.indexes, &schema)?;
-        let rows = opener.handle(Arc::clone(&dataset), Arc::clone(&schema), "base".into())?;
+        let found = column_index::found(&dataset, &schema).await.map_err(|e| failed(e, io))?;
+        let indexes = Indexes::try_new(&beside(found, &spec.indexes, &schema)?, &schema)?;
+        let rows = opener.handle(Arc::clone(&dataset), Arc::clone(&schema), "base".into()).await?;
         let keys = rows.key_map().await?;
         if keys.len() < rows.rows() {
             return Err(Error::invalid(format!(
@@ -210,8 +211,13 @@ impl BaseTable {
         let sharding = Sharding::read(&details, name, present).map_err(|e| e.with_context("location", io.uri()))?;
         let compacted = &details.compacted_sstables;
         let compacted = compacted.iter().map(|c| (ShardId(c.shard_id), GenerationId(c.generation))).collect();
-        let handle = opener.handle(dataset, Arc::new(schema), "base".into())?;
-        Ok(Arc::new(Self { opener, io, handle, sharding, compacted, defaults: details.writer_config_defaults }))
+        let defaults = details.writer_config_defaults;
+        let declared = declare::effective(defaults.clone(), dataset.config());
+        // Settings are as they were stored: `lsm.index.sync` may be one, and the indexes of a column called so.
+        let indexes = IndexSpec::of_options(&declared).and_then(|specs| Indexes::try_new(&specs, &schema));
+        let indexes = indexes.map_err(|e| e.with_context("location", io.uri()))?;
+        let handle = opener.handle(dataset, Arc::new(schema), "base".into()).await?;
+        Ok(Arc::new(Self { opener, io, handle, sharding, compacted, defaults, indexes }))
     }
 }
 
@@ -229,21 +235,28 @@ impl CreateSpec {
         column_type::check(&self.schema)?;
         let key = PrimaryKey::try_new(&self.schema, &self.key)?;
         let sharding = Sharding::plan(&key, self.shards, self.shard_column.as_deref())?;
-        resolved(&self.indexes, &TableSchema::try_new(&self.schema, &self.key)?)?;
+        Indexes::try_new(&self.indexes, &TableSchema::try_new(&self.schema, &self.key)?)?;
         Ok((key, sharding))
     }
 }
 
-/// The indexes with the columns' names as the table has them.
-fn resolved(indexes: &[IndexSpec], schema: &TableSchema) -> Result<Vec<IndexSpec>> {
-    indexes.iter().map(|index| index.resolved(schema)).collect()
+/// What is stored of a table besides its sharding.
+fn with_indexes(defaults: &HashMap<String, String>, indexes: &Indexes) -> HashMap<String, String> {
+    let mut stored = defaults.clone();
+    stored.extend(IndexSpec::options(indexes.specs()));
+    stored
 }
 
-/// What is stored of a table besides its sharding.
-fn with_indexes(defaults: &HashMap<String, String>, indexes: &[IndexSpec]) -> HashMap<String, String> {
-    let mut stored = defaults.clone();
-    stored.extend(indexes.iter().map(IndexSpec::option));
-    stored
+/// The indexes that a dataset has, and those of `declared` besides that it does not have under another name.
+fn beside(found: Vec<IndexSpec>, declared: &[IndexSpec], schema: &TableSchema) -> Result<Vec<IndexSpec>> {
+    let mut all = found;
+    for index in declared {
+        let index = index.resolved(schema)?;
+        if !all.iter().any(|there| there.column == index.column && index.kind.is_answered_by(&there.kind)) {
+            all.push(index);
+        }
+    }
+    Ok(all)
 }
 
 /// Fails if the dataset has other columns than were declared; NOT NULL is what the table makes of the key itself.

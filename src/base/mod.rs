@@ -3,9 +3,12 @@
 //! A [`BaseTable`] is one version of it and never changes; whoever commits gets the next one. What the table knows
 //! about itself beyond its columns is in the MemWAL index of the dataset.
 
+mod column_index;
 mod column_type;
 mod create;
+mod declare;
 mod find;
+mod indexes;
 mod replace;
 mod sharding;
 
@@ -17,14 +20,16 @@ use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::dataset::{DatasetHandle, DatasetOpener, FileLayout};
+use crate::dataset::{DatasetHandle, DatasetOpener, DatasetTextIndex, FileLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::index_spec::IndexSpec;
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::store::ObjectIo;
+use crate::text_search::TextAnalyzer;
 
+pub use indexes::Indexes;
 pub use sharding::{Sharding, bucket};
 
 /// What a new table is.
@@ -38,7 +43,7 @@ pub struct CreateSpec {
     pub shards: u32,
     /// The column whose hash tells a row's shard; default the first key column.
     pub shard_column: Option<String>,
-    /// Indexes of its columns, at most one a column.
+    /// Indexes of its columns.
     pub indexes: Vec<IndexSpec>,
     /// Settings that every process that opens the table starts from.
     pub defaults: HashMap<String, String>,
@@ -55,7 +60,7 @@ pub struct AdoptSpec {
     pub shards: u32,
     /// The column whose hash tells a row's shard; default the first key column.
     pub shard_column: Option<String>,
-    /// Indexes of its columns, at most one a column.
+    /// Indexes of its columns.
     pub indexes: Vec<IndexSpec>,
     /// Settings that every process that opens the table starts from.
     pub defaults: HashMap<String, String>,
@@ -84,6 +89,7 @@ pub struct BaseTable {
     sharding: Sharding,
     compacted: HashMap<ShardId, GenerationId>,
     defaults: HashMap<String, String>,
+    indexes: Indexes,
 }
 
 impl BaseTable {
@@ -113,16 +119,24 @@ impl BaseTable {
     }
 
     /// Indexes of its columns.
-    ///
-    /// # Errors
-    /// `Invalid` if this version does not know one.
-    pub fn indexes(&self) -> Result<Vec<IndexSpec>> {
-        IndexSpec::of_options(&self.defaults)
+    pub fn indexes(&self) -> &Indexes {
+        &self.indexes
+    }
+
+    /// Whether both versions have the same rows, and the same generations are compacted into them.
+    pub fn has_rows_of(&self, other: &Self) -> bool {
+        let fragments = |base: &Self| Arc::clone(base.handle.dataset().fragments());
+        fragments(self) == fragments(other) && self.compacted == other.compacted
     }
 
     /// How many rows it has.
     pub fn rows(&self) -> usize {
         self.handle.rows()
+    }
+
+    /// Its dataset.
+    pub fn handle(&self) -> &Arc<DatasetHandle> {
+        &self.handle
     }
 
     /// Whether its rows are in memory.
@@ -137,6 +151,27 @@ impl BaseTable {
     /// `Invalid` if a filter cannot be evaluated on the table's columns.
     pub fn scan(&self, projection: &[usize], filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
         self.handle.scan(projection, filters)
+    }
+
+    /// The text indexes of the stored column `column` whose words are those that `analyzer` makes, if there are any.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails, `Corrupt` if an index is damaged.
+    pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
+        self.handle.text_index(column, analyzer).await
+    }
+
+    /// Like [`Self::scan`], of the rows that `index` does not know.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_beside(
+        &self,
+        index: &DatasetTextIndex,
+        projection: &[usize],
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.handle.scan_beside(index, projection, filters)
     }
 
     /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.

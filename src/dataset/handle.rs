@@ -13,25 +13,41 @@ use arrow::datatypes::{Schema, UInt64Type};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
+use lance::index::DatasetIndexExt;
 use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadOptions};
 use lance_core::datatypes::Schema as LanceSchema;
-use roaring::RoaringTreemap;
+use lance_table::format::{Fragment, IndexMetadata};
+use parking_lot::Mutex;
+use roaring::{RoaringBitmap, RoaringTreemap};
+use tokio::sync::OnceCell;
 
 use super::failure::{diagnose, from_plan};
+use super::index_catalog::{IndexCatalog, IndexEntry, TEXT_DETAILS};
 use super::layout::FileLayout;
-use super::origin::Origins;
+use super::origin::{Origins, field_id};
 use super::resident::{Loading, ROW_BYTES, Residency, Resident, ResidentRows};
 use super::scan::DatasetScanExec;
-use crate::cache::MemoryLease;
-use crate::error::{Error, Result};
+use super::text_index::DatasetTextIndex;
+use super::vector_index::DatasetVectorIndex;
+use crate::cache::{MemoryBudget, MemoryLease};
+use crate::distance::Metric;
+use crate::error::{Error, ErrorKind, Result};
+use crate::index_spec::TextParams;
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::size::row_bytes;
 use crate::store::from_lance;
+use crate::text_search::TextAnalyzer;
+
+/// An index that is opened when it is first asked for; `None` if it cannot be used.
+type LazyIndex = Arc<OnceCell<Option<Arc<DatasetVectorIndex>>>>;
+/// The same of texts.
+type LazyTextIndex = Arc<OnceCell<Option<Arc<DatasetTextIndex>>>>;
 
 /// One version of a dataset under a table's schema.
 pub struct DatasetHandle {
@@ -43,14 +59,19 @@ pub struct DatasetHandle {
     fragments: HashMap<u64, u64>,
     label: String,
     resident: Arc<Resident>,
+    catalog: IndexCatalog,
+    vector_indexes: Mutex<HashMap<(usize, Metric), LazyIndex>>,
+    budget: Arc<MemoryBudget>,
+    text_indexes: Mutex<HashMap<(usize, TextParams), LazyTextIndex>>,
 }
 
 impl DatasetHandle {
     /// `dataset` as rows of `schema`; `label` names it in plans, `lease` is charged for rows that stay in memory.
     ///
     /// # Errors
-    /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type.
-    pub(super) fn try_new(
+    /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type; `Unavailable` if
+    /// the storage fails.
+    pub(super) async fn open(
         dataset: Arc<Dataset>,
         schema: Arc<TableSchema>,
         label: String,
@@ -62,8 +83,22 @@ impl DatasetHandle {
         let rows = dataset.fragments().iter().map(|f| f.num_rows().or(f.physical_rows).unwrap_or(0)).sum();
         let fragments = dataset.fragments().iter().map(|f| (f.id, f.physical_rows.unwrap_or(0) as u64)).collect();
         let files = dataset.fragments().iter().flat_map(|f| &f.files);
+        let budget = Arc::clone(lease.budget());
         let resident = Resident::new(files.map(|f| f.file_size_bytes.get().map(u64::from)).sum(), lease);
-        Ok(Arc::new(Self { dataset, schema, origins, rows, fragments, label, resident }))
+        let catalog = IndexCatalog::of(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
+        Ok(Arc::new(Self {
+            dataset,
+            schema,
+            origins,
+            rows,
+            fragments,
+            label,
+            resident,
+            catalog,
+            vector_indexes: Mutex::default(),
+            budget,
+            text_indexes: Mutex::default(),
+        }))
     }
 
     /// The dataset.
@@ -99,6 +134,44 @@ impl DatasetHandle {
     /// `Invalid` if a filter cannot be evaluated on the table's columns.
     pub fn scan(self: &Arc<Self>, projection: &[usize], filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(DatasetScanExec::try_new(Arc::clone(self), projection.to_vec(), filters)?))
+    }
+
+    /// The text indexes of the stored column `column` whose words are those that `analyzer` makes; `None` if there are
+    /// none. Opened once for each analyzer.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails, `Corrupt` if an index is damaged.
+    pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
+        let lazy = Arc::clone(self.text_indexes.lock().entry((column, analyzer.told().clone())).or_default());
+        lazy.get_or_try_init(|| self.open_text_index(column, analyzer)).await.cloned()
+    }
+
+    async fn open_text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
+        let indexes = self.index_metadata(column, TEXT_DETAILS).await?;
+        if indexes.is_empty() {
+            return Ok(None);
+        }
+        let opened = DatasetTextIndex::open(&self.dataset, &indexes, analyzer, &self.budget).await;
+        Ok(opened.map_err(|error| error.with_context("dataset", self.dataset.uri()))?.map(Arc::new))
+    }
+
+    /// Whether the stored column `column` has text indexes, whatever their words.
+    pub fn has_text_index(&self, column: usize) -> bool {
+        field_id(self.schema.numbered().field(column)).is_some_and(|field| self.catalog.has_text(field))
+    }
+
+    /// Like [`Self::scan`], of the rows that `index` does not know.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_beside(
+        self: &Arc<Self>,
+        index: &DatasetTextIndex,
+        projection: &[usize],
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let scan = DatasetScanExec::try_new(Arc::clone(self), projection.to_vec(), filters)?;
+        Ok(Arc::new(scan.of_fragments(Arc::clone(index.uncovered()))))
     }
 
     /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.
@@ -147,20 +220,15 @@ impl DatasetHandle {
     ///
     /// # Errors
     /// `Invalid` if a key is NULL, `Unavailable` if the storage fails.
-    pub async fn key_map(&self) -> Result<KeyMap> {
+    pub async fn key_map(self: &Arc<Self>) -> Result<KeyMap> {
         let key = self.schema.key();
         let columns: Vec<usize> =
             key.columns().iter().map(|c| c.index).chain([self.schema.tombstone_index()]).collect();
-        let schema = self.origins.schema_of(&columns, true);
         let mut keys = key.no_keys();
         let mut ids = Vec::with_capacity(self.rows);
         let mut tombstones = RoaringTreemap::new();
-        let mut read = self.stream(&columns)?;
-        while let Some(batch) = read.next().await {
-            let batch = match batch {
-                Ok(batch) => self.origins.rows(&batch, &columns, &schema)?,
-                Err(error) => return Err(diagnose(&self.dataset, from_plan(error)).await),
-            };
+        let mut read = self.rows_of(&columns, None)?;
+        while let Some(batch) = read.try_next().await? {
             let parts: Vec<ArrayRef> = batch.columns()[..key.columns().len()].to_vec();
             keys.extend(&key.of_columns(&parts).map_err(|error| error.with_context("dataset", self.dataset.uri()))?);
             let batch_ids = batch.column(columns.len()).as_primitive::<UInt64Type>().values();
@@ -198,10 +266,88 @@ impl DatasetHandle {
         Ok(concat_batches(&schema, &batches)?)
     }
 
+    /// What Lance calls the kind of index that the logical column `column` has for `metric`, such as `IVF_PQ`.
+    pub fn vector_index_kind(&self, column: usize, metric: Metric) -> Option<String> {
+        self.index_entry(column, metric).map(|entry| entry.kind.to_string())
+    }
+
+    /// The index of the logical column `column` for `metric`, opened once; `None` if there is none that can be used.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails: the index may be asked for again.
+    pub async fn vector_index(
+        self: &Arc<Self>,
+        column: usize,
+        metric: Metric,
+    ) -> Result<Option<Arc<DatasetVectorIndex>>> {
+        let Some(entry) = self.index_entry(column, metric) else { return Ok(None) };
+        let cell = Arc::clone(self.vector_indexes.lock().entry((column, metric)).or_default());
+        let open = async || match DatasetVectorIndex::open(self, column, entry).await {
+            Ok(index) => Ok(Some(Arc::new(index))),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+            Err(error) => {
+                tracing::warn!(dataset = self.dataset.uri(), index = entry.name, %error, "a vector index is not used");
+                Ok(None)
+            }
+        };
+        cell.get_or_try_init(open).await.cloned()
+    }
+
+    fn index_entry(&self, column: usize, metric: Metric) -> Option<&IndexEntry> {
+        let field = self.dataset.schema().field(self.origins.unchanged(column)?)?;
+        self.catalog.find(field.id, metric)
+    }
+
+    /// All rows, or those of the given fragments: the stored columns `columns`, nullable as stored, then `_rowid`.
+    /// Nothing is read before the stream is polled.
+    ///
+    /// # Errors
+    /// `Internal` if Lance cannot plan the read.
+    pub fn rows_of(
+        self: &Arc<Self>,
+        columns: &[usize],
+        fragments: Option<&RoaringBitmap>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let schema = self.origins.schema_of(columns, true);
+        let read: SendableRecordBatchStream = self.reader_of(columns, fragments)?.execute(0, Arc::default())?;
+        let (handle, columns) = (Arc::clone(self), columns.to_vec());
+        let rows = read.then(move |batch| {
+            let (handle, columns, schema) = (Arc::clone(&handle), columns.clone(), Arc::clone(&schema));
+            async move {
+                match batch {
+                    Ok(batch) => handle.origins.rows(&batch, &columns, &schema),
+                    Err(error) => Err(diagnose(&handle.dataset, from_plan(error)).await),
+                }
+            }
+        });
+        Ok(rows.boxed())
+    }
+
+    /// What the manifest says of the indexes of the stored column `column` whose details have a type of the name
+    /// `kind`, segment by segment.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails.
+    pub(crate) async fn index_metadata(&self, column: usize, kind: &str) -> Result<Vec<IndexMetadata>> {
+        let Some(field) = field_id(self.schema.numbered().field(column)) else { return Ok(Vec::new()) };
+        let all = self.dataset.load_indices().await;
+        let all = all.map_err(|error| from_lance(error).with_context("dataset", self.dataset.uri()))?;
+        let is_kind = |index: &&IndexMetadata| {
+            index.keyed_field() == Some(field)
+                && index.index_details.as_ref().is_some_and(|details| details.type_url.ends_with(kind))
+        };
+        Ok(all.iter().filter(is_kind).cloned().collect())
+    }
+
+    /// Whether row ids name rows wherever they are, and do not say in which fragment.
+    pub fn has_stable_row_ids(&self) -> bool {
+        self.dataset.manifest().uses_stable_row_ids()
+    }
+
     /// Whether there was a row with this id when the dataset was written. Lance panics when asked for rows of fragments
     /// it does not have.
     fn may_have(&self, row_id: u64) -> bool {
-        self.dataset.manifest().uses_stable_row_ids()
+        self.has_stable_row_ids()
             || self.fragments.get(&(row_id >> 32)).is_some_and(|rows| (row_id & u64::from(u32::MAX)) < *rows)
     }
 
@@ -209,11 +355,23 @@ impl DatasetHandle {
         &self.origins
     }
 
-    /// A read of the stored columns `columns` and the row id, as Lance lays them out.
-    pub(super) fn reader(&self, columns: &[usize]) -> Result<FilteredReadExec> {
+    /// A read of the stored columns `columns` and the row id, as Lance lays them out; of some fragments, or all.
+    pub(super) fn reader(&self, columns: &[usize], of: Option<&Arc<Vec<Fragment>>>) -> Result<FilteredReadExec> {
         let projection = self.dataset.empty_projection().union_schema(&self.lance_schema(columns)?).with_row_id();
-        FilteredReadExec::try_new(Arc::clone(&self.dataset), FilteredReadOptions::new(projection), None)
+        let mut options = FilteredReadOptions::new(projection);
+        if let Some(fragments) = of {
+            options = options.with_fragments(Arc::clone(fragments));
+        }
+        FilteredReadExec::try_new(Arc::clone(&self.dataset), options, None)
             .map_err(|error| from_lance(error).with_context("dataset", self.dataset.uri()))
+    }
+
+    fn reader_of(&self, columns: &[usize], fragments: Option<&RoaringBitmap>) -> Result<FilteredReadExec> {
+        let of = |wanted: &RoaringBitmap| {
+            let all = self.dataset.fragments().iter();
+            all.filter(|f| u32::try_from(f.id).is_ok_and(|id| wanted.contains(id))).cloned().collect()
+        };
+        self.reader(columns, fragments.map(|wanted| Arc::new(of(wanted))).as_ref())
     }
 
     /// Whether its rows are in memory.
@@ -227,16 +385,12 @@ impl DatasetHandle {
     }
 
     /// Reads all rows and keeps them; `None` if they are too many to be kept.
-    pub(super) async fn load(&self, loading: Loading) -> Result<Option<Arc<ResidentRows>>> {
+    pub(super) async fn load(self: &Arc<Self>, loading: Loading) -> Result<Option<Arc<ResidentRows>>> {
         let columns: Vec<usize> = (0..self.schema.stored().fields().len()).collect();
         let schema = self.origins.schema_of(&columns, true);
         let (mut rows, mut bytes) = (Vec::new(), 0);
-        let mut read = self.stream(&columns)?;
-        while let Some(batch) = read.next().await {
-            let batch = match batch {
-                Ok(batch) => self.origins.rows(&batch, &columns, &schema)?,
-                Err(error) => return Err(diagnose(&self.dataset, from_plan(error)).await),
-            };
+        let mut read = self.rows_of(&columns, None)?;
+        while let Some(batch) = read.try_next().await? {
             bytes += row_bytes(&batch);
             if bytes > ROW_BYTES {
                 loading.give_up();
@@ -245,10 +399,6 @@ impl DatasetHandle {
             rows.push(batch);
         }
         Ok(Some(loading.keep(concat_batches(&schema, &rows)?)))
-    }
-
-    fn stream(&self, columns: &[usize]) -> Result<SendableRecordBatchStream> {
-        Ok(self.reader(columns)?.execute(0, Arc::default())?)
     }
 
     /// The dataset's own schema of the stored columns `columns` that it has.

@@ -21,4 +21,12 @@ impl FileLayout {
     pub(crate) fn format(self) -> DataStorageFormat {
         DataStorageFormat::new(self.version)
     }
+
+    /// The file version of indexes: never the oldest, which Lance keeps for data.
+    pub(crate) fn index_version(self) -> ConcreteFileVersion {
+        match self.version {
+            ConcreteFileVersion::V1 => ConcreteFileVersion::V2_0,
+            other => other,
+        }
+    }
 }

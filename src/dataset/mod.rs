@@ -5,6 +5,8 @@
 mod conform;
 mod failure;
 mod handle;
+mod index_catalog;
+mod index_coverage;
 mod layout;
 mod opener;
 mod origin;
@@ -12,12 +14,17 @@ mod resident;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod text_index;
+mod vector_index;
 
 pub use conform::conform;
 pub use handle::DatasetHandle;
+pub use index_coverage::IndexCoverage;
 pub use layout::FileLayout;
 pub use opener::{DatasetOpener, LanceSession};
 pub use scan::DatasetScanExec;
+pub use text_index::{DatasetTextIndex, TextPart};
+pub use vector_index::{Allowed, Candidates, DatasetVectorIndex};
 
 pub(crate) use origin::field_id;
 

@@ -82,9 +82,15 @@ impl DatasetOpener {
     /// `dataset` as rows of `schema`; `label` names it in plans.
     ///
     /// # Errors
-    /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type.
-    pub fn handle(&self, dataset: Arc<Dataset>, schema: Arc<TableSchema>, label: String) -> Result<Arc<DatasetHandle>> {
-        DatasetHandle::try_new(dataset, schema, label, self.budget.lease())
+    /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type; `Unavailable` if
+    /// the storage fails.
+    pub async fn handle(
+        &self,
+        dataset: Arc<Dataset>,
+        schema: Arc<TableSchema>,
+        label: String,
+    ) -> Result<Arc<DatasetHandle>> {
+        DatasetHandle::open(dataset, schema, label, self.budget.lease()).await
     }
 
     /// What Lance needs to write where this opener reads.

@@ -79,6 +79,14 @@ impl Origins {
         }
     }
 
+    /// The name in the dataset of stored column `i`, if its values are there as they are.
+    pub(super) fn unchanged(&self, i: usize) -> Option<&str> {
+        match &self.columns[i] {
+            Origin::Column(name) => Some(name),
+            Origin::Reshaped(_) | Origin::Missing => None,
+        }
+    }
+
     /// An expression over the table's columns as one over the dataset's.
     pub(super) fn rename(&self, expr: Expr) -> Result<Expr> {
         let renamed = expr.transform(|e| {

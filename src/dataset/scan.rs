@@ -21,6 +21,7 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSe
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
+use lance_table::format::Fragment;
 use parking_lot::Mutex;
 
 use super::failure::{diagnose, from_plan};
@@ -35,6 +36,8 @@ pub struct DatasetScanExec {
     columns: Vec<usize>,
     returned: usize,
     filter: Option<Arc<dyn PhysicalExpr>>,
+    /// All, if none are named.
+    fragments: Option<Arc<Vec<Fragment>>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     /// The metrics of Lance's readers, one an execution.
@@ -73,16 +76,24 @@ impl DatasetScanExec {
             columns,
             returned,
             filter: filter.transpose()?,
+            fragments: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             readers: Arc::default(),
         })
+    }
+
+    /// The same of these fragments alone.
+    pub(super) fn of_fragments(mut self, fragments: Arc<Vec<Fragment>>) -> Self {
+        self.fragments = Some(fragments);
+        self
     }
 }
 
 /// One read from storage.
 struct StorageRead {
     shape: Shape,
+    fragments: Option<Arc<Vec<Fragment>>>,
     context: Arc<TaskContext>,
     readers: Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>,
     time: Time,
@@ -91,8 +102,8 @@ struct StorageRead {
 impl StorageRead {
     /// The rows as Lance reads them.
     fn start(self) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
-        let Self { shape, context, readers, time } = self;
-        let reader: Arc<dyn ExecutionPlan> = Arc::new(shape.handle.reader(&shape.columns)?);
+        let Self { shape, fragments, context, readers, time } = self;
+        let reader: Arc<dyn ExecutionPlan> = Arc::new(shape.handle.reader(&shape.columns, fragments.as_ref())?);
         readers.lock().push(Arc::clone(&reader));
         let handle = Arc::clone(&shape.handle);
         let read = reader.execute(0, context)?.or_else(move |error| {
@@ -189,19 +200,21 @@ impl ExecutionPlan for DatasetScanExec {
         let batch_size = context.session_config().batch_size().max(1);
         let baseline = BaselineMetrics::new(&self.metrics, 0);
         let (readers, time) = (Arc::clone(&self.readers), baseline.elapsed_compute().clone());
-        let rows = match self.handle.residency() {
+        let fragments = self.fragments.clone();
+        let residency = if fragments.is_some() { Residency::Storage } else { self.handle.residency() };
+        let rows = match residency {
             Residency::Rows(rows) => in_memory(&rows, shape, batch_size).boxed(),
             Residency::Load(loading) => {
                 let handle = Arc::clone(&self.handle);
                 let load = async move {
                     Ok::<_, DataFusionError>(match handle.load(loading).await? {
                         Some(rows) => in_memory(&rows, shape, batch_size).boxed(),
-                        None => StorageRead { shape, context, readers, time }.start()?.boxed(),
+                        None => StorageRead { shape, fragments, context, readers, time }.start()?.boxed(),
                     })
                 };
                 load.try_flatten_stream().boxed()
             }
-            Residency::Storage => StorageRead { shape, context, readers, time }.start()?.boxed(),
+            Residency::Storage => StorageRead { shape, fragments, context, readers, time }.start()?.boxed(),
         };
         let rows = rows.inspect_ok(move |batch| baseline.record_output(batch.num_rows()));
         let rows = rows.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
@@ -226,9 +239,13 @@ impl ExecutionPlan for DatasetScanExec {
 
     fn partition_statistics(&self, _partition: Option<usize>) -> DataFusionResult<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema());
+        let rows = match &self.fragments {
+            None => self.handle.rows(),
+            Some(fragments) => fragments.iter().map(|f| f.num_rows().or(f.physical_rows).unwrap_or(0)).sum(),
+        };
         statistics.num_rows = match self.filter {
-            None => Precision::Exact(self.handle.rows()),
-            Some(_) => Precision::Inexact(self.handle.rows()),
+            None => Precision::Exact(rows),
+            Some(_) => Precision::Inexact(rows),
         };
         Ok(Arc::new(statistics))
     }
@@ -239,6 +256,9 @@ impl DisplayAs for DatasetScanExec {
         let schema = self.schema();
         let names: Vec<&str> = schema.fields()[..self.returned].iter().map(|f| f.name().as_str()).collect();
         write!(f, "DatasetScanExec: source={}, projection=[{}]", self.handle.label(), names.join(", "))?;
+        if let Some(fragments) = &self.fragments {
+            write!(f, ", fragments={}", fragments.len())?;
+        }
         match &self.filter {
             Some(filter) => write!(f, ", filter={filter}"),
             None => Ok(()),

@@ -23,10 +23,10 @@ async fn dataset(uri: &str, params: Option<WriteParams>) -> Arc<Dataset> {
     Arc::new(Dataset::write(RecordBatchIterator::new([Ok(batch)], schema), uri, params).await.unwrap())
 }
 
-fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
+async fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-    DatasetHandle::try_new(Arc::clone(dataset), schema, "it".into(), MemoryBudget::global().lease()).unwrap()
+    DatasetHandle::open(Arc::clone(dataset), schema, "it".into(), MemoryBudget::global().lease()).await.unwrap()
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn deleted_rows_are_neither_counted_nor_read_nor_taken() {
     let dir = tempfile::tempdir().unwrap();
     let mut dataset = Arc::unwrap_or_clone(dataset(dir.path().to_str().unwrap(), None).await);
     dataset.delete("id = 2").await.unwrap();
-    let handle = handle(&Arc::new(dataset));
+    let handle = handle(&Arc::new(dataset)).await;
     assert_eq!((handle.rows(), handle.key_map().await.unwrap().len()), (2, 2));
     let plan = handle.scan(&[0], &[]).unwrap();
     let statistics = plan.partition_statistics(None).unwrap();
@@ -50,13 +50,13 @@ async fn a_small_dataset_stays_in_memory_from_the_second_read_on() {
     let mut dataset = Arc::unwrap_or_clone(dataset(dir.path().to_str().unwrap(), None).await);
     dataset.delete("id = 2").await.unwrap();
     let dataset = Arc::new(dataset);
-    let of = |budget: &Arc<MemoryBudget>| {
+    let of = async |budget: &Arc<MemoryBudget>| {
         let numbered = arrow_schema_with_field_ids(dataset.schema());
         let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-        DatasetHandle::try_new(Arc::clone(&dataset), schema, "it".into(), budget.lease()).unwrap()
+        DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), budget.lease()).await.unwrap()
     };
     let budget = MemoryBudget::new(1 << 20);
-    let handle = of(&budget);
+    let handle = of(&budget).await;
     let read = async |handle: &Arc<DatasetHandle>, projection: &[usize], filters: &[Expr]| {
         collect(handle.scan(projection, filters).unwrap(), Arc::default()).await.unwrap()
     };
@@ -83,7 +83,7 @@ async fn a_dataset_stays_in_storage_while_memory_is_short() {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
     let budget = MemoryBudget::new(0);
-    let handle = DatasetHandle::try_new(dataset, schema, "it".into(), budget.lease()).unwrap();
+    let handle = DatasetHandle::open(dataset, schema, "it".into(), budget.lease()).await.unwrap();
     for _ in 0..3 {
         let rows = collect(handle.scan(&[0], &[]).unwrap(), Arc::default()).await.unwrap();
         assert_eq!(rows[0].num_rows(), 3);
@@ -97,7 +97,7 @@ async fn stable_row_ids_are_taken_by() {
     let params = WriteParams { enable_stable_row_ids: true, ..Default::default() };
     let mut dataset = Arc::unwrap_or_clone(dataset(dir.path().to_str().unwrap(), Some(params)).await);
     dataset.delete("id = 1").await.unwrap();
-    let handle = handle(&Arc::new(dataset));
+    let handle = handle(&Arc::new(dataset)).await;
     let taken = handle.take(&[2, 1], &[0]).await.unwrap();
     assert_eq!(taken.column(0).as_primitive::<Int64Type>().values(), &[3, 2]);
     for missing in [vec![0], vec![77], vec![1, 77]] {
@@ -109,7 +109,7 @@ async fn stable_row_ids_are_taken_by() {
 async fn a_file_that_vanished_is_corrupt_and_named_also_within_a_query() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path().to_str().unwrap(), None).await;
-    let handle = handle(&dataset);
+    let handle = handle(&dataset).await;
     std::fs::remove_dir_all(dir.path().join("data")).unwrap();
     let error = collect(handle.scan(&[0], &[]).unwrap(), Arc::default()).await.unwrap_err();
     let error = crate::error::Error::from(error);
@@ -127,8 +127,8 @@ async fn a_dataset_of_another_table_is_refused() {
     };
     for (field, said) in [(id("0", DataType::Int32), "stored as Int64"), (id("5", DataType::Int64), "is missing")] {
         let schema = Arc::new(TableSchema::try_new(&Schema::new(vec![field]), &["id".into()]).unwrap());
-        let error = DatasetHandle::try_new(Arc::clone(&dataset), schema, "it".into(), MemoryBudget::global().lease())
-            .unwrap_err();
+        let lease = MemoryBudget::global().lease();
+        let error = DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), lease).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().contains(said), "{error}");
     }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::flusher::FlushContext;
+use super::indexes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::{self, Generation};
+use crate::generation::{self, Contents, Generation};
 use crate::ids::GenerationId;
 use crate::manifest::{ManifestStore, SsTable};
 use crate::memtable::MemTableView;
@@ -39,9 +40,12 @@ pub(super) async fn flush(
             return Err(error);
         }
         let view = MemTableView::new(Arc::clone(&request.memtable), request.memtable.rows());
+        let base = Arc::clone(&context.control.current().base);
+        let indexes = indexes::of(&view);
         let rows = task::blocking(move || view.newest_rows().collect::<Result<Vec<_>>>()).await?;
-        let layout = context.control.current().base.layout();
-        let record = generation::write(&context.opener, &context.io, request.shard, id, rows, schema, layout).await?;
+        let (contents, layout) = (Contents { rows, indexes }, base.layout());
+        let record =
+            generation::write(&context.opener, &context.io, request.shard, id, contents, schema, layout).await?;
         context.events.on_flush_written(request.shard, id);
         let table = SsTable {
             generation: id.0,

@@ -4,6 +4,7 @@
 //! manifest, then the version. Does not own: what is frozen when (`writer`).
 
 mod flusher;
+mod indexes;
 mod job;
 
 pub use flusher::{FlushContext, run};

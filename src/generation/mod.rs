@@ -4,7 +4,10 @@
 //! them a newer source supersedes is the business of the block lists above: nothing here hides a row.
 
 mod checksum;
+mod index_files;
 mod sidecar;
+mod text_index;
+mod vector_index;
 mod write;
 
 use std::sync::Arc;
@@ -13,15 +16,19 @@ use arrow::array::RecordBatch;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::dataset::{DatasetHandle, DatasetOpener};
+use crate::dataset::{DatasetHandle, DatasetOpener, DatasetTextIndex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::store::TablePaths;
+use crate::text_search::TextAnalyzer;
 
 pub use checksum::verify;
-pub use write::{discard, write};
+pub use index_files::{IndexFiles, IndexTarget, IndexWriter, NewIndex};
+pub use text_index::TextIndexWriter;
+pub use vector_index::VectorIndexWriter;
+pub use write::{Contents, discard, write};
 
 /// What a shard manifest says about a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +77,7 @@ impl Generation {
             Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
                 .with_context("generation", &uri)
         })?;
-        let handle = opener.handle(dataset, Arc::clone(schema), format!("generation {}", record.id))?;
+        let handle = opener.handle(dataset, Arc::clone(schema), format!("generation {}", record.id)).await?;
         let keys = handle.key_map().await.map_err(damaged)?;
         Ok(Arc::new(Self { record: record.clone(), handle, keys }))
     }
@@ -95,6 +102,11 @@ impl Generation {
         self.handle.rows()
     }
 
+    /// Its dataset.
+    pub fn handle(&self) -> &Arc<DatasetHandle> {
+        &self.handle
+    }
+
     /// Whether its rows are in memory.
     pub fn is_resident(&self) -> bool {
         self.handle.is_resident()
@@ -112,6 +124,27 @@ impl Generation {
     /// `Invalid` if a filter cannot be evaluated on the table's columns.
     pub fn scan(&self, projection: &[usize], filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
         self.handle.scan(projection, filters)
+    }
+
+    /// The text indexes of the stored column `column` whose words are those that `analyzer` makes, if there are any.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails, `Corrupt` if an index is damaged.
+    pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
+        self.handle.text_index(column, analyzer).await
+    }
+
+    /// Like [`Self::scan`], of the rows that `index` does not know.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_beside(
+        &self,
+        index: &DatasetTextIndex,
+        projection: &[usize],
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.handle.scan_beside(index, projection, filters)
     }
 
     /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.

@@ -15,9 +15,10 @@ use lance::dataset::fragment::write::FragmentCreateBuilder;
 use lance_core::datatypes::{LANCE_FIELD_ID_KEY, Schema as LanceSchema};
 use lance_io::object_store::ObjectStore;
 use lance_table::feature_flags::apply_feature_flags;
-use lance_table::format::{Fragment, Manifest};
+use lance_table::format::{Fragment, IndexMetadata, Manifest};
 use lance_table::io::commit::{ManifestNamingScheme, write_manifest_file_to_path};
 
+use super::index_files::{self, NewIndex, Place};
 use super::{GenerationRecord, checksum, sidecar, uri};
 use crate::dataset::{DatasetOpener, FileLayout};
 use crate::error::{Error, Result};
@@ -25,8 +26,22 @@ use crate::ids::{GenerationId, ShardId};
 use crate::schema::{TableSchema, relabel};
 use crate::store::{ObjectIo, TablePaths, from_lance};
 
-/// Writes `batches` (stored schema; of each key only the newest row, tombstones included) as generation `id`; `layout`
-/// is the base's.
+/// What a new generation holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Its rows (stored schema): of each key only the newest, tombstones included.
+    pub rows: Vec<RecordBatch>,
+    /// Its indexes.
+    pub indexes: Vec<NewIndex>,
+}
+
+impl From<Vec<RecordBatch>> for Contents {
+    fn from(rows: Vec<RecordBatch>) -> Self {
+        Self { rows, indexes: Vec::new() }
+    }
+}
+
+/// Writes `contents` as generation `id`; `layout` is the base's. An index that cannot be written is left out.
 ///
 /// # Errors
 /// `Unavailable` if the storage fails: the generation may be written again. What was written is deleted then, if that
@@ -36,12 +51,13 @@ pub async fn write(
     io: &ObjectIo,
     shard: ShardId,
     id: GenerationId,
-    batches: Vec<RecordBatch>,
+    contents: impl Into<Contents>,
     schema: &TableSchema,
     layout: FileLayout,
 ) -> Result<GenerationRecord> {
     let name = TablePaths::new_generation_name(id);
-    let written = write_files(opener, io, shard, GenerationRecord::named(id, &name), batches, schema, layout).await;
+    let written =
+        write_files(opener, io, shard, GenerationRecord::named(id, &name), contents.into(), schema, layout).await;
     if written.is_err() {
         discard(io, shard, &name).await;
     }
@@ -61,10 +77,11 @@ async fn write_files(
     io: &ObjectIo,
     shard: ShardId,
     mut record: GenerationRecord,
-    batches: Vec<RecordBatch>,
+    contents: Contents,
     schema: &TableSchema,
     layout: FileLayout,
 ) -> Result<GenerationRecord> {
+    let Contents { rows: batches, indexes } = contents;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     if rows == 0 {
         return Err(Error::internal("a generation without rows was to be written").with_context("shard", shard));
@@ -97,7 +114,9 @@ async fn write_files(
     if schema.key().is_lance_key() {
         sidecar::write(&store, &root, &batches, schema.key()).await.map_err(|e| e.with_context("generation", &uri))?;
     }
-    commit(&store, &root, lance_schema, fragment, layout).await.map_err(failed)?;
+    let place = Place { io, shard, name: &record.path, store: &store, root: &root };
+    let indexes = index_files::write(&indexes, &batches, place, schema, layout).await;
+    commit(&store, &root, lance_schema, fragment, indexes, layout).await.map_err(failed)?;
     checksum::write(io, shard, &record.path).await?;
     io.sync_tree(&TablePaths::generation_dir(shard, &record.path)).await?;
     Ok(record)
@@ -109,6 +128,7 @@ async fn commit(
     root: &object_store::path::Path,
     schema: LanceSchema,
     fragment: Fragment,
+    indexes: Vec<IndexMetadata>,
     layout: FileLayout,
 ) -> lance_core::Result<()> {
     let format = layout.format();
@@ -117,7 +137,8 @@ async fn commit(
     manifest.update_max_fragment_id();
     apply_feature_flags(&mut manifest, false, true)?;
     let path = ManifestNamingScheme::V2.manifest_path(root, manifest.version);
-    write_manifest_file_to_path(store, &mut manifest, None, &path, None).await?;
+    let indexes = (!indexes.is_empty()).then_some(indexes);
+    write_manifest_file_to_path(store, &mut manifest, indexes, &path, None).await?;
     Ok(())
 }
 

@@ -7,15 +7,19 @@
 mod batch_list;
 mod key_index;
 mod row_index;
+mod scalar_rows;
 mod selection;
 mod table;
 mod text_rows;
+mod value_ranges;
 mod vector_rows;
 mod view;
 
 pub use key_index::KeyIndex;
-pub use row_index::{IndexState, RowIndex, RowIndexFactory};
+pub use row_index::{IndexState, Indexed, RowIndex, RowIndexFactory};
+pub use scalar_rows::{ScalarRows, ScalarRowsFactory};
 pub use table::MemTable;
 pub use text_rows::{TextRows, TextRowsFactory};
+pub use value_ranges::{ValueRange, ValueRanges};
 pub use vector_rows::{NearestRequest, NearestRows, VectorRows, VectorRowsFactory};
 pub use view::MemTableView;

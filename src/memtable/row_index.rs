@@ -4,7 +4,9 @@
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
@@ -40,25 +42,37 @@ pub trait RowIndexFactory: Debug + Send + Sync {
 /// An index of a memtable and how far it is.
 #[derive(Debug)]
 pub struct IndexState {
-    name: String,
+    factory: Arc<dyn RowIndexFactory>,
     index: Arc<dyn RowIndex>,
     indexed: AtomicUsize,
+    /// Whether rows become visible only when this index has them.
+    awaited: AtomicBool,
     failure: OnceLock<Error>,
 }
 
 impl IndexState {
-    pub(super) fn new(factory: &dyn RowIndexFactory, schema: &TableSchema, generation: GenerationId) -> Self {
+    pub(super) fn new(
+        factory: &Arc<dyn RowIndexFactory>,
+        schema: &TableSchema,
+        generation: GenerationId,
+        awaited: bool,
+    ) -> Self {
         Self {
-            name: factory.name().to_string(),
             index: factory.create(schema, generation),
+            factory: Arc::clone(factory),
             indexed: AtomicUsize::new(0),
+            awaited: AtomicBool::new(awaited),
             failure: OnceLock::new(),
         }
     }
 
     /// The index's name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.factory.name()
+    }
+
+    pub(super) fn is_of(&self, factory: &Arc<dyn RowIndexFactory>) -> bool {
+        Arc::ptr_eq(&self.factory, factory)
     }
 
     /// The index, unless it was given up.
@@ -66,9 +80,25 @@ impl IndexState {
         self.failure.get().is_none().then_some(&self.index)
     }
 
+    /// The index, be it given up or not: what it was made with can be asked for.
+    pub fn kept(&self) -> &Arc<dyn RowIndex> {
+        &self.index
+    }
+
     /// How many rows are indexed; those behind are for a flat pass.
     pub fn indexed(&self) -> usize {
         self.indexed.load(Ordering::Acquire)
+    }
+
+    /// Whether rows become visible only when this index has them: not while it catches up with a memtable that had rows
+    /// before it.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire) && self.failure.get().is_none()
+    }
+
+    /// From now on rows wait for this index.
+    pub fn set_awaited(&self) {
+        self.awaited.store(true, Ordering::Release);
     }
 
     /// Why it was given up.
@@ -90,5 +120,30 @@ impl IndexState {
     pub(super) fn memory(&self) -> usize {
         // One that was given up is held all the same.
         self.index.memory()
+    }
+}
+
+/// An index of a memtable that is a `T`; it lives on though the memtable may lose it.
+#[derive(Debug)]
+pub struct Indexed<T> {
+    state: Arc<IndexState>,
+    is: PhantomData<fn() -> T>,
+}
+
+impl<T: RowIndex> Indexed<T> {
+    /// The index behind `state` if it is a `T`, was not given up and is `wanted`.
+    pub(super) fn of(state: &Arc<IndexState>, wanted: impl FnOnce(&T) -> bool) -> Option<Self> {
+        let index: &dyn Any = state.index()?.as_ref();
+        index.downcast_ref::<T>().filter(|index| wanted(index))?;
+        Some(Self { state: Arc::clone(state), is: PhantomData })
+    }
+}
+
+impl<T: RowIndex> Deref for Indexed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        let index: &dyn Any = self.state.index.as_ref();
+        index.downcast_ref::<T>().expect("it was one when this was made, and stays the same")
     }
 }

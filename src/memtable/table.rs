@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 
 use super::batch_list::{BatchList, Chunk};
 use super::key_index::KeyIndex;
-use super::row_index::{IndexState, RowIndexFactory};
+use super::row_index::{IndexState, Indexed, RowIndex, RowIndexFactory};
 use crate::cache::{MemoryBudget, MemoryLease};
 use crate::error::Result;
 use crate::ids::GenerationId;
@@ -24,7 +25,8 @@ pub struct MemTable {
     schema: Arc<TableSchema>,
     batches: BatchList,
     keys: KeyIndex,
-    indexes: Vec<IndexState>,
+    /// As they are now: an index may come and go while the memtable lives.
+    indexes: ArcSwap<Vec<Arc<IndexState>>>,
     rows: AtomicUsize,
     bytes: AtomicUsize,
     /// Rows below this are visible to readers: durable, if the table waits for that.
@@ -44,7 +46,7 @@ impl MemTable {
             generation,
             batches: BatchList::new(Arc::clone(schema.stored())),
             keys: KeyIndex::new(schema.key().is_fixed()),
-            indexes: Vec::new(),
+            indexes: ArcSwap::default(),
             schema,
             rows: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -127,25 +129,36 @@ impl MemTable {
 
     /// Bytes of memory held: rows and indexes.
     pub fn memory(&self) -> usize {
-        self.row_bytes() + self.keys.memory() + self.indexes.iter().map(IndexState::memory).sum::<usize>()
+        self.row_bytes() + self.keys.memory() + self.indexes.load().iter().map(|i| i.memory()).sum::<usize>()
     }
 
-    /// Adds indexes, before the first row.
-    #[must_use]
-    pub fn with_indexes(mut self, factories: &[Arc<dyn RowIndexFactory>]) -> Self {
-        let state = |f: &Arc<dyn RowIndexFactory>| IndexState::new(f.as_ref(), &self.schema, self.generation);
-        self.indexes = factories.iter().map(state).collect();
-        self
+    /// Makes these its indexes besides the key index: those it has of them stay, others go, new ones begin at the first
+    /// row. If `sync`, rows become visible only when every index has them that has caught up once. Only the holder of
+    /// the shard's write lock may call this.
+    pub fn set_indexes(&self, factories: &[Arc<dyn RowIndexFactory>], sync: bool) {
+        let there = self.indexes.load();
+        let awaited = sync && self.rows() == 0;
+        let state = |factory: &Arc<dyn RowIndexFactory>| match there.iter().find(|state| state.is_of(factory)) {
+            Some(state) => Arc::clone(state),
+            None => Arc::new(IndexState::new(factory, &self.schema, self.generation, awaited)),
+        };
+        self.indexes.store(Arc::new(factories.iter().map(state).collect()));
+        self.charge();
     }
 
-    /// The indexes besides the key index, in the order they were added.
-    pub fn indexes(&self) -> &[IndexState] {
-        &self.indexes
+    /// The indexes besides the key index, as they are now.
+    pub fn indexes(&self) -> Arc<Vec<Arc<IndexState>>> {
+        self.indexes.load_full()
     }
 
-    /// How many rows every index has that was not given up.
+    /// The index that is a `T` and `wanted`, and how far it is, if there is one that was not given up.
+    pub fn find_index<T: RowIndex>(&self, wanted: impl Fn(&T) -> bool) -> Option<(Indexed<T>, Arc<IndexState>)> {
+        self.indexes.load().iter().find_map(|state| Some((Indexed::of(state, &wanted)?, Arc::clone(state))))
+    }
+
+    /// How many rows every index has that rows wait for.
     pub fn indexed(&self) -> usize {
-        self.indexes.iter().filter(|i| i.failure().is_none()).map(IndexState::indexed).min().unwrap_or(usize::MAX)
+        self.indexes.load().iter().filter(|i| i.is_awaited()).map(|i| i.indexed()).min().unwrap_or(usize::MAX)
     }
 
     /// The rows from `from` to `to`, visible or not, batch by batch with the position of each batch's first row.

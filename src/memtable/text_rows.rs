@@ -1,12 +1,11 @@
 //! The texts of a memtable's column, and its rows that match a query.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 
-use super::row_index::{IndexState, RowIndex, RowIndexFactory};
+use super::row_index::{IndexState, Indexed, RowIndex, RowIndexFactory};
 use super::view::MemTableView;
 use crate::error::{Error, Result};
 use crate::ids::GenerationId;
@@ -18,21 +17,21 @@ use crate::text_search::{TextAnalyzer, TextSearch, append, matching};
 #[derive(Debug)]
 pub struct TextRowsFactory {
     name: String,
-    column: usize,
+    column: (usize, String),
     analyzer: Arc<TextAnalyzer>,
 }
 
 impl TextRowsFactory {
-    /// Indexes of the column named `name`, which has texts.
+    /// Indexes called `name` of the column named `column`, which has texts.
     ///
     /// # Errors
     /// `Invalid` if it has none.
-    pub fn try_new(schema: &TableSchema, name: &str) -> Result<Self> {
-        match schema.logical().column_with_name(name) {
-            Some((column, field)) if matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8) => {
-                Ok(Self { name: name.to_string(), column, analyzer: Arc::new(TextAnalyzer::try_new()?) })
+    pub fn try_new(schema: &TableSchema, name: &str, column: &str, analyzer: Arc<TextAnalyzer>) -> Result<Self> {
+        match schema.logical().column_with_name(column) {
+            Some((at, field)) if matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8) => {
+                Ok(Self { name: name.to_string(), column: (at, column.to_string()), analyzer })
             }
-            _ => Err(Error::invalid(format!("'{name}' is no column of texts: a text index needs VARCHAR"))),
+            _ => Err(Error::invalid(format!("'{column}' is no column of texts: a text index needs VARCHAR"))),
         }
     }
 }
@@ -43,14 +42,15 @@ impl RowIndexFactory for TextRowsFactory {
     }
 
     fn create(&self, _: &TableSchema, _: GenerationId) -> Arc<dyn RowIndex> {
-        let analyzer = Arc::clone(&self.analyzer);
-        Arc::new(TextRows { name: self.name.clone(), column: self.column, index: TextIndex::new(true), analyzer })
+        let (column, name) = self.column.clone();
+        Arc::new(TextRows { name, column, index: TextIndex::new(true), analyzer: Arc::clone(&self.analyzer) })
     }
 }
 
 /// The texts of one column of a memtable.
 #[derive(Debug)]
 pub struct TextRows {
+    /// The column's.
     name: String,
     column: usize,
     index: TextIndex,
@@ -59,12 +59,24 @@ pub struct TextRows {
 
 impl TextRows {
     /// The index of `view` that answers `search`, if there is one that was not given up.
-    pub fn of<'a>(view: &'a MemTableView, search: &TextSearch) -> Option<(&'a Self, &'a IndexState)> {
-        view.table().indexes().iter().find_map(|state| {
-            let index: &dyn Any = state.index()?.as_ref();
-            let rows = index.downcast_ref::<Self>().filter(|rows| rows.name == search.column)?;
-            Some((rows, state))
-        })
+    pub fn of(view: &MemTableView, search: &TextSearch) -> Option<(Indexed<Self>, Arc<IndexState>)> {
+        let answers = |rows: &Self| rows.name == search.column && rows.analyzer == search.analyzer;
+        view.table().find_index(answers)
+    }
+
+    /// The index of the rows that are indexed.
+    pub fn index(&self) -> &TextIndex {
+        &self.index
+    }
+
+    /// The place of its column.
+    pub fn column(&self) -> usize {
+        self.column
+    }
+
+    /// What makes words of its texts.
+    pub fn analyzer(&self) -> &Arc<TextAnalyzer> {
+        &self.analyzer
     }
 
     /// Which of the first `rows` rows may match: those that do, and those that are not indexed yet. Row `r` may if bit

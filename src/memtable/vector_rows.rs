@@ -1,20 +1,21 @@
 //! The vectors of a memtable's column, and its rows that are nearest to a query.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, FixedSizeListArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type};
 
 use super::batch_list::Layout;
-use super::row_index::{IndexState, RowIndex, RowIndexFactory};
+use super::row_index::{IndexState, Indexed, RowIndex, RowIndexFactory};
 use super::view::MemTableView;
 use crate::distance::Metric;
 use crate::error::{Error, Result};
 use crate::ids::GenerationId;
 use crate::schema::TableSchema;
-use crate::vector_index::{Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, accepts, rank};
+use crate::vector_index::{
+    Class, Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, rank, vector_of,
+};
 
 /// Makes a [`VectorRows`] for each memtable.
 #[derive(Debug)]
@@ -26,19 +27,20 @@ pub struct VectorRowsFactory {
 }
 
 impl VectorRowsFactory {
-    /// Indexes of the column named `name`, a `FixedSizeList<Float32>`, for `metric`.
+    /// Indexes called `name` of the column named `column`, a `FixedSizeList<Float32>`, for `metric`.
     ///
     /// # Errors
     /// `Invalid` if the column is none of vectors.
-    pub fn try_new(schema: &TableSchema, name: &str, metric: Metric) -> Result<Self> {
-        let column = schema.logical().column_with_name(name);
+    pub fn try_new(schema: &TableSchema, name: &str, column: &str, metric: Metric) -> Result<Self> {
+        let there = column;
+        let column = schema.logical().column_with_name(column);
         let width = match column.map(|(_, field)| field.data_type()) {
             Some(DataType::FixedSizeList(element, width)) if *element.data_type() == DataType::Float32 => *width,
             _ => 0,
         };
         match (column, usize::try_from(width)) {
             (Some((column, _)), Ok(width)) if width > 0 => Ok(Self { name: name.to_string(), column, metric, width }),
-            _ => Err(Error::invalid(format!("'{name}' is no column of vectors: a vector index needs FLOAT[n]"))),
+            _ => Err(Error::invalid(format!("'{there}' is no column of vectors: a vector index needs FLOAT[n]"))),
         }
     }
 }
@@ -98,35 +100,25 @@ pub struct NearestRows {
     pub flat: usize,
 }
 
-/// What a vector is to a metric.
-enum Class {
-    Ranked,
-    Missing,
-    Odd,
-}
-
 impl VectorRows {
+    /// The place of its column.
+    pub fn column(&self) -> usize {
+        self.column
+    }
+
+    /// What nearness means.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
     /// Whether it answers for this column and metric.
     pub fn answers(&self, column: usize, metric: Metric) -> bool {
         (self.column, self.metric) == (column, metric)
     }
 
     /// The index of `view` that answers for this column and metric, if there is one that was not given up.
-    pub fn of(view: &MemTableView, column: usize, metric: Metric) -> Option<(&Self, &IndexState)> {
-        view.table().indexes().iter().find_map(|state| {
-            let index: &dyn Any = state.index()?.as_ref();
-            let rows = index.downcast_ref::<Self>().filter(|rows| rows.answers(column, metric))?;
-            Some((rows, state))
-        })
-    }
-
-    fn class(&self, vector: Option<&[f32]>) -> Class {
-        match vector {
-            None => Class::Missing,
-            Some(vector) if accepts(self.metric, vector) => Class::Ranked,
-            Some(vector) if vector.iter().all(|value| *value == 0.0) => Class::Missing,
-            Some(_) => Class::Odd,
-        }
+    pub fn of(view: &MemTableView, column: usize, metric: Metric) -> Option<(Indexed<Self>, Arc<IndexState>)> {
+        view.table().find_index(|rows: &Self| rows.answers(column, metric))
     }
 
     /// Finds rows of `view`, of which the first `indexed` are indexed and the others are looked at one by one.
@@ -136,7 +128,7 @@ impl VectorRows {
     pub fn nearest(&self, view: &MemTableView, indexed: usize, request: &NearestRequest<'_>) -> Result<NearestRows> {
         let watermark = view.watermark();
         let indexed = indexed.min(watermark);
-        let column = VectorColumn { layout: view.table().batches().layout(), column: self.column, width: self.width };
+        let column = VectorColumn { layout: view.table().batches().layout(), column: self.column };
         let allows = |row: usize| request.allowed.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1);
         let wanted = Request {
             vector: request.query,
@@ -161,7 +153,7 @@ impl VectorRows {
         for row in (indexed..watermark).filter(|row| allows(*row)) {
             let vector = column.get(row);
             flat += 1;
-            match (self.class(vector), vector) {
+            match (Class::of(self.metric, vector), vector) {
                 (Class::Ranked, Some(vector)) => {
                     let distance = rank(self.metric, simd, request.query, vector);
                     top.offer(Neighbour { row: row as u32, distance });
@@ -189,7 +181,7 @@ impl RowIndex for VectorRows {
         let mut ranked = Vec::with_capacity(vectors.len());
         for row in 0..vectors.len() {
             let position = u32::try_from(start + row).map_err(|_| Error::internal("a memtable has too many rows"))?;
-            let class = self.class(vector_of(vectors, row, self.width));
+            let class = Class::of(self.metric, vector_of(vectors, row));
             ranked.push(matches!(class, Class::Ranked));
             match class {
                 Class::Ranked => {}
@@ -216,28 +208,16 @@ impl fmt::Debug for VectorRows {
     }
 }
 
-/// The vector of a row; `None` if it or one of its elements is NULL.
-fn vector_of(vectors: &FixedSizeListArray, row: usize, width: usize) -> Option<&[f32]> {
-    if vectors.is_null(row) {
-        return None;
-    }
-    let from = vectors.value_offset(row) as usize;
-    let values = vectors.values().as_primitive_opt::<Float32Type>()?;
-    let has_null = values.nulls().is_some_and(|nulls| nulls.slice(from, width).null_count() > 0);
-    (!has_null).then(|| &values.values()[from..from + width])
-}
-
 /// The vectors where the rows are.
 struct VectorColumn {
     layout: Arc<Layout>,
     column: usize,
-    width: usize,
 }
 
 impl VectorColumn {
     fn get(&self, row: usize) -> Option<&[f32]> {
         let chunk = self.layout.chunk_of(row);
-        vector_of(chunk.batch.column(self.column).as_fixed_size_list_opt()?, row - chunk.start, self.width)
+        vector_of(chunk.batch.column(self.column).as_fixed_size_list_opt()?, row - chunk.start)
     }
 }
 

@@ -99,6 +99,18 @@ impl MemTableView {
         })
     }
 
+    /// Which rows [`Self::newest_rows`] gives: row `r` is one if bit `r % 64` of word `r / 64` is set.
+    pub fn newest_words(&self) -> Vec<u64> {
+        let (rows, keys) = (self.watermark, self.table.keys());
+        let mut words = vec![u64::MAX; rows.div_ceil(64)];
+        if !keys.all_live(0..rows) {
+            for row in (0..rows).filter(|row| !keys.is_newest(*row, rows)) {
+                words[row / 64] &= !(1 << (row % 64));
+            }
+        }
+        cut(words, rows)
+    }
+
     /// Rows by position, in the order given, projected to logical columns.
     ///
     /// # Errors
@@ -318,7 +330,7 @@ mod tests {
         assert_eq!(ids(&after, &[]), [1, 3, 5, 2]);
         assert_eq!(ids(&after, &[0, 5]), [3, 5]);
         let newest: usize = after.newest_rows().map(|b| b.unwrap().num_rows()).sum();
-        assert_eq!(newest, 5);
+        assert_eq!((newest, after.newest_words()), (5, vec![0b111_0101]));
     }
 
     #[test]

@@ -4,17 +4,20 @@
 //! - [`AppendExec`]: sources in memory, one after the other.
 //! - [`BlockListExec`]: drops the rows of its input that newer sources supersede.
 //! - [`FirstMatchExec`]: the newest row of each of some keys.
-//! - [`VectorTopKExec`]: the rows of a source that are nearest to a vector.
+//! - [`PrepareExec`]: finds out what has to be known before the rows of its input are looked at.
+//! - [`TopKExec`]: the best rows of a source, as `VectorTopKExec` or `TextTopKExec`.
 
 mod append;
 mod block_list;
 mod first_match;
 mod leaf;
 mod memtable_scan;
-mod vector_top_k;
+mod prepare;
+mod top_k;
 
 pub use append::AppendExec;
 pub use block_list::BlockListExec;
 pub use first_match::FirstMatchExec;
 pub use memtable_scan::MemTableScanExec;
-pub use vector_top_k::VectorTopKExec;
+pub use prepare::PrepareExec;
+pub use top_k::TopKExec;

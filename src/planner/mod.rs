@@ -4,13 +4,25 @@
 //! below a block list, because it was resolved without them; limits stay above it; key columns stay until it has been
 //! applied.
 
+mod dataset_search;
+mod live_rows;
 mod point_lookup;
 mod pushdown;
+mod ranking;
 mod scan;
+mod sources;
+mod stored_matches;
+mod stored_texts;
 mod text_match;
+mod text_ranking;
+mod text_scorer;
+mod value_match;
 mod vector_search;
 
 pub use point_lookup::{PointLookup, lookup, present};
 pub use pushdown::{FilterSupport, key_filter, promised, support};
-pub use scan::{ScanRequest, plan_scan};
+pub use scan::{ScanRequest, Search, plan_scan};
+pub use text_ranking::TextRanking;
+pub use text_scorer::TextScorer;
+pub use value_match::value_ranges;
 pub use vector_search::VectorSearch;

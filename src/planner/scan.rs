@@ -8,14 +8,22 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::union::UnionExec;
 
+use super::dataset_search::DatasetSearch;
 use super::point_lookup::{PointLookup, projected};
 use super::pushdown::{FilterSupport, key_filter, support};
+use super::sources::{Source, of_source};
+use super::stored_matches::StoredMatches;
+use super::stored_texts::StoredRanking;
 use super::text_match::TextMatches;
+use super::text_ranking::{MemTableRanking, TextRanking};
+use super::text_scorer::TextScorer;
+use super::value_match::{ValueMatches, value_ranges};
 use super::vector_search::{MemTableSearch, VectorSearch};
-use crate::block_list::{BaseMask, BlockLists, GenerationMask, KeySource, MemTableRows, SourceId};
+use crate::block_list::BlockLists;
 use crate::error::Result;
-use crate::physical_plan::{AppendExec, BlockListExec, FirstMatchExec, MemTableScanExec, VectorTopKExec};
-use crate::source::{RowSource, VectorSource};
+use crate::memtable::ValueRanges;
+use crate::physical_plan::{AppendExec, FirstMatchExec, PrepareExec, TopKExec};
+use crate::source::{Preparation, RowSource, TopKSource};
 use crate::text_search::TextSearch;
 use crate::version::Snapshot;
 
@@ -30,9 +38,37 @@ pub struct ScanRequest<'a> {
     pub limit: Option<usize>,
     /// Text queries that every row must match, which is decided above: sources may leave out rows that do not.
     pub texts: &'a [TextSearch],
-    /// Only the rows nearest to a vector: each source may leave out what is not among its own nearest. They must be
-    /// ranked above.
-    pub search: Option<&'a Arc<VectorSearch>>,
+    /// Only the best rows: each source may leave out what is not among its own best. They must be ranked above.
+    pub search: Option<&'a Search>,
+    /// What must be known before rows are looked at.
+    pub scorers: &'a [Arc<TextScorer>],
+}
+
+/// The rows that are wanted of each source, and their order.
+#[derive(Debug, Clone)]
+pub enum Search {
+    /// Those nearest to a vector.
+    Vector(Arc<VectorSearch>),
+    /// Those whose texts score most.
+    Text(Arc<TextRanking>),
+}
+
+impl Search {
+    /// The best rows of a source that match `texts`; `None` if no index finds them.
+    fn in_source(&self, source: &Source, texts: &Arc<[TextSearch]>) -> Option<Arc<dyn TopKSource>> {
+        match (self, source) {
+            (Self::Vector(search), Source::MemTable(rows)) => {
+                Some(Arc::new(MemTableSearch::try_new(rows, search, texts)?))
+            }
+            (Self::Vector(search), Source::Stored(rows)) => Some(Arc::new(DatasetSearch::try_new(rows, search)?)),
+            (Self::Text(ranking), Source::MemTable(rows)) => {
+                Some(Arc::new(MemTableRanking::try_new(rows, ranking, texts)?))
+            }
+            (Self::Text(ranking), Source::Stored(rows)) => {
+                Some(Arc::new(StoredRanking::try_new(rows, ranking, texts)?))
+            }
+        }
+    }
 }
 
 /// Plans a scan.
@@ -44,7 +80,20 @@ pub fn plan_scan(
     lists: &Arc<BlockLists>,
     request: ScanRequest<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let ScanRequest { projection, filters, limit, texts, search } = request;
+    let rows = plan_rows(snapshot, lists, request)?;
+    if request.scorers.is_empty() {
+        return Ok(rows);
+    }
+    let preparations = request.scorers.iter().map(|scorer| Arc::clone(scorer) as Arc<dyn Preparation>).collect();
+    Ok(Arc::new(PrepareExec::new(rows, preparations)))
+}
+
+fn plan_rows(
+    snapshot: &Arc<Snapshot>,
+    lists: &Arc<BlockLists>,
+    request: ScanRequest<'_>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let ScanRequest { projection, filters, limit, texts, search, .. } = request;
     let table = snapshot.version().base.schema();
     let all: Vec<usize>;
     let projection = match projection {
@@ -66,53 +115,34 @@ pub fn plan_scan(
     let pushed: Vec<Expr> =
         filters.iter().filter(|f| support(table, f) != FilterSupport::Unsupported).cloned().collect();
 
-    let mut in_memory: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-    let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-    let mut everything: Vec<KeySource> = Vec::new();
-    let shards = snapshot.shards().count();
     let texts: Arc<[TextSearch]> = texts.into();
-    for (s, (shard, views)) in snapshot.shards().enumerate() {
-        let place: Arc<str> = if shards > 1 { format!("shard {s}, ").into() } else { Arc::default() };
-        let sources = snapshot.key_sources(s);
-        let visible: Vec<_> = views.iter().filter(|v| v.watermark() > 0).collect();
-        for (newer, view) in visible.iter().enumerate() {
-            let newer: Arc<[KeySource]> = sources[..newer].into();
-            let rows = MemTableRows::new(Arc::clone(lists), (*view).clone(), newer, Arc::clone(&place));
-            if let Some(found) = search.and_then(|search| MemTableSearch::try_new(&rows, search, &texts)) {
-                let source: Arc<dyn VectorSource> = Arc::new(found);
-                arms.push(Arc::new(VectorTopKExec::new(source, projection.to_vec(), Arc::clone(&schema))));
-                continue;
-            }
-            let rows: Arc<dyn RowSource> = match TextMatches::try_new(&rows, &texts) {
-                Some(matches) => Arc::new(matches),
-                None => Arc::new(rows),
-            };
-            in_memory.push(Arc::new(MemTableScanExec::new(vec![rows], projection.to_vec(), Arc::clone(&schema))));
+    let ranges: Arc<[ValueRanges]> = value_ranges(table, filters).into();
+    let mut resident: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+    let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+    for source in Source::all(snapshot, lists) {
+        if let Some(best) = search.and_then(|search| search.in_source(&source, &texts)) {
+            arms.push(Arc::new(TopKExec::new(best, projection.to_vec(), Arc::clone(&schema))));
+            continue;
         }
-        for (g, generation) in shard.generations.iter().enumerate() {
-            let newer: Arc<[KeySource]> = sources[..visible.len() + g].into();
-            let id = SourceId::Generation(shard.shard, generation.id());
-            let scan = generation.scan(projection, &pushed)?;
-            let mask = GenerationMask::new(Arc::clone(lists), Arc::clone(generation), id, newer);
-            let label = format!("{place}generation {}", generation.id());
-            let arm = BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema));
-            if generation.is_resident() { &mut in_memory } else { &mut arms }.push(Arc::new(arm));
+        let matches: Option<Arc<dyn RowSource>> = match &source {
+            Source::MemTable(rows) => match TextMatches::try_new(rows, &texts) {
+                Some(matches) => Some(Arc::new(matches)),
+                None => ValueMatches::try_new(rows, &ranges).map(|rows| Arc::new(rows) as _),
+            },
+            Source::Stored(rows) => StoredMatches::try_new(rows, &texts).map(|rows| Arc::new(rows) as _),
+        };
+        if let Some(matches) = matches {
+            let rows = of_source(matches, projection, &schema);
+            if source.is_resident() { &mut resident } else { &mut arms }.push(rows);
+            continue;
         }
-        everything.extend(sources);
+        let rows = source.live(projection, &schema, &pushed)?;
+        if source.is_resident() { &mut resident } else { &mut arms }.push(rows);
     }
-    let base = &snapshot.version().base;
-    if base.rows() > 0 {
-        let mask = BaseMask::new(Arc::clone(lists), Arc::clone(base), everything.into());
-        let columns: Vec<usize> = projection.iter().copied().chain(mask.extra_columns().iter().copied()).collect();
-        let scan = base.scan(&columns, &pushed)?;
-        let label = format!("base {}", base.version());
-        let arm = BlockListExec::new(scan, Arc::new(mask), label, Arc::clone(&schema));
-        if base.is_resident() { &mut in_memory } else { &mut arms }.push(Arc::new(arm));
-    }
-    match in_memory.len() {
+    match resident.len() {
         0 => {}
-        1 => arms.insert(0, in_memory.remove(0)),
-        _ => arms.insert(0, Arc::new(AppendExec::try_new(in_memory)?)),
+        1 => arms.insert(0, resident.remove(0)),
+        _ => arms.insert(0, Arc::new(AppendExec::try_new(resident)?)),
     }
     if let Some(limit) = limit {
         arms = arms.into_iter().map(|arm| Arc::new(LocalLimitExec::new(arm, limit)) as _).collect();

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
 
-use super::text_match::{TextMatches, positions};
+use super::text_match::{matching_rows, positions};
+use super::value_match::narrow;
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
 use crate::error::Result;
-use crate::memtable::{NearestRequest, VectorRows};
-use crate::source::{Nearest, RowSource, VectorSource};
+use crate::memtable::{NearestRequest, ValueRanges, VectorRows};
+use crate::settings::SearchEffort;
+use crate::source::{Best, RowSource, TopKSource};
 use crate::task;
 use crate::text_search::TextSearch;
 
@@ -34,6 +35,12 @@ pub struct VectorSearch {
     pub nulls_first: bool,
     /// What rows must pass, over the logical schema.
     pub predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// The same without text queries, which indexes may answer.
+    pub beside_texts: Option<Arc<dyn PhysicalExpr>>,
+    /// What that lets columns have.
+    pub ranges: Vec<ValueRanges>,
+    /// How thoroughly indexes of generations and base are searched.
+    pub effort: SearchEffort,
 }
 
 /// A memtable that has an index for the search.
@@ -51,11 +58,12 @@ impl MemTableSearch {
         Some(Self { rows: rows.clone(), search: Arc::clone(search), texts: Arc::clone(texts) })
     }
 
-    fn find(&self, blocked: &roaring::RoaringTreemap, projection: &[usize], schema: &SchemaRef) -> Result<Nearest> {
+    fn find(&self, blocked: &roaring::RoaringTreemap, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
         let (view, search) = (self.rows.view(), &self.search);
         let mut allowed = view.live_words(blocked);
-        TextMatches::narrow(view, &self.texts, &mut allowed);
-        if let Some(predicate) = &search.predicate {
+        narrow(view, &search.ranges, &mut allowed);
+        allowed = matching_rows(view, &self.texts, allowed)?;
+        if let Some(predicate) = &search.beside_texts {
             allowed = view.passing(allowed, predicate)?;
         }
         let candidates = allowed.iter().map(|word| word.count_ones() as usize).sum();
@@ -64,16 +72,25 @@ impl MemTableSearch {
         let Some((index, state)) = VectorRows::of(view, search.column, search.metric) else {
             // Given up since the plan was made: all rows are compared above.
             let rows = view.take(&positions(allowed, view.watermark()), projection, schema)?;
-            return Ok(Nearest { rows, candidates, distances: 0, flat: candidates });
+            return Ok(Best { rows, work: work(candidates, 0, candidates) });
         };
         let found = index.nearest(view, state.indexed(), &request)?;
-        let rows: RecordBatch = view.take(&found.rows, projection, schema)?;
-        Ok(Nearest { rows, candidates, distances: found.work.exact + found.flat, flat: found.flat })
+        let rows = view.take(&found.rows, projection, schema)?;
+        Ok(Best { rows, work: work(candidates, found.work.exact + found.flat, found.flat) })
     }
 }
 
+/// Rows that could have been found, exact distances that were computed, and of these those of rows that no index has.
+fn work(candidates: usize, distances: usize, flat: usize) -> Vec<(&'static str, usize)> {
+    vec![("candidates", candidates), ("distances", distances), ("flat", flat)]
+}
+
 #[async_trait]
-impl VectorSource for MemTableSearch {
+impl TopKSource for MemTableSearch {
+    fn node(&self) -> &'static str {
+        "VectorTopKExec"
+    }
+
     fn label(&self) -> String {
         format!("source={}, index=vector, k={}", self.rows.label(), self.search.k)
     }
@@ -82,7 +99,7 @@ impl VectorSource for MemTableSearch {
         self.search.k.min(self.rows.row_count())
     }
 
-    async fn nearest(&self, projection: &[usize], schema: &SchemaRef) -> Result<Nearest> {
+    async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
         let blocked = self.rows.blocked().await?;
         if self.rows.row_count() < HEAVY {
             return self.find(&blocked, projection, schema);

@@ -16,7 +16,15 @@ use crate::error::{Error, Result};
 use crate::settings::{OnDrop, Settings};
 
 /// What a session says of its own statements, and not of the tables it opens.
-pub(super) const OF_A_STATEMENT: &[&str] = &["lsm.ack", "lsm.on_conflict", "lsm.drop", "lsm.search.mode"];
+pub(super) const OF_A_STATEMENT: &[&str] = &[
+    "lsm.ack",
+    "lsm.on_conflict",
+    "lsm.drop",
+    "lsm.search.mode",
+    "lsm.search.nprobes",
+    "lsm.search.ef",
+    "lsm.search.refine",
+];
 
 /// A checked declaration.
 #[derive(Debug)]

@@ -9,8 +9,11 @@ use datafusion::arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Flo
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
+use super::vector_name::vector_name;
 use crate::distance::{Element, Metric};
 use crate::error::Error;
 
@@ -81,6 +84,11 @@ impl ScalarUDFImpl for DistanceFunction {
         self.name
     }
 
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let names = args.iter().map(|arg| vector_name(arg).unwrap_or_else(|| arg.schema_name().to_string()));
+        Ok(format!("{}({})", self.name, names.collect::<Vec<_>>().join(",")))
+    }
+
     fn signature(&self) -> &Signature {
         &self.signature
     }
@@ -100,6 +108,8 @@ impl ScalarUDFImpl for DistanceFunction {
         let element = if wide { DataType::Float64 } else { DataType::Float32 };
         let field = Arc::new(Field::new_list_field(element, true));
         let coerced = types.iter().map(|data_type| match data_type {
+            // What elements are called and whether they may be NULL makes no difference, and a cast hides the column.
+            DataType::FixedSizeList(own, _) if own.data_type() == field.data_type() => Ok(data_type.clone()),
             DataType::FixedSizeList(..) if vector_type(data_type).is_some() => {
                 Ok(DataType::FixedSizeList(Arc::clone(&field), *width))
             }
@@ -198,6 +208,21 @@ impl<T: ArrowPrimitiveType> Vectors<T> {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{Fixture, run};
+    use super::*;
+
+    #[test]
+    fn vectors_that_fit_are_not_cast() {
+        let vector =
+            |name: &str, element, nullable| DataType::FixedSizeList(Arc::new(Field::new(name, element, nullable)), 4);
+        let list = DataType::new_list(DataType::Float64, true);
+        for function in functions(|_| None) {
+            for fits in [vector("item", DataType::Float32, true), vector("element", DataType::Float32, false)] {
+                assert_eq!(function.coerce_types(&[fits.clone(), list.clone()]).unwrap()[0], fits);
+            }
+            let cast = vector("item", DataType::Float32, true);
+            assert_eq!(function.coerce_types(&[vector("h", DataType::Float16, false), list.clone()]).unwrap()[0], cast);
+        }
+    }
 
     #[tokio::test]
     async fn vectors_of_fixed_size_have_the_distances_that_lists_have() {

@@ -102,7 +102,7 @@ impl LsmEngine {
             }
             check_options(table.settings(), &request.options)?;
             let declared = request.create.map(|create| create.indexes).unwrap_or_default();
-            IndexSpec::check_there(&declared, &table.indexes()?, &table.table_schema())?;
+            IndexSpec::check_there(&declared, &table.indexes(), &table.table_schema())?;
             return Ok(table);
         }
         let mut builder =

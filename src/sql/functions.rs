@@ -1,4 +1,5 @@
-//! The table functions: `lsm_sources('t')`, `lsm_wal('t')`, `lsm_metrics('t')`, `lsm_flush('t')`, `lsm_refresh('t')`.
+//! The table functions: `lsm_sources('t')`, `lsm_indexes('t')`, `lsm_wal('t')`, `lsm_metrics('t')`, `lsm_flush('t')`,
+//! `lsm_refresh('t')`, `lsm_drop_index('t', 'name')`.
 //!
 //! Planning only finds the table; the work is in the stream. A flush that happened while planning would happen under
 //! EXPLAIN, and twice.
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::{Result, ScalarValue, TableReference};
+use datafusion::common::{Result, TableReference};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
@@ -27,6 +28,8 @@ use crate::table::LsmTable;
 pub enum LsmFunction {
     /// What the table consists of.
     Sources,
+    /// What each source has of each index.
+    Indexes,
     /// The state of each shard's WAL.
     Wal,
     /// Counters and gauges.
@@ -35,20 +38,25 @@ pub enum LsmFunction {
     Flush,
     /// Looks for what other processes wrote.
     Refresh,
+    /// Takes an index from the table.
+    DropIndex,
 }
 
 impl LsmFunction {
     /// All functions.
-    pub const ALL: &'static [Self] = &[Self::Sources, Self::Wal, Self::Metrics, Self::Flush, Self::Refresh];
+    pub const ALL: &'static [Self] =
+        &[Self::Sources, Self::Indexes, Self::Wal, Self::Metrics, Self::Flush, Self::Refresh, Self::DropIndex];
 
     /// The function's name in SQL.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sources => "lsm_sources",
+            Self::Indexes => "lsm_indexes",
             Self::Wal => "lsm_wal",
             Self::Metrics => "lsm_metrics",
             Self::Flush => "lsm_flush",
             Self::Refresh => "lsm_refresh",
+            Self::DropIndex => "lsm_drop_index",
         }
     }
 }
@@ -68,16 +76,26 @@ impl LsmTableFunction {
 
 impl TableFunctionImpl for LsmTableFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let name = match args.exprs() {
-            [Expr::Literal(ScalarValue::Utf8(Some(name)), _)]
-            | [Expr::Literal(ScalarValue::LargeUtf8(Some(name)), _)]
-            | [Expr::Literal(ScalarValue::Utf8View(Some(name)), _)] => name,
+        let texts: Option<Vec<&str>> = args.exprs().iter().map(text_of).collect();
+        let (function, takes_index) = (self.function, self.function == LsmFunction::DropIndex);
+        let (table, index) = match texts.as_deref() {
+            Some([table]) if !takes_index => (*table, None),
+            Some([table, index]) if takes_index => (*table, Some((*index).to_string())),
             _ => {
-                let name = self.function.name();
-                return Err(Error::invalid(format!("{name} takes the name of a table: {name}('t')")).into());
+                let (name, index) = (function.name(), if takes_index { ", 'index'" } else { "" });
+                let what = if takes_index { "the names of a table and of an index" } else { "the name of a table" };
+                return Err(Error::invalid(format!("{name} takes {what}: {name}('t'{index})")).into());
             }
         };
-        Ok(Arc::new(Call { function: self.function, name: TableReference::parse_str(name) }))
+        Ok(Arc::new(Call { function, name: TableReference::parse_str(table), index }))
+    }
+}
+
+/// The text that is given as a literal.
+fn text_of(argument: &Expr) -> Option<&str> {
+    match argument {
+        Expr::Literal(value, _) => value.try_as_str()?,
+        _ => None,
     }
 }
 
@@ -86,6 +104,7 @@ impl TableFunctionImpl for LsmTableFunction {
 struct Call {
     function: LsmFunction,
     name: TableReference,
+    index: Option<String>,
 }
 
 #[async_trait]
@@ -106,14 +125,15 @@ impl TableProvider for Call {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = find(state, &self.name).await?;
-        let partition = Arc::new(Partition { function: self.function, table, schema: self.schema() });
+        let (function, index) = (self.function, self.index.clone());
+        let partition = Arc::new(Partition { function, table, index, schema: self.schema() });
         let exec = StreamingTableExec::try_new(self.schema(), vec![partition], projection, None, false, limit)?;
         Ok(Arc::new(exec))
     }
 }
 
 /// The LSM table of this name.
-async fn find(session: &dyn Session, name: &TableReference) -> Result<Arc<LsmTable>> {
+pub(super) async fn find(session: &dyn Session, name: &TableReference) -> Result<Arc<LsmTable>> {
     let state = session
         .as_any()
         .downcast_ref::<SessionState>()
@@ -131,6 +151,7 @@ async fn find(session: &dyn Session, name: &TableReference) -> Result<Arc<LsmTab
 struct Partition {
     function: LsmFunction,
     table: Arc<LsmTable>,
+    index: Option<String>,
     schema: SchemaRef,
 }
 
@@ -140,8 +161,8 @@ impl PartitionStream for Partition {
     }
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (function, table) = (self.function, Arc::clone(&self.table));
-        let batch = stream::once(async move { Ok(Box::pin(report::run(function, &table)).await?) });
+        let (function, table, index) = (self.function, Arc::clone(&self.table), self.index.clone());
+        let batch = stream::once(async move { Ok(Box::pin(report::run(function, &table, index.as_deref())).await?) });
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), batch))
     }
 }

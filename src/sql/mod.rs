@@ -4,6 +4,7 @@
 //! not own rows: all it does to them goes through [`crate::table::LsmTable`]. Nothing here acts at planning time:
 //! EXPLAIN plans too.
 
+mod binding;
 mod declaration;
 mod distance;
 mod drop_hook;
@@ -12,6 +13,7 @@ mod factory;
 #[cfg(test)]
 mod fixture;
 mod functions;
+mod index_statement;
 mod location;
 mod options;
 mod provider;
@@ -19,15 +21,18 @@ mod replace_sink;
 mod report;
 mod rewrite;
 mod rule;
+mod score;
 mod search;
 mod session;
 mod sink;
 mod target;
 mod text;
+mod vector_name;
 
 pub use engine::{LsmEngine, OpenRequest};
 pub use factory::LsmTableFactory;
 pub use functions::{LsmFunction, LsmTableFunction};
+pub use index_statement::LsmSqlExt;
 pub use options::{SessionOptions, TableOptionNames};
 pub use provider::LsmTableProvider;
 pub use rule::LsmStatementRule;

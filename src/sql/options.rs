@@ -11,14 +11,17 @@ use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 
 use crate::error::{Error, Result};
 use crate::index_spec::{self, IndexSpec};
-use crate::settings::{Ack, OnConflict, SearchMode, Settings};
+use crate::settings::{Ack, OnConflict, SearchEffort, SearchMode, Settings};
 
-/// The index option that `key` spells with its value: `lsm.index.body`, `format.lsm.index.body`.
+/// The indexes that `key` spells with its value: `lsm.index.body`, `format.lsm.index.body`.
 ///
 /// # Errors
 /// `Invalid` if the value is no kind of index.
-fn index_option(key: &str, value: &str) -> Result<Option<IndexSpec>> {
+fn index_option(key: &str, value: &str) -> Result<Option<Vec<IndexSpec>>> {
     let bare = key.strip_prefix("format.").unwrap_or(key);
+    if !IndexSpec::is_option(bare, value) {
+        return Ok(None);
+    }
     bare.strip_prefix(index_spec::PREFIX).map(|column| IndexSpec::parse(column, value)).transpose()
 }
 
@@ -66,6 +69,19 @@ impl SessionOptions {
     /// How this session's searches find the nearest rows, if it says.
     pub fn search_mode(&self) -> Option<SearchMode> {
         self.values.get("lsm.search.mode").and_then(|v| v.parse().ok())
+    }
+
+    /// How thoroughly this session's searches look into vector indexes: what it says goes before what a table's
+    /// settings say.
+    pub fn search_effort(&self, table: &Settings) -> SearchEffort {
+        let mut settings = table.clone();
+        for name in ["lsm.search.nprobes", "lsm.search.ef", "lsm.search.refine"] {
+            if let Some(value) = self.values.get(name) {
+                // Checked when it was set.
+                let _ = settings.set(name, value);
+            }
+        }
+        settings.search_effort()
     }
 
     /// What was set.
@@ -181,11 +197,14 @@ impl TableOptions {
         let mut parsed = Self::default();
         let sorted: BTreeMap<_, _> = options.iter().collect();
         for (key, value) in sorted {
-            if let Some(index) = index_option(key, value)? {
-                if parsed.indexes.iter().any(|other| other.column.eq_ignore_ascii_case(&index.column)) {
-                    return Err(Error::invalid(format!("the index of '{}' is given twice", index.column)));
+            if let Some(indexes) = index_option(key, value)? {
+                let column = &indexes[0].column;
+                if parsed.indexes.iter().any(|other| other.column.eq_ignore_ascii_case(column)) {
+                    return Err(Error::invalid(format!(
+                        "the indexes of '{column}' are given twice: give them at once"
+                    )));
                 }
-                parsed.indexes.push(index);
+                parsed.indexes.extend(indexes);
                 continue;
             }
             match own_name(key)? {
@@ -264,9 +283,9 @@ mod tests {
     #[test]
     fn an_index_is_an_option_of_its_column() {
         let options =
-            parse(&[("lsm.index.body", "vector(l2)"), ("format.lsm.index.e", "VECTOR(cosine)")], true).unwrap();
-        let columns: Vec<&str> = options.indexes().iter().map(|index| index.column.as_str()).collect();
-        assert_eq!(columns, ["e", "body"]);
+            parse(&[("lsm.index.body", "fts, btree"), ("format.lsm.index.e", "VECTOR(cosine)")], true).unwrap();
+        let names: Vec<&str> = options.indexes().iter().map(|index| index.name.as_str()).collect();
+        assert_eq!(names, ["e_vector", "body_fts", "body_btree"]);
         assert!(parse(&[("lsm.index.e", "vector")], true).unwrap_err().message().contains("lsm.index.e"));
     }
 
@@ -281,6 +300,11 @@ mod tests {
         for (key, value) in [("shards", "3"), ("index.e", "vector(l2)"), ("nope", "1"), ("ack", "never")] {
             assert!(options.set(key, value).unwrap_err().to_string().contains(key), "{key}");
         }
+        let table = Settings { search_nprobes: Some(9), search_ef: Some(70), ..Settings::default() };
+        options.set("search.nprobes", "none").unwrap();
+        options.set("search.refine", "4").unwrap();
+        let effort = SearchEffort { nprobes: None, ef: Some(70), refine: Some(4) };
+        assert_eq!(options.search_effort(&table), effort, "the session goes before the table");
         let shown = options.entries().into_iter().find(|e| e.key == "lsm.on_conflict").unwrap();
         assert_eq!(shown.value.as_deref(), Some("ignore"));
     }

@@ -12,20 +12,19 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Constraints, DFSchema, Result, SchemaExt};
 use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::declaration::Declaration;
 use super::options::SessionOptions;
 use super::replace_sink::{self, Replace};
-use super::search::Search;
+use super::search::{Search, Target};
 use super::sink::{LsmSink, Write};
 use super::text;
 use crate::error::Error;
-use crate::index_spec::IndexKind;
-use crate::planner::{FilterSupport, ScanRequest, VectorSearch};
 use crate::settings::{Ack, OnConflict, OnDrop};
-use crate::table::{LsmTable, TextSearch};
+use crate::table::{self, FilterSupport, LsmTable, ScanRequest, TextRanking, TextScorer, TextSearch, VectorSearch};
 use crate::version::Snapshot;
 
 /// What one name of a table was declared with: it may differ from name to name of one open table.
@@ -59,6 +58,7 @@ pub struct LsmTableProvider {
     constraints: Constraints,
     defaults: Arc<Defaults>,
     search: Option<Arc<Search>>,
+    scorers: Vec<Arc<TextScorer>>,
 }
 
 impl LsmTableProvider {
@@ -66,7 +66,7 @@ impl LsmTableProvider {
     pub fn new(table: Arc<LsmTable>) -> Self {
         let key = table.table_schema().key().columns().iter().map(|c| c.index).collect();
         let constraints = Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]);
-        Self { table, snapshot: None, constraints, defaults: Arc::default(), search: None }
+        Self { table, snapshot: None, constraints, defaults: Arc::default(), search: None, scorers: Vec::new() }
     }
 
     pub(super) fn with_defaults(self, defaults: Defaults) -> Self {
@@ -77,7 +77,12 @@ impl LsmTableProvider {
     #[must_use]
     pub fn pinned(&self, snapshot: Arc<Snapshot>) -> Self {
         // A plan that is analyzed again is optimized again: the search is found anew, if it is still one.
-        Self { snapshot: Some(snapshot), search: None, ..self.clone() }
+        Self { snapshot: Some(snapshot), search: None, scorers: Vec::new(), ..self.clone() }
+    }
+
+    /// The table whose scans know what `scorers` need before a row comes out.
+    pub(super) fn scored(self, scorers: Vec<Arc<TextScorer>>) -> Self {
+        Self { scorers, ..self }
     }
 
     /// The table.
@@ -100,25 +105,39 @@ impl LsmTableProvider {
         self.search.as_deref()
     }
 
-    /// What the engine is to search for; none if it cannot be told: all rows are read then.
-    fn vector_search(&self, state: &dyn Session, filters: &[Expr]) -> Option<Arc<VectorSearch>> {
+    /// What the engine is to search for among the rows that pass `filters`; none if it cannot be told: all rows are read
+    /// then.
+    fn engine_search(&self, state: &dyn Session, filters: &[&Expr]) -> Option<table::Search> {
         let search = self.search.as_ref()?;
         let schema = self.table.schema();
-        let predicate = match search.predicate(filters) {
-            Some(predicate) => {
-                let columns = DFSchema::try_from(schema.as_ref().clone()).ok()?;
-                Some(state.create_physical_expr(predicate, &columns).ok()?)
-            }
-            None => None,
+        let columns = DFSchema::try_from(schema.as_ref().clone()).ok()?;
+        let physical = |filters: Vec<Expr>| match conjunction(filters) {
+            Some(predicate) => state.create_physical_expr(predicate, &columns).ok().map(Some),
+            None => Some(None),
         };
-        Some(Arc::new(VectorSearch {
-            column: schema.index_of(&search.column).ok()?,
-            metric: search.metric,
-            query: search.query.clone(),
-            k: search.k,
-            nulls_first: search.nulls_first,
-            predicate,
-        }))
+        let all = || filters.iter().map(|filter| (*filter).clone());
+        let beside_texts = physical(all().filter(|filter| text::search_of(filter).is_none()).collect())?;
+        let ranges = self.table.value_ranges(filters.iter().copied());
+        Some(match &search.target {
+            Target::Nearest { column, metric, query, nulls_first } => table::Search::Vector(Arc::new(VectorSearch {
+                column: schema.index_of(column).ok()?,
+                metric: *metric,
+                query: query.clone(),
+                k: search.k,
+                nulls_first: *nulls_first,
+                predicate: physical(all().collect())?,
+                beside_texts,
+                ranges,
+                effort: match options(state) {
+                    Some(session) => session.search_effort(self.table.settings()),
+                    None => self.table.settings().search_effort(),
+                },
+            })),
+            Target::Fitting(scorer) => {
+                let (scorer, k) = (Arc::clone(scorer), search.k);
+                table::Search::Text(Arc::new(TextRanking { scorer, k, beside_texts, ranges }))
+            }
+        })
     }
 
     /// What DROP TABLE does with the data.
@@ -176,10 +195,13 @@ impl TableProvider for LsmTableProvider {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
-        let search = self.vector_search(state, filters);
+        let above = self.search.iter().flat_map(|search| &search.filters).filter(|filter| !filters.contains(filter));
+        let all: Vec<&Expr> = filters.iter().chain(above).collect();
+        let search = self.engine_search(state, &all);
         let projection = projection.map(Vec::as_slice);
-        let texts: Vec<TextSearch> = filters.iter().filter_map(text::search_of).collect();
-        let request = ScanRequest { projection, filters, limit, texts: &texts, search: search.as_ref() };
+        let texts: Vec<TextSearch> = all.into_iter().filter_map(text::search_of).collect();
+        let (search, scorers) = (search.as_ref(), self.scorers.as_slice());
+        let request = ScanRequest { projection, filters, limit, texts: &texts, search, scorers };
         Ok(self.table.search(&snapshot, request)?)
     }
 
@@ -191,11 +213,10 @@ impl TableProvider for LsmTableProvider {
         };
         let mut supported: Vec<_> = self.table.supports_filters(filters).into_iter().map(support).collect();
         for (supported, filter) in supported.iter_mut().zip(filters) {
-            if let Some(search) = text::search_of(filter) {
-                let mut indexes = self.table.indexes()?.into_iter();
-                if indexes.any(|index| index.kind == IndexKind::Text && index.column == search.column) {
-                    *supported = TableProviderFilterPushDown::Inexact;
-                }
+            if let Some(search) = text::search_of(filter)
+                && self.table.has_text_index(&search.column)
+            {
+                *supported = TableProviderFilterPushDown::Inexact;
             }
         }
         Ok(supported)

@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::functions::LsmFunction;
 use crate::error::Result;
-use crate::table::{LsmTable, Metric, SourceInfo, WalInfo};
+use crate::table::{IndexInfo, LsmTable, Metric, SourceInfo, WalInfo};
 
 /// The columns of a function.
 pub(super) fn schema(function: LsmFunction) -> SchemaRef {
@@ -23,6 +23,18 @@ pub(super) fn schema(function: LsmFunction) -> SchemaRef {
             optional(number("bytes")),
             optional(number("age_ms")),
             text("state"),
+            optional(text("error")),
+        ],
+        LsmFunction::Indexes => vec![
+            text("name"),
+            text("column"),
+            text("kind"),
+            text("parameters"),
+            optional(text("shard")),
+            text("source"),
+            number("generation"),
+            number("rows"),
+            number("indexed"),
             optional(text("error")),
         ],
         LsmFunction::Wal => vec![
@@ -42,13 +54,19 @@ pub(super) fn schema(function: LsmFunction) -> SchemaRef {
         LsmFunction::Metrics => vec![text("name"), number("value"), text("unit")],
         LsmFunction::Flush => vec![number("generations")],
         LsmFunction::Refresh => vec![number("base_version"), number("generations")],
+        LsmFunction::DropIndex => vec![number("dropped")],
     }))
 }
 
-/// Does what the function does and returns its rows.
-pub(super) async fn run(function: LsmFunction, table: &LsmTable) -> Result<RecordBatch> {
+/// Does what the function does, to `index` if it is about one, and returns its rows.
+pub(super) async fn run(function: LsmFunction, table: &LsmTable, index: Option<&str>) -> Result<RecordBatch> {
     let columns = match function {
         LsmFunction::Sources => sources(&table.sources()),
+        LsmFunction::Indexes => indexes(&table.index_info().await?),
+        LsmFunction::DropIndex => {
+            let dropped = table.drop_index(index.unwrap_or_default(), false).await?;
+            vec![numbers([u64::from(dropped)])]
+        }
         LsmFunction::Wal => wal(&table.wal().await?),
         LsmFunction::Metrics => metrics(&table.metrics()),
         LsmFunction::Flush => {
@@ -93,6 +111,21 @@ fn sources(sources: &[SourceInfo]) -> Vec<ArrayRef> {
         maybe_numbers(sources.iter().map(|s| s.age_ms)),
         texts(sources.iter().map(|s| s.state)),
         maybe_texts(sources.iter().map(|s| s.error.clone())),
+    ]
+}
+
+fn indexes(indexes: &[IndexInfo]) -> Vec<ArrayRef> {
+    vec![
+        texts(indexes.iter().map(|i| &i.index.name)),
+        texts(indexes.iter().map(|i| &i.index.column)),
+        texts(indexes.iter().map(|i| i.index.kind.name())),
+        texts(indexes.iter().map(|i| i.index.kind.params())),
+        maybe_texts(indexes.iter().map(|i| i.shard.map(|shard| shard.to_string()))),
+        texts(indexes.iter().map(|i| i.source)),
+        numbers(indexes.iter().map(|i| i.generation.0)),
+        numbers(indexes.iter().map(|i| i.rows)),
+        numbers(indexes.iter().map(|i| i.indexed)),
+        maybe_texts(indexes.iter().map(|i| i.error.clone())),
     ]
 }
 

@@ -11,12 +11,14 @@ use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::datasource::{provider_as_source, source_as_provider};
-use datafusion::logical_expr::{LogicalPlan, TableScan, TableSource};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, TableScan, TableSource};
 use datafusion::optimizer::AnalyzerRule;
 
+use super::binding;
+use super::index_statement::IndexStatement;
 use super::provider::LsmTableProvider;
 use super::rewrite;
-use crate::table::LsmTable;
+use crate::table::{LsmTable, TextScorer, TextSearch};
 use crate::version::Snapshot;
 
 /// The rule's name.
@@ -33,10 +35,12 @@ impl AnalyzerRule for LsmStatementRule {
 
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
         let mut pins = Pins::default();
+        let plan = binding::bind(plan, &mut pins)?;
         let analyzed = plan.transform_down_with_subqueries(|node| match node {
             LogicalPlan::TableScan(scan) => Ok(match lsm_provider(&scan.source) {
                 Some(provider) => {
-                    let pinned = provider.pinned(pins.snapshot(provider.table()));
+                    let pin = pins.of(provider.table());
+                    let pinned = provider.pinned(Arc::clone(&pin.snapshot)).scored(pin.scorers.clone());
                     Transformed::yes(LogicalPlan::TableScan(TableScan {
                         source: provider_as_source(Arc::new(pinned)),
                         ..scan
@@ -45,6 +49,9 @@ impl AnalyzerRule for LsmStatementRule {
                 None => Transformed::no(LogicalPlan::TableScan(scan)),
             }),
             LogicalPlan::Dml(statement) => rewrite::statement(statement, &mut pins),
+            LogicalPlan::Ddl(DdlStatement::CreateIndex(create)) => {
+                Ok(Transformed::yes(IndexStatement::of_plan(create, &[])?.plan()?))
+            }
             other => Ok(Transformed::no(other)),
         })?;
         Ok(analyzed.data)
@@ -53,13 +60,40 @@ impl AnalyzerRule for LsmStatementRule {
 
 /// The snapshots of one statement.
 #[derive(Debug, Default)]
-pub(super) struct Pins(HashMap<usize, Arc<Snapshot>>);
+pub(super) struct Pins(HashMap<usize, Pin>);
+
+/// What one statement sees of a table.
+#[derive(Debug)]
+pub(super) struct Pin {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// What its texts are scored by.
+    pub(super) scorers: Vec<Arc<TextScorer>>,
+}
 
 impl Pins {
+    /// What the statement sees of `table`.
+    pub(super) fn of(&mut self, table: &Arc<LsmTable>) -> &mut Pin {
+        let identity = Arc::as_ptr(table) as usize;
+        self.0.entry(identity).or_insert_with(|| Pin { snapshot: table.snapshot(), scorers: Vec::new() })
+    }
+
     /// The statement's snapshot of `table`.
     pub(super) fn snapshot(&mut self, table: &Arc<LsmTable>) -> Arc<Snapshot> {
-        let identity = Arc::as_ptr(table) as usize;
-        Arc::clone(self.0.entry(identity).or_insert_with(|| table.snapshot()))
+        Arc::clone(&self.of(table).snapshot)
+    }
+
+    /// What scores the texts of `table` that `search` is about: one for all that ask the same.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such column.
+    pub(super) fn scorer(&mut self, table: &Arc<LsmTable>, search: TextSearch) -> Result<Arc<TextScorer>> {
+        let pin = self.of(table);
+        if let Some(known) = pin.scorers.iter().find(|scorer| *scorer.search() == search) {
+            return Ok(Arc::clone(known));
+        }
+        let scorer = Arc::new(table.text_scorer(&pin.snapshot, search)?);
+        pin.scorers.push(Arc::clone(&scorer));
+        Ok(scorer)
     }
 }
 

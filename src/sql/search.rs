@@ -1,26 +1,27 @@
 //! What a statement searches for, as its plan says it, and the rule that finds it there.
 //!
-//! `ORDER BY distance(column, vector) LIMIT k` needs of each source only its own k nearest rows. The rule tells the scan
-//! so and leaves the plan as it is: the sort above ranks what comes out by distances that it computes itself, and a
-//! filter above sees the rows again. A plan that is not of this form is not changed, and answered by comparing all rows.
+//! `ORDER BY distance(column, vector) LIMIT k` needs of each source only its own k nearest rows, and `ORDER BY
+//! score(column, query) DESC LIMIT k` those that score most. The rule tells the scan so and leaves the plan as it is: the
+//! sort above ranks what comes out by what it computes itself, and a filter above sees the rows again. A plan that is not of this form is not changed, and answered by comparing all rows.
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray};
-use datafusion::arrow::datatypes::{DataType, Float32Type};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, Sort, TableScan};
+use datafusion::logical_expr::{Expr, LogicalPlan, Sort, SortExpr, TableScan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::distance::DistanceFunction;
 use super::options::SessionOptions;
 use super::provider::LsmTableProvider;
 use super::rule::provider_of;
+use super::score;
 use crate::distance::Metric;
 use crate::settings::SearchMode;
+use crate::table::TextScorer;
 use crate::vector_index::accepts;
 
 /// The rule's name.
@@ -30,16 +31,28 @@ pub(super) const RULE: &str = "lsm_search";
 const MAX_K: usize = 10_000;
 
 /// The rows that a scan is asked for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Search {
-    /// The column of vectors.
-    pub(super) column: String,
-    pub(super) metric: Metric,
-    pub(super) query: Vec<f32>,
+    /// What makes them the best.
+    pub(super) target: Target,
     pub(super) k: usize,
-    pub(super) nulls_first: bool,
     /// What rows must pass, of the table's columns without qualifiers.
     pub(super) filters: Vec<Expr>,
+}
+
+/// What makes rows the best.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// They are nearest to a vector.
+    Nearest {
+        /// The column of vectors.
+        column: String,
+        metric: Metric,
+        query: Vec<f32>,
+        nulls_first: bool,
+    },
+    /// Their texts score most.
+    Fitting(Arc<TextScorer>),
 }
 
 /// Tells scans of LSM tables which of their rows a sort with a limit wants.
@@ -119,14 +132,22 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
     }
     let filters = filters.into_iter().map(unqualified).collect::<Result<Vec<_>>>().ok()?;
     let by_expr = by_expr.unalias_nested().data;
-    let (function, column, query) = distance_of(&by_expr)?;
+    let target = match score::scorer_of(&by_expr) {
+        Some((scorer, _)) => (!by.asc).then(|| Target::Fitting(Arc::clone(scorer)))?,
+        None => nearest(&by_expr, by, scan.source.schema().as_ref())?,
+    };
+    Some((provider, Search { target, k, filters }))
+}
+
+/// What `expr`, by which `by` sorts, has nearest, if it is a distance whose nearest rows come first.
+fn nearest(expr: &Expr, by: &SortExpr, schema: &Schema) -> Option<Target> {
+    let (function, column, query) = distance_of(expr)?;
     let metric = function.metric();
     let usable = by.asc == metric.nearest_is_smallest() && accepts(metric, &query);
-    let field = scan.source.schema().field_with_name(&column.name).ok()?.clone();
-    let fits = matches!(field.data_type(), DataType::FixedSizeList(element, width)
+    let fits = matches!(schema.field_with_name(&column.name).ok()?.data_type(), DataType::FixedSizeList(element, width)
         if *element.data_type() == DataType::Float32 && usize::try_from(*width) == Ok(query.len()));
-    let search = Search { column: column.name.clone(), metric, query, k, nulls_first: by.nulls_first, filters };
-    (usable && fits).then_some((provider, search))
+    let target = Target::Nearest { column: column.name.clone(), metric, query, nulls_first: by.nulls_first };
+    (usable && fits).then_some(target)
 }
 
 /// `expr`, which is of the output of `node`, in terms of its input.
@@ -181,14 +202,6 @@ fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
     Some(elements.values().to_vec())
 }
 
-impl Search {
-    /// What rows must pass, as one expression.
-    pub(super) fn predicate(&self, extra: &[Expr]) -> Option<Expr> {
-        let extra = extra.iter().filter(|f| !self.filters.contains(f)).cloned();
-        conjunction(self.filters.iter().cloned().chain(extra))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{Fixture, run};
@@ -214,7 +227,7 @@ mod tests {
         let session = fixture.session();
         let create = format!(
             "CREATE EXTERNAL TABLE v (id BIGINT PRIMARY KEY, kind VARCHAR, e FLOAT[2], d DOUBLE[2]) STORED AS LSM \
-             LOCATION '{}' OPTIONS ('lsm.index.e' 'vector(l2)')",
+             LOCATION '{}' OPTIONS ('lsm.index.e' 'vector(l2)', 'lsm.index.kind' 'fts')",
             fixture.path("v")
         );
         run(&session, &create).await.unwrap();
@@ -229,6 +242,8 @@ mod tests {
             "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) NULLS FIRST LIMIT 3",
             "SELECT count(*) FROM (SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3) s",
             "SELECT id FROM v WHERE id IN (SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3)",
+            "SELECT id FROM v ORDER BY score(kind, 'a') DESC LIMIT 3",
+            "SELECT k, s FROM (SELECT id AS k, score(kind, 'a b') AS s, e FROM v) x WHERE k > 1 ORDER BY s DESC LIMIT 3",
         ] {
             assert!(searches(&session, sql).await, "{sql}");
         }
@@ -243,6 +258,9 @@ mod tests {
             "SELECT id FROM v ORDER BY l2_distance(e, [1, NULL]) LIMIT 3",
             "SELECT id FROM v ORDER BY cosine_distance(e, [0, 0]) LIMIT 3",
             "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 20000",
+            "SELECT id FROM v ORDER BY score(kind, 'a') LIMIT 3",
+            "SELECT id FROM v ORDER BY score(kind, 'a') DESC",
+            "SELECT id FROM v ORDER BY score(kind, NULL) DESC LIMIT 3",
             "SELECT id FROM v WHERE random() < 0.5 ORDER BY l2_distance(e, [1, 0]) LIMIT 3",
             "SELECT a.id FROM v a JOIN v b ON a.id = b.id ORDER BY l2_distance(a.e, [1, 0]) LIMIT 3",
             "SELECT id FROM (SELECT * FROM v LIMIT 5) s ORDER BY l2_distance(e, [1, 0]) LIMIT 3",

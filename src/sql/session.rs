@@ -17,6 +17,7 @@ use super::factory::{FILE_TYPE, LsmTableFactory};
 use super::functions::{LsmFunction, LsmTableFunction};
 use super::options::{SessionOptions, TableOptionNames};
 use super::rule::{LsmStatementRule, RULE};
+use super::score;
 use super::search::{self, LsmSearchRule};
 use super::text;
 
@@ -74,7 +75,7 @@ impl LsmSessionExt for SessionStateBuilder {
         let known = |name: &str| functions.iter().rev().find(|f| f.name() == name).cloned();
         let distances = distance::functions(known);
         functions.extend(distances);
-        functions.push(text::function());
+        functions.extend([text::function(), score::function()]);
         let in_analyzer = self.analyzer().iter().flat_map(|a| &a.rules).any(|rule| rule.name() == RULE);
         let added = self.analyzer_rules().iter().flatten().any(|rule| rule.name() == RULE);
         let in_optimizer = self.optimizer().iter().flat_map(|o| &o.rules).any(|rule| rule.name() == search::RULE);
@@ -95,7 +96,7 @@ fn register(state: &mut SessionState, engine: &Arc<LsmEngine>) {
         state.register_udtf(name, function);
     }
     let distances = distance::functions(|name| state.scalar_functions().get(name).cloned());
-    for function in distances.into_iter().chain([text::function()]) {
+    for function in distances.into_iter().chain([text::function(), score::function()]) {
         state.register_udf(function).expect("a session takes every scalar function");
     }
     if !state.analyzer().rules.iter().any(|rule| rule.name() == RULE) {

@@ -1,6 +1,7 @@
 //! The function `text_match`: whether a text matches a query.
 //!
-//! It means the same wherever it stands. As a filter of an LSM table it is also handed to the scan, where the indexes of
+//! It means the same wherever it stands. Of a column with a text index it makes words as that index does, which
+//! [`super::LsmStatementRule`] tells it. As a filter of an LSM table it is also handed to the scan, where the indexes of
 //! memtables spare most rows.
 
 use std::hash::{Hash, Hasher};
@@ -11,11 +12,12 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::cast::as_string_array;
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use crate::text_search::{TextAnalyzer, TextSearch, index_of, matching};
+use crate::text_search::{TextAnalyzer, TextSearch};
 
 const NAME: &str = "text_match";
 
@@ -24,20 +26,23 @@ const NAME: &str = "text_match";
 pub(super) struct TextMatch {
     signature: Signature,
     aliases: Vec<String>,
-    analyzer: TextAnalyzer,
+    analyzer: Arc<TextAnalyzer>,
 }
 
 /// The function.
 pub(super) fn function() -> Arc<ScalarUDF> {
+    with_analyzer(TextAnalyzer::default_one())
+}
+
+/// The function for texts whose words `analyzer` makes.
+fn with_analyzer(analyzer: Arc<TextAnalyzer>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Immutable);
-    let analyzer = TextAnalyzer::try_new().expect("Lance makes words at its defaults");
     Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], analyzer }))
 }
 
-/// All are alike.
 impl PartialEq for TextMatch {
-    fn eq(&self, _: &Self) -> bool {
-        true
+    fn eq(&self, other: &Self) -> bool {
+        self.analyzer == other.analyzer
     }
 }
 
@@ -45,12 +50,27 @@ impl Eq for TextMatch {}
 
 impl Hash for TextMatch {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        NAME.hash(state);
+        self.analyzer.hash(state);
     }
 }
 
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// The types in which `function` takes a text and a query.
+pub(super) fn text_and_query(function: &str, types: &[DataType]) -> Result<Vec<DataType>> {
+    let [text, query] = take_function_args(function, types)?;
+    let text = match text {
+        text if is_text(text) => text.clone(),
+        DataType::Dictionary(_, text) if is_text(text) => text.as_ref().clone(),
+        DataType::Null => DataType::Utf8,
+        other => return plan_err!("{function} searches texts, not {other}"),
+    };
+    if is_text(query) || query.is_null() {
+        return Ok(vec![text, DataType::Utf8]);
+    }
+    plan_err!("{function} takes a query as text, not as {query}")
 }
 
 impl ScalarUDFImpl for TextMatch {
@@ -71,17 +91,7 @@ impl ScalarUDFImpl for TextMatch {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let [text, query] = take_function_args(NAME, types)?;
-        let text = match text {
-            text if is_text(text) => text.clone(),
-            DataType::Dictionary(_, text) if is_text(text) => text.as_ref().clone(),
-            DataType::Null => DataType::Utf8,
-            other => return plan_err!("{NAME} searches texts, not {other}"),
-        };
-        if is_text(query) || query.is_null() {
-            return Ok(vec![text, DataType::Utf8]);
-        }
-        plan_err!("{NAME} takes a query as text, not as {query}")
+        text_and_query(NAME, types)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -109,10 +119,24 @@ impl TextMatch {
     fn matches(&self, column: &str, texts: &ArrayRef, query: &ScalarValue) -> Result<BooleanArray> {
         let Some(Some(query)) = query.try_as_str() else { return Ok(BooleanArray::new_null(texts.len())) };
         let search = TextSearch::parse(column, query, &self.analyzer)?;
-        let index = index_of(texts, &self.analyzer)?;
-        let words = matching(&search.query, &index, index.rows());
+        let words = search.matching(texts)?;
         let found = |row: usize| texts.is_valid(row).then(|| words[row / 64] >> (row % 64) & 1 == 1);
         Ok((0..texts.len()).map(found).collect())
+    }
+}
+
+/// The text of a call of the function.
+pub(super) fn text_of(expr: &Expr) -> Option<&Expr> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    call.func.inner().downcast_ref::<TextMatch>()?;
+    call.args.first()
+}
+
+/// A call of the function with words as `analyzer` makes them.
+pub(super) fn bound(call: Expr, analyzer: Arc<TextAnalyzer>) -> Expr {
+    match call {
+        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(with_analyzer(analyzer), call.args)),
+        other => other,
     }
 }
 

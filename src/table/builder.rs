@@ -17,15 +17,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventListener, NoEvents};
 use crate::flush::{self, FlushContext};
 use crate::ids::{GenerationId, WalPosition};
-use crate::index_spec::{IndexKind, IndexSpec};
+use crate::index_spec::IndexSpec;
 use crate::manifest::ManifestStore;
-use crate::memtable::{MemTable, RowIndexFactory, TextRowsFactory, VectorRowsFactory};
+use crate::memtable::{MemTable, RowIndexFactory};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Settings};
 use crate::store::{IoHook, ObjectIo, TablePaths};
 use crate::task::Supervisor;
 use crate::version::{ShardVersion, Version, VersionControl};
-use crate::writer::{Publisher, ShardSet, ShardWriter, WriterContext};
+use crate::writer::{IndexSet, Publisher, ShardSet, ShardWriter, WriterContext};
 
 /// The parts of a table that an embedder may bring.
 #[derive(Debug, Clone)]
@@ -160,11 +160,12 @@ impl TableBuilder {
         }
         let opener = DatasetOpener::new(self.storage_options.clone(), Arc::clone(&self.components.budget))
             .with_session(&self.components.session);
-        let base = self.base(&opener, &io, &explicit).await?;
+        // What opening does has large frames: they are for the heap, not for whoever awaits.
+        let base = Box::pin(self.base(&opener, &io, &explicit)).await?;
         let settings = self.effective(&base)?;
         io.set_sync(settings.sync);
         io.expect_table();
-        self.start_table(io, opener, base, settings).await
+        Box::pin(self.start_table(io, opener, base, settings)).await
     }
 
     /// The settings stored with the table, unless all were given, and over them those given one by one.
@@ -174,7 +175,7 @@ impl TableBuilder {
             None => {
                 let mut stored = Settings::default();
                 for (name, value) in base.defaults() {
-                    if Settings::NAMES.contains(&name.as_str()) {
+                    if Settings::NAMES.contains(&name.as_str()) && !IndexSpec::is_option(name, value) {
                         stored.set(name, value)?;
                     }
                 }
@@ -281,7 +282,7 @@ impl TableBuilder {
             };
             return differs("the columns", columns(there), columns(&declared));
         }
-        IndexSpec::check_there(&spec.indexes, &base.indexes()?, there)?;
+        IndexSpec::check_there(&spec.indexes, base.indexes().specs(), there)?;
         let shards = base.sharding().shards.len();
         let said = spec.shards != 1 || self.options.iter().any(|(name, _)| name == "lsm.shards");
         if said && spec.shards as usize != shards {
@@ -297,15 +298,14 @@ impl TableBuilder {
         base: Arc<BaseTable>,
         settings: Settings,
     ) -> Result<Arc<LsmTable>> {
-        let Components { clock, events, budget, mut indexes, .. } = self.components;
+        let Components { clock, events, budget, indexes, .. } = self.components;
         let schema = Arc::clone(base.schema());
-        for index in base.indexes()? {
-            indexes.push(factory(&index, &schema)?);
-        }
+        let indexes = IndexSet::new(indexes, settings.index_sync);
         let sharding = base.sharding().clone();
         let memtable = || {
             let memtable = MemTable::new(GenerationId(1), Arc::clone(&schema), clock.now(), budget.lease());
-            Arc::new(memtable.with_indexes(&indexes))
+            memtable.set_indexes(&indexes.all(), indexes.is_sync());
+            Arc::new(memtable)
         };
         let shards = sharding.shards.iter().map(|shard| ShardVersion {
             shard: *shard,
@@ -333,7 +333,7 @@ impl TableBuilder {
             room: Notify::new(),
             base_in_doubt: AtomicBool::new(false),
             budget: Arc::clone(&budget),
-            indexes: indexes.clone(),
+            indexes,
         });
         let mut writers = Vec::new();
         let mut inboxes = Vec::new();
@@ -360,14 +360,12 @@ impl TableBuilder {
             supervisor.spawn_until("flusher", |stop| flush::run(flush, manifest, inbox, stop));
         }
         for writer in &writers {
-            for which in 0..indexes.len() {
-                let writer = Arc::clone(writer);
-                supervisor.spawn_until("index", |stop| writer.run_index(which, stop));
-            }
-            let writer = Arc::clone(writer);
-            supervisor.spawn_draining("wal", |stop| writer.run_wal(stop));
+            let (indexing, writing) = (Arc::clone(writer), Arc::clone(writer));
+            supervisor.spawn_until("index", |stop| indexing.run_indexes(stop));
+            supervisor.spawn_draining("wal", |stop| writing.run_wal(stop));
         }
         let shards = Arc::new(ShardSet::new(Arc::clone(&context), writers));
+        context.adopt_indexes()?;
         try_join_all(shards.shards().iter().map(|w| w.open())).await?;
         let holder: Weak<ShardSet> = Arc::downgrade(&shards);
         budget.register(holder);
@@ -375,18 +373,13 @@ impl TableBuilder {
     }
 }
 
-/// What makes the memtables' part of an index.
-fn factory(index: &IndexSpec, schema: &TableSchema) -> Result<Arc<dyn RowIndexFactory>> {
-    match index.kind {
-        IndexKind::Text => Ok(Arc::new(TextRowsFactory::try_new(schema, &index.column)?)),
-        IndexKind::Vector(metric) => Ok(Arc::new(VectorRowsFactory::try_new(schema, &index.column, metric)?)),
-    }
-}
-
 /// What a table stores for those who open it next must be what they can open it with.
 fn check_defaults(defaults: &HashMap<String, String>) -> Result<()> {
     let mut settings = Settings::default();
-    for (name, value) in defaults.iter().filter(|(name, _)| Settings::NAMES.contains(&name.as_str())) {
+    let ours = |(name, value): &(&String, &String)| {
+        Settings::NAMES.contains(&name.as_str()) && !IndexSpec::is_option(name, value)
+    };
+    for (name, value) in defaults.iter().filter(ours) {
         settings.set(name, value)?;
     }
     settings.validate()

@@ -9,6 +9,7 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::TryStreamExt;
+use tokio::sync::Mutex;
 
 use super::builder::TableBuilder;
 use super::keys;
@@ -16,11 +17,13 @@ use super::statement::{Statement, StatementKind};
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::index_spec::IndexSpec;
-use crate::planner::{self, FilterSupport, ScanRequest};
+use crate::memtable::ValueRanges;
+use crate::planner::{self, FilterSupport, ScanRequest, TextScorer};
 use crate::schema::TableSchema;
 use crate::settings::{Ack, Settings};
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
+use crate::text_search::{TextAnalyzer, TextSearch};
 use crate::version::{Snapshot, VersionControl};
 use crate::writer::{PendingWrite, Role, ShardSet, WriterContext};
 
@@ -34,6 +37,8 @@ pub struct LsmTable {
     pub(super) shards: Arc<ShardSet>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) context: Arc<WriterContext>,
+    /// Held while the table's indexes are changed, and when it is deleted.
+    pub(super) index_change: Mutex<()>,
     supervisor: Supervisor,
 }
 
@@ -62,7 +67,7 @@ impl LsmTable {
                 }
             });
         }
-        Arc::new(Self { io, settings, control, shards, clock, context, supervisor })
+        Arc::new(Self { io, settings, control, shards, clock, context, index_change: Mutex::default(), supervisor })
     }
 
     /// Opens the table at `uri` with exactly these settings: those stored with the table do not count, not even for
@@ -183,11 +188,18 @@ impl LsmTable {
     }
 
     /// The indexes of the table's columns.
-    ///
-    /// # Errors
-    /// `Invalid` if this version does not know one.
-    pub fn indexes(&self) -> Result<Vec<IndexSpec>> {
-        self.control.current().base.indexes()
+    pub fn indexes(&self) -> Vec<IndexSpec> {
+        self.control.with(|version| version.base.indexes().specs().to_vec())
+    }
+
+    /// Whether the column has a text index.
+    pub fn has_text_index(&self, column: &str) -> bool {
+        self.control.with(|version| version.base.indexes().of_texts(column).is_some())
+    }
+
+    /// How the words of the column's texts are made: as its text index is told, else as Lance does at its defaults.
+    pub fn text_analyzer(&self, column: &str) -> Arc<TextAnalyzer> {
+        self.control.with(|version| version.base.indexes().text_analyzer(column))
     }
 
     /// Plans a scan of `snapshot`: the logical columns `projection` (all if `None`) of rows that pass `filters` as far
@@ -214,6 +226,14 @@ impl LsmTable {
         planner::plan_scan(snapshot, self.control.block_lists(), request)
     }
 
+    /// What scores the texts that `search` is about, by the words of all live rows of `snapshot`.
+    ///
+    /// # Errors
+    /// `Invalid` if there is no such column.
+    pub fn text_scorer(&self, snapshot: &Arc<Snapshot>, search: TextSearch) -> Result<TextScorer> {
+        TextScorer::try_new(Arc::clone(snapshot), Arc::clone(self.control.block_lists()), search)
+    }
+
     /// What a scan does with each of `filters`, a conjunction.
     pub fn supports_filters(&self, filters: &[&Expr]) -> Vec<FilterSupport> {
         let table = self.table_schema();
@@ -224,9 +244,25 @@ impl LsmTable {
             Some(_) if promised[i] => FilterSupport::Exact,
             Some(used) if used[i] => FilterSupport::Inexact,
             Some(_) => FilterSupport::Unsupported,
-            None => planner::support(&table, filter),
+            None => self.support(&table, filter),
         };
         filters.iter().enumerate().map(support).collect()
+    }
+
+    /// An index of values may spare rows that sources do not look at.
+    fn support(&self, table: &TableSchema, filter: &Expr) -> FilterSupport {
+        let support = planner::support(table, filter);
+        if support != FilterSupport::Unsupported {
+            return support;
+        }
+        let ranges = planner::value_ranges(table, [filter]);
+        let known = |column: &str| self.control.with(|version| version.base.indexes().of_values(column).is_some());
+        if ranges.iter().any(|ranges| known(&ranges.column)) { FilterSupport::Inexact } else { support }
+    }
+
+    /// What `filters`, a conjunction, let columns have, as far as indexes of values can be asked for it.
+    pub fn value_ranges<'a>(&self, filters: impl IntoIterator<Item = &'a Expr>) -> Vec<ValueRanges> {
+        planner::value_ranges(&self.table_schema(), filters)
     }
 
     /// How many live rows `snapshot` has.

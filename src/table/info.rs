@@ -80,11 +80,12 @@ impl LsmTable {
             let status = writer.status();
             for view in memtables {
                 let memtable = view.table();
+                let indexes = memtable.indexes();
                 let known = status.memtables.iter().find(|m| Arc::ptr_eq(&m.memtable, memtable));
                 let error = known
                     .and_then(|m| m.flush_error.as_ref())
                     .or(shard.damage.as_ref())
-                    .or(memtable.indexes().iter().find_map(|i| i.failure()));
+                    .or(indexes.iter().find_map(|i| i.failure()));
                 sources.push(SourceInfo {
                     shard: Some(shard.shard),
                     kind: "memtable",

@@ -4,6 +4,7 @@
 
 mod builder;
 mod handle;
+mod index;
 mod info;
 mod keys;
 mod replace;
@@ -11,11 +12,12 @@ mod statement;
 
 pub use builder::{Components, TableBuilder};
 pub use handle::LsmTable;
+pub use index::IndexInfo;
 pub use info::{Metric, SourceInfo, WalInfo};
 pub use statement::{Statement, StatementKind};
 
 pub use crate::base::{AdoptSpec, CreateSpec};
-pub use crate::planner::{FilterSupport, ScanRequest, VectorSearch};
-pub use crate::text_search::TextSearch;
+pub use crate::planner::{FilterSupport, ScanRequest, Search, TextRanking, TextScorer, VectorSearch};
+pub use crate::text_search::{TextAnalyzer, TextSearch};
 pub use crate::version::Snapshot;
 pub use crate::writer::PendingWrite;

@@ -64,6 +64,7 @@ impl LsmTable {
     /// and nothing deleted then; `Unavailable` if the storage fails: a part may be deleted then.
     pub async fn destroy(&self) -> Result<()> {
         self.shards.retire();
+        let _no_index_is_made = self.index_change.lock().await;
         let emptied = self.empty().await;
         let closed = self.close().await;
         emptied.and(closed)?;
@@ -133,6 +134,7 @@ impl LsmTable {
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
         self.context.base_in_doubt.store(false, Ordering::Release);
+        self.context.adopt_indexes()?;
         for (shard, generation) in compacted {
             let Some(writer) = self.shards.shards().iter().find(|w| w.shard() == shard) else { continue };
             if let Err(error) = trim(writer, generation).await {

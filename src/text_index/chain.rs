@@ -121,6 +121,52 @@ impl Postings {
         Self { chain: ArcSwapOption::empty(), head_len: AtomicU8::new(0), head: [const { AtomicU8::new(0) }; HEAD] }
     }
 
+    /// All postings of a term at once: `list` in row order, with positions if the ink keeps them. `length` knows the
+    /// rows' tokens.
+    pub(crate) fn of(list: &PostingList, ink: &mut Ink, length: impl Fn(u32) -> u32) -> Self {
+        let with_positions = ink.positions == Positions::Kept;
+        let (mut blocks, mut tail) = (Vec::new(), Vec::new());
+        let (mut previous, mut position) = (0, 0);
+        for start in (0..list.len()).step_by(LEN) {
+            let end = list.len().min(start + LEN);
+            let frequencies = &list.frequencies[start..end];
+            let count = if with_positions { frequencies.iter().map(|f| *f as usize).sum() } else { 0 };
+            let positions = &list.positions[position..position + count];
+            position += count;
+            if end - start < LEN {
+                let mut from = 0;
+                for (&row, &frequency) in list.rows[start..end].iter().zip(frequencies) {
+                    let to = if with_positions { from + frequency as usize } else { from };
+                    posting::encode(&mut tail, previous, Posting { row, frequency, positions: &positions[from..to] });
+                    (previous, from) = (row, to);
+                }
+                if tail.len() <= LARGEST {
+                    break;
+                }
+                tail.clear();
+            }
+            ink.list.clear();
+            ink.list.rows.extend_from_slice(&list.rows[start..end]);
+            ink.list.frequencies.extend_from_slice(frequencies);
+            ink.list.positions.extend_from_slice(positions);
+            let block = Block::seal(&ink.list, &length);
+            ink.held += block.memory();
+            blocks.push(OnceLock::from(block));
+        }
+        let postings = Self::new();
+        if blocks.is_empty() && tail.len() <= HEAD {
+            write(&tail, &postings.head);
+            postings.head_len.store(tail.len() as u8, Ordering::Release);
+        } else {
+            let sealed = blocks.len();
+            let chain = Chain::new(blocks.into(), sealed, tail.len());
+            chain.push(&tail);
+            ink.held += chain.own_memory() + chain.table_memory();
+            postings.chain.store(Some(Arc::new(chain)));
+        }
+        postings
+    }
+
     /// Appends a posting behind all others. `length` knows the rows' tokens. Only the writer may call this.
     pub(crate) fn append(&self, posting: Posting<'_>, pen: &mut Pen, ink: &mut Ink, length: impl Fn(u32) -> u32) {
         ink.bytes.clear();
@@ -331,8 +377,10 @@ mod tests {
             let held = ink.held;
             postings.shrink(&mut ink);
             assert!(ink.held <= held);
+            let at_once = Postings::of(&all, &mut ink, |row| row + 1);
             for watermark in [0, 1, row / 3, row] {
                 check(&postings, &all, watermark);
+                check(&at_once, &all, watermark);
             }
         }
     }

@@ -125,12 +125,20 @@ impl Dictionary {
     /// The number of a term that `row` holds; `None` if numbers are exhausted. Only the writer may call this.
     pub(crate) fn intern(&self, text: &str, row: u32) -> Option<u32> {
         let hash = self.hasher.hash_one(text);
-        if let Some(term) = self.lookup(text, hash) {
-            return Some(term);
-        }
+        self.lookup(text, hash).or_else(|| self.push(text, hash, row, Postings::new()))
+    }
+
+    /// Adds a term with all its postings, the first of `row`, unless it is there; `None` if numbers are exhausted. Only
+    /// the writer may call this.
+    pub(crate) fn insert(&self, text: &str, row: u32, postings: impl FnOnce() -> Postings) -> Option<u32> {
+        let hash = self.hasher.hash_one(text);
+        self.lookup(text, hash).or_else(|| self.push(text, hash, row, postings()))
+    }
+
+    fn push(&self, text: &str, hash: u64, row: u32, postings: Postings) -> Option<u32> {
         let term = u32::try_from(self.len()).ok().filter(|term| *term < u32::MAX - 1)?;
         let (gap, links) = self.order.prepare(&self.entries, text.as_bytes(), hash);
-        self.entries.push(Entry { text: text.into(), first_row: row, links, postings: Postings::new() });
+        self.entries.push(Entry { text: text.into(), first_row: row, links, postings });
         self.text_bytes.fetch_add(text.len() as u64, Ordering::Relaxed);
         self.signatures.push(term, Signature::of(text));
         self.order.publish(&self.entries, term, &gap);

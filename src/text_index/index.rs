@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::bits::LEN;
 use super::block::END;
-use super::chain::{Ink, Pen};
+use super::chain::{Ink, Pen, Postings};
 use super::dictionary::{Dictionary, Entry};
 use super::lengths::{LengthView, Lengths};
 use super::posting::{Positions, Posting, PostingList};
@@ -54,6 +54,8 @@ pub enum AppendError {
     Frozen,
     /// There are no row or term numbers left.
     Full,
+    /// The postings are damaged.
+    Postings,
 }
 
 impl fmt::Display for AppendError {
@@ -62,6 +64,7 @@ impl fmt::Display for AppendError {
             Self::Row { expected, given } => write!(f, "row {expected} is due, not {given}"),
             Self::Frozen => f.write_str("the text index is frozen"),
             Self::Full => f.write_str("the text index has no row or term numbers left"),
+            Self::Postings => f.write_str("postings are not of rows of the index, in order"),
         }
     }
 }
@@ -108,6 +111,42 @@ impl TextIndex {
             held: AtomicUsize::new(0),
             writer: Mutex::new(writer),
         }
+    }
+
+    /// An index of documents of these lengths, in tokens, whose terms are added one by one, each with all its postings.
+    pub fn of_lengths(with_positions: bool, lengths: impl IntoIterator<Item = u32>) -> Self {
+        let index = Self::new(with_positions);
+        index.frozen.store(true, Ordering::Release);
+        let mut rows = 0;
+        for length in lengths.into_iter().take(END as usize - 1) {
+            index.lengths.push(rows, length);
+            rows += 1;
+        }
+        index.rows.store(rows, Ordering::Release);
+        index
+    }
+
+    /// Adds a term of an index [`of_lengths`](Self::of_lengths); one that is there stays as it is. Readers find the term
+    /// with all postings or not at all.
+    ///
+    /// # Errors
+    /// If the postings are none of rows of this index in their order, or there are no term numbers left.
+    pub fn add_term(&self, text: &str, postings: &PostingList) -> Result<(), AppendError> {
+        if !postings.is_sound(self.rows(), self.with_positions) {
+            return Err(AppendError::Postings);
+        }
+        let Some(&first) = postings.rows.first() else { return Ok(()) };
+        let writer = &mut *self.writer.lock();
+        let ink = &mut writer.ink;
+        let postings = || Postings::of(postings, ink, |row| self.lengths.get(row));
+        self.dictionary.insert(text, first, postings).ok_or(AppendError::Full)?;
+        self.held.store(writer.memory(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether rows hold the term, as far as terms were added.
+    pub fn has_term(&self, text: &str) -> bool {
+        self.dictionary.find(text).is_some()
     }
 
     /// Whether positions are kept.

@@ -21,6 +21,7 @@ mod query;
 mod search;
 mod signature;
 mod union;
+mod vocabulary;
 
 pub use bm25::{B, K1, LengthPrecision, idf};
 pub use expansion::{Expansion, Limits};
@@ -29,3 +30,4 @@ pub use mask::Mask;
 pub use posting::PostingList;
 pub use query::{Query, QueryError, Slot, Term};
 pub use search::{Field, Hit, Search};
+pub use vocabulary::Vocabulary;

@@ -22,6 +22,26 @@ impl PostingList {
         self.rows.is_empty()
     }
 
+    /// Whether these are postings of rows below `rows`: rows ascend, each holds the term, positions are in order.
+    pub(crate) fn is_sound(&self, rows: u32, with_positions: bool) -> bool {
+        let count: u64 = self.frequencies.iter().map(|frequency| u64::from(*frequency)).sum();
+        let mut start = 0;
+        let mut in_order = |frequency: &u32| {
+            let end = start + *frequency as usize;
+            let is_sorted = self.positions[start..end].is_sorted();
+            start = end;
+            is_sorted
+        };
+        self.rows.len() == self.frequencies.len()
+            && self.rows.is_sorted_by(|a, b| a < b)
+            && self.rows.last().is_none_or(|last| *last < rows)
+            && self.frequencies.iter().all(|frequency| *frequency > 0)
+            && match with_positions {
+                true => self.positions.len() as u64 == count && self.frequencies.iter().all(&mut in_order),
+                false => self.positions.is_empty(),
+            }
+    }
+
     /// Forgets all postings.
     pub fn clear(&mut self) {
         self.rows.clear();

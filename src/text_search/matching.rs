@@ -1,10 +1,8 @@
 //! Which rows match a query, as bits.
 
+use super::leaf::leaf;
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
-use crate::text_index::{self, Limits, Mask, Search, Slot, Term, TextIndex};
-
-/// Every word counts: a row matches or does not, whatever its score.
-const ALL: Limits = Limits { returned: usize::MAX, compared: usize::MAX };
+use crate::text_index::{Field, Mask, Search, TextIndex};
 
 /// Which rows of `index` below `watermark` match: row `r` does if bit `r % 64` of word `r / 64` is set. A row without a
 /// document is an empty one.
@@ -23,14 +21,14 @@ impl Rows<'_> {
         vec![0; (self.watermark as usize).div_ceil(64)]
     }
 
-    /// The rows of which the query says yes; `None` if it says nothing.
+    /// The rows that match; `None` if the query says nothing, and so leaves out nothing beside others.
     fn says(&self, query: &AnalyzedQuery) -> Option<Vec<u64>> {
         match query {
             Query::Empty => None,
             Query::Clause(clause) => Some(self.clause(clause)),
             Query::And(parts) => self.joined(parts, |a, b| a & b),
             Query::Or(parts) => self.joined(parts, |a, b| a | b),
-            Query::Not(query) => self.says(query).map(|rows| self.others(rows)),
+            Query::Not(query) => self.says(query).map(|rows| others(rows, self.watermark)),
             Query::Prefer { must, should } => self.says(must).or_else(|| self.says(should)),
             Query::Boost { query, .. } => self.says(query),
         }
@@ -43,39 +41,21 @@ impl Rows<'_> {
         })
     }
 
-    fn others(&self, mut rows: Vec<u64>) -> Vec<u64> {
-        rows.iter_mut().for_each(|word| *word = !*word);
-        if let Some(last) = rows.last_mut()
-            && !self.watermark.is_multiple_of(64)
-        {
-            *last &= (1 << (self.watermark % 64)) - 1;
-        }
-        rows
-    }
-
     fn clause(&self, clause: &AnalyzedClause) -> Vec<u64> {
-        let any = |words: Vec<String>| text_index::Query::Any(words.into_iter().map(term).collect());
-        let query = match clause {
-            AnalyzedClause::Term { text, .. } => term(text.clone()),
-            AnalyzedClause::Prefix { text, .. } => any(self.index.prefix(text, self.watermark, ALL).terms),
-            AnalyzedClause::Fuzzy { text, distance, .. } => {
-                any(self.index.fuzzy(text, u32::from(distance.edits()), 0, self.watermark, ALL).terms)
-            }
-            AnalyzedClause::Phrase { tokens, slop, .. } => {
-                let slot = |places: &[crate::query_syntax::Token]| Slot {
-                    offset: places[0].position,
-                    terms: places.iter().map(|token| Term::new(token.text.clone(), 0.0)).collect(),
-                };
-                let slots = tokens.chunk_by(|a, b| a.position == b.position).map(slot).collect();
-                text_index::Query::Phrase { slots, slop: *slop }
-            }
-        };
-        let field = text_index::Field { index: self.index, average_length: 0.0, precision: Default::default() };
+        let query = leaf(clause, self.index, self.watermark, |_| 0.0);
+        let field = Field { index: self.index, average_length: 0.0, precision: Default::default() };
         // The query is made here: its weights are numbers, its one field is there, and it has positions.
         Search::new(&[field], Mask::new(self.watermark)).rows(&query).unwrap_or_else(|_| self.none())
     }
 }
 
-fn term(text: String) -> text_index::Query {
-    text_index::Query::Term(Term::new(text, 0.0))
+/// The rows below `watermark` that are not in `rows`.
+pub(super) fn others(mut rows: Vec<u64>, watermark: u32) -> Vec<u64> {
+    rows.iter_mut().for_each(|word| *word = !*word);
+    if let Some(last) = rows.last_mut()
+        && !watermark.is_multiple_of(64)
+    {
+        *last &= (1 << (watermark % 64)) - 1;
+    }
+    rows
 }

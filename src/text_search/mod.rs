@@ -4,9 +4,15 @@
 //! without an index is answered by an index of a batch of its rows, so that there is one meaning of every query.
 
 mod analyzer;
+mod leaf;
 mod matching;
+mod scoring;
+mod survey;
 mod text;
 
 pub use analyzer::{TextAnalyzer, Tokenizer};
+pub use leaf::Pattern;
 pub use matching::matching;
+pub use scoring::{ranking, scores};
+pub use survey::{Survey, Weights, patterns};
 pub use text::{TextSearch, append, index_of};

@@ -1,9 +1,12 @@
 //! A query as it is typed, and texts that are searched without an index.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
 
 use super::analyzer::TextAnalyzer;
+use super::matching::matching;
 use crate::error::{Error, Result};
 use crate::query_syntax::{AnalyzedQuery, Split, TextQuery, analyze};
 use crate::text_index::TextIndex;
@@ -15,6 +18,8 @@ pub struct TextSearch {
     pub column: String,
     /// What is searched for.
     pub query: AnalyzedQuery,
+    /// How the query's words were made: an index whose words are made otherwise cannot answer.
+    pub analyzer: Arc<TextAnalyzer>,
 }
 
 impl TextSearch {
@@ -22,7 +27,7 @@ impl TextSearch {
     ///
     /// # Errors
     /// `Invalid` if it is none, or names a column: which one is searched is said beside the query.
-    pub fn parse(column: &str, text: &str, analyzer: &TextAnalyzer) -> Result<Self> {
+    pub fn parse(column: &str, text: &str, analyzer: &Arc<TextAnalyzer>) -> Result<Self> {
         let parsed = TextQuery::parse(text)?;
         let others = parsed.clauses().into_iter().filter_map(|clause| clause.field());
         if let Some(other) = others.into_iter().next() {
@@ -31,7 +36,17 @@ impl TextSearch {
                  '\\:' if it belongs to a word"
             )));
         }
-        Ok(Self { column: column.to_string(), query: analyze(&parsed, analyzer, Split::default()) })
+        let query = analyze(&parsed, analyzer.as_ref(), Split::default());
+        Ok(Self { column: column.to_string(), query, analyzer: Arc::clone(analyzer) })
+    }
+
+    /// Which of `texts` match, a bit each, 64 to a word.
+    ///
+    /// # Errors
+    /// As [`index_of`].
+    pub fn matching(&self, texts: &ArrayRef) -> Result<Vec<u64>> {
+        let index = index_of(texts, &self.analyzer)?;
+        Ok(matching(&self.query, &index, index.rows()))
     }
 }
 

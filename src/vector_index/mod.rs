@@ -4,6 +4,7 @@
 //! rows may be found: a watermark and a mask tell.
 
 mod block;
+mod class;
 mod code;
 mod count;
 mod index;
@@ -16,6 +17,7 @@ mod search;
 mod simd;
 mod top;
 
+pub use class::{Class, vector_of};
 pub use index::{IndexError, VectorIndex};
 pub use mask::Mask;
 pub use rank::{accepts, rank};

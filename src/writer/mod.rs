@@ -8,6 +8,7 @@
 mod claim;
 mod conflict;
 mod index_loop;
+mod index_set;
 mod outcome;
 mod publisher;
 mod replay;
@@ -17,6 +18,7 @@ mod status;
 mod wal_loop;
 
 pub use conflict::Check;
+pub use index_set::IndexSet;
 pub use outcome::PendingWrite;
 pub use publisher::Publisher;
 pub use shard::{ShardWriter, WriterContext};

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::outcome::Outcome;
 use super::shard::{Core, ShardWriter, Ticket};
 use crate::base::BaseTable;
-use crate::memtable::MemTable;
+use crate::memtable::{MemTable, RowIndexFactory};
 use crate::version::VersionControl;
 
 /// Publishes the rows of one table.
@@ -89,19 +89,29 @@ impl Publisher {
             if newer.version() <= version.base.version() {
                 return;
             }
+            let other_rows = !newer.has_rows_of(&version.base);
             for (shard, core) in version.shards.iter_mut().zip(&cores) {
                 let compacted = newer.compacted(shard.shard);
                 // One that was flushed this moment is a generation already, though its shard has yet to let go of it.
                 let flushed: Vec<_> = shard.generations.iter().map(|g| g.id()).collect();
                 shard.generations.retain(|g| g.id() > compacted);
                 // Which rows came or went, nobody says.
-                shard.foreign_changes += 1;
+                shard.foreign_changes += u64::from(other_rows);
                 let mut memtables = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable));
                 shard.active = memtables.next().expect("a shard has an active memtable");
                 shard.frozen = memtables.filter(|m| !flushed.contains(&m.generation())).collect();
             }
             version.base = newer;
         });
+    }
+
+    /// Makes these the indexes of every memtable; nobody waits any more for one that is gone.
+    pub(super) fn set_indexes(&self, all: &[Arc<dyn RowIndexFactory>], sync: bool) {
+        for shard in self.shards() {
+            shard.core.lock().slots.iter().for_each(|slot| slot.memtable.set_indexes(all, sync));
+            shard.index_wake.notify_waiters();
+        }
+        self.publish();
     }
 
     /// Publishes rows that nothing is before.

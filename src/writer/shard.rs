@@ -10,9 +10,11 @@ use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
+use super::index_set::IndexSet;
 use super::outcome::Outcome;
 use super::publisher::Publisher;
 use super::status::{MemTableStatus, Role, ShardStatus};
+use crate::base::BaseTable;
 use crate::cache::MemoryBudget;
 use crate::clock::Clock;
 use crate::dataset::DatasetOpener;
@@ -20,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::events::EventListener;
 use crate::ids::{GenerationId, ShardId, WalPosition};
 use crate::manifest::ManifestStore;
-use crate::memtable::{MemTable, RowIndexFactory};
+use crate::memtable::MemTable;
 use crate::schema::TableSchema;
 use crate::settings::Settings;
 use crate::store::ObjectIo;
@@ -59,7 +61,7 @@ pub struct WriterContext {
     /// What the tables of the process may hold together.
     pub budget: Arc<MemoryBudget>,
     /// Makes the indexes of memtables.
-    pub indexes: Vec<Arc<dyn RowIndexFactory>>,
+    pub indexes: IndexSet,
 }
 
 impl WriterContext {
@@ -69,13 +71,24 @@ impl WriterContext {
     /// `Invalid` if its columns are others; what reading raises.
     pub async fn refresh_base(&self) -> Result<()> {
         let known = Arc::clone(&self.control.current().base);
-        let Some(newer) = known.refresh().await? else { return Ok(()) };
-        if !newer.schema().is_same(known.schema()) {
+        match known.refresh().await? {
+            Some(newer) => self.adopt_base(newer),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes over a newer base, and the indexes that it declares.
+    ///
+    /// # Errors
+    /// `Invalid` if its columns are others, or it declares what cannot be.
+    pub fn adopt_base(&self, newer: Arc<BaseTable>) -> Result<()> {
+        if !newer.schema().is_same(&self.schema) {
             return Err(Error::invalid("the columns of the table were changed: open it again")
                 .with_context("version", newer.version()));
         }
         let version = newer.version();
         self.publisher.adopt_base(newer);
+        self.adopt_indexes()?;
         self.events.on_base_refresh(version);
         Ok(())
     }
@@ -96,7 +109,19 @@ impl WriterContext {
     pub fn memtable(&self, generation: GenerationId) -> Arc<MemTable> {
         let lease = self.budget.lease();
         let memtable = MemTable::new(generation, Arc::clone(&self.schema), self.clock.now(), lease);
-        Arc::new(memtable.with_indexes(&self.indexes))
+        memtable.set_indexes(&self.indexes.all(), self.indexes.is_sync());
+        Arc::new(memtable)
+    }
+
+    /// Gives the memtables the indexes that the base declares by now.
+    ///
+    /// # Errors
+    /// `Invalid` if one cannot be.
+    pub fn adopt_indexes(&self) -> Result<()> {
+        let (base, sync) = (|| Arc::clone(&self.control.current().base), self.indexes.is_sync());
+        self.indexes.adopt(base, |all| self.publisher.set_indexes(all, sync))?;
+        self.room.notify_waiters();
+        Ok(())
     }
 }
 

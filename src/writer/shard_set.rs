@@ -218,7 +218,7 @@ impl ShardSet {
                 && units.len() == 1
                 && cores[0].order.is_empty()
                 && cores[0].slots.iter().all(|s| s.memtable.visible() == s.memtable.rows())
-                && self.context.indexes.is_empty();
+                && (!self.context.indexes.is_sync() || self.context.indexes.all().is_empty());
             let waits_for = if ack == Ack::Durable { units.len() } else { 0 };
             let outcome = (!alone).then(|| Outcome::new(waits_for, units.len()));
             for unit in units {

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod base;
+mod dataset_search;
 mod faults;
 mod generation;
 mod interop;
 mod leaks;
+mod live_index;
 mod model;
 mod place;
 mod row_index;
@@ -13,6 +15,7 @@ mod snapshot;
 mod support;
 mod table;
 mod text_index;
+mod text_source;
 mod tidy;
 mod torture;
 mod vector_index;

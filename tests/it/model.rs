@@ -1,15 +1,21 @@
 //! Random operations on whole tables against an in-memory oracle, and concurrent ones with a check of their history.
+//! Some tables are searched: by vectors, whose nearest the oracle finds by comparing all, and by texts, of which it makes
+//! one corpus.
 //!
 //! A failure prints its seed; `LSM_SEED` repeats it and `LSM_OPS` makes runs longer. Memtables are so small that freezes
 //! and flushes happen all the time: what the seed does not decide is when the background work happens.
 
 mod check;
+mod columns;
 mod concurrent;
 mod history;
 mod operation;
 mod process;
 mod run;
+mod search;
+mod texts;
 
+use datafusion_lsm::distance::Metric;
 use datafusion_lsm::settings::Ack;
 
 use crate::support::key_type::KeyType;
@@ -22,14 +28,15 @@ const OPERATIONS: u64 = 1_300;
 fn check(number: u64, key_type: KeyType, shards: u32, change: impl FnOnce(&mut Config)) {
     let seed = number_from_env("LSM_SEED", 0x5eed_0000 + number);
     let operations = number_from_env("LSM_OPS", OPERATIONS);
-    let mut config = Config { key_type, shards, partitions: 1, ack: Ack::Durable, sync: false, seed, operations };
+    let ack = Ack::Durable;
+    let mut config = Config { key_type, shards, partitions: 1, ack, search: None, sync: false, seed, operations };
     change(&mut config);
     run(config);
 }
 
 #[test]
 fn a_table_of_numbers_behaves_like_the_oracle() {
-    check(1, KeyType::Int64, 1, |_| ());
+    check(1, KeyType::Int64, 1, |c| c.search = Some(Metric::L2));
 }
 
 #[test]
@@ -39,7 +46,7 @@ fn a_table_of_numbers_on_three_shards_behaves_like_the_oracle() {
 
 #[test]
 fn a_table_of_texts_behaves_like_the_oracle() {
-    check(3, KeyType::Text, 1, |c| c.partitions = 4);
+    check(3, KeyType::Text, 1, |c| (c.partitions, c.search) = (4, Some(Metric::Cosine)));
 }
 
 #[test]
@@ -49,12 +56,12 @@ fn a_table_of_texts_on_three_shards_behaves_like_the_oracle() {
 
 #[test]
 fn a_table_of_composite_keys_on_three_shards_behaves_like_the_oracle() {
-    check(5, KeyType::Composite, 3, |c| c.partitions = 4);
+    check(5, KeyType::Composite, 3, |c| (c.partitions, c.search) = (4, Some(Metric::InnerProduct)));
 }
 
 #[test]
 fn a_table_of_dates_that_survives_power_failures_behaves_like_the_oracle() {
-    check(6, KeyType::Date, 3, |c| c.sync = true);
+    check(6, KeyType::Date, 3, |c| (c.sync, c.search) = (true, Some(Metric::L2)));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
 
 use arrow::array::RecordBatch;
 use datafusion_lsm::error::Result;
@@ -75,4 +76,78 @@ async fn a_panicking_index_loses_no_row_and_is_reported() {
     assert!(memtable.error.as_ref().unwrap().contains("the index breaks as the test wants"));
     table.flush().await.unwrap();
     assert_eq!(scan(&table).await.len(), 10);
+}
+
+/// Indexes nothing until it is let.
+#[derive(Debug)]
+struct Slow(Arc<Gate>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
+impl RowIndex for Slow {
+    fn append(&self, _: usize, _: &RecordBatch) -> Result<()> {
+        let is_open = self.0.is_open.lock().unwrap();
+        drop(self.0.opened.wait_while(is_open, |is_open| !*is_open).unwrap());
+        Ok(())
+    }
+
+    fn memory(&self) -> usize {
+        0
+    }
+}
+
+#[derive(Debug)]
+struct SlowFactory(Arc<Gate>);
+
+impl RowIndexFactory for SlowFactory {
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn create(&self, _: &TableSchema, _: GenerationId) -> Arc<dyn RowIndex> {
+        Arc::new(Slow(Arc::clone(&self.0)))
+    }
+}
+
+async fn open_slow(uri: &str, sync: &str) -> (Arc<LsmTable>, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
+    let components = Components { indexes: vec![Arc::new(SlowFactory(Arc::clone(&gate)))], ..Components::default() };
+    let builder = LsmTable::builder(uri).create(spec(1)).components(components);
+    (builder.option("lsm.index.sync", sync).open().await.unwrap(), gate)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_wait_for_a_slow_index_only_with_index_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (table, gate) = open_slow(&dir.path().join("on").to_string_lossy(), "true").await;
+    let mut put = Box::pin(table.put(rows(&[1], "row")));
+    let waits = tokio::time::timeout(std::time::Duration::from_millis(200), &mut put).await;
+    assert!(waits.is_err() && scan(&table).await.is_empty());
+    gate.open();
+    assert_eq!((put.await.unwrap(), scan(&table).await.len()), (1, 1));
+
+    let (table, gate) = open_slow(&dir.path().join("off").to_string_lossy(), "false").await;
+    for i in 0..5 {
+        assert_eq!(table.put(rows(&[i], "row")).await.unwrap(), 1);
+        assert_eq!(scan(&table).await.len(), i as usize + 1);
+    }
+    let memtable = Arc::clone(table.snapshot().memtables(0)[0].table());
+    assert_eq!(memtable.indexes()[0].indexed(), 0);
+    gate.open();
+    while memtable.indexes()[0].indexed() < 5 {
+        tokio::task::yield_now().await;
+    }
+    table.flush().await.unwrap();
+    assert_eq!(scan(&table).await.len(), 5);
 }

@@ -15,11 +15,11 @@ use rand::{Rng, SeedableRng};
 
 use crate::support::number_from_env;
 
-const WIDTH: usize = 24;
+pub(crate) const WIDTH: usize = 24;
 
-type Model = BTreeMap<i64, (i64, Option<Vec<f32>>)>;
+pub(crate) type Model = BTreeMap<i64, (i64, Option<Vec<f32>>)>;
 
-fn schema() -> Arc<Schema> {
+pub(crate) fn schema() -> Arc<Schema> {
     let element = Arc::new(Field::new_list_field(DataType::Float32, true));
     Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
@@ -28,7 +28,7 @@ fn schema() -> Arc<Schema> {
     ]))
 }
 
-fn batch(rows: &[(i64, i64, Option<Vec<f32>>)]) -> RecordBatch {
+pub(crate) fn batch(rows: &[(i64, i64, Option<Vec<f32>>)]) -> RecordBatch {
     let vectors = rows.iter().map(|(.., e)| e.as_ref().map(|e| e.iter().map(|v| Some(*v)).collect::<Vec<_>>()));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|(id, ..)| *id))),
@@ -38,13 +38,13 @@ fn batch(rows: &[(i64, i64, Option<Vec<f32>>)]) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).unwrap()
 }
 
-fn vector(rng: &mut SmallRng) -> Vec<f32> {
+pub(crate) fn vector(rng: &mut SmallRng) -> Vec<f32> {
     let centre = rng.random_range(0..8) as f32;
     (0..WIDTH).map(|i| centre * ((i % 3) as f32 - 1.0) + rng.random::<f32>() * 2.0).collect()
 }
 
 /// The function, its direction and the distance it has.
-fn sql_of(metric: Metric) -> (&'static str, &'static str) {
+pub(crate) fn sql_of(metric: Metric) -> (&'static str, &'static str) {
     match metric {
         Metric::L2 => ("l2_distance", ""),
         Metric::Cosine => ("cosine_distance", ""),
@@ -52,22 +52,29 @@ fn sql_of(metric: Metric) -> (&'static str, &'static str) {
     }
 }
 
-fn rank(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn rank(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     match metric {
         Metric::L2 => a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>(),
         Metric::Cosine => 1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(),
+        // NaN is the largest of all numbers, and so the nearest here.
+        Metric::InnerProduct if dot(a, b).is_nan() => f64::NEG_INFINITY,
         Metric::InnerProduct => -dot(a, b),
     }
 }
 
-async fn ids(session: &SessionContext, sql: &str) -> Vec<i64> {
+pub(crate) async fn ids(session: &SessionContext, sql: &str) -> Vec<i64> {
     let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
     rows.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
 }
 
 /// Searches with and without a filter; returns how many of the nearest rows were found, of how many.
-async fn check(session: &SessionContext, model: &Model, metric: Metric, rng: &mut SmallRng) -> (usize, usize) {
+pub(crate) async fn check(
+    session: &SessionContext,
+    model: &Model,
+    metric: Metric,
+    rng: &mut SmallRng,
+) -> (usize, usize) {
     let (function, direction) = sql_of(metric);
     let query = vector(rng);
     let text: Vec<String> = query.iter().map(f32::to_string).collect();
@@ -117,7 +124,7 @@ async fn the_nearest_rows_are_found_after_updates_and_deletes_in_every_source() 
             key: vec!["id".into()],
             shards: 1 + (metric == Metric::Cosine) as u32,
             shard_column: None,
-            indexes: vec![IndexSpec { column: "e".into(), kind: IndexKind::Vector(metric) }],
+            indexes: vec![IndexSpec::new("e", IndexKind::vector(metric))],
             defaults: Default::default(),
         };
         let table = LsmTable::builder(dir.path().join("t").to_str().unwrap()).create(spec).open().await.unwrap();

@@ -11,23 +11,28 @@ use datafusion::prelude::{col, lit};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
+use super::columns;
 use super::run::{KEYS, Run};
 use crate::support::provider::frame;
 use crate::support::rows::{self, Row, Rows};
 
 /// Whether the oracle keeps a row.
-type Passes = Box<dyn Fn(u32, &Row) -> bool>;
+pub(super) type Passes = Box<dyn Fn(u32, &Row) -> bool>;
 
 /// A filter for the table, and the same for the oracle.
-struct Filter {
-    expr: Expr,
-    passes: Passes,
+pub(super) struct Filter {
+    pub(super) expr: Expr,
+    pub(super) passes: Passes,
 }
 
 impl Run {
     /// All rows that the table shows.
     pub(super) fn read(&self) -> Rows {
-        self.block_on(self.place.rows(self.table()))
+        let batches = self.block_on(self.place.try_scan(self.table(), &self.table().snapshot())).unwrap();
+        if self.searcher.is_some() {
+            batches.iter().for_each(columns::check);
+        }
+        rows::collected(self.config.key_type, &batches)
     }
 
     pub(super) fn check_scan(&self) {
@@ -72,7 +77,7 @@ impl Run {
         frame(self.table(), &self.table().snapshot(), self.config.partitions)
     }
 
-    fn filter(&mut self) -> Filter {
+    pub(super) fn filter(&mut self) -> Filter {
         let number = self.random.random_range(0..=self.rows.values().map(|row| row.n).max().unwrap_or(1));
         let text = format!("text {}", self.random.random_range(4..22));
         match self.random.random_range(0..8) {
@@ -104,7 +109,7 @@ impl Run {
     }
 
     /// Keys that are pinned, alone or with another filter.
-    fn filter_of_keys(&mut self) -> Filter {
+    pub(super) fn filter_of_keys(&mut self) -> Filter {
         let keys: Vec<u32> = (0..self.random.random_range(1..5)).map(|_| self.key()).collect();
         let key_type = self.config.key_type;
         let single = key_type.names().len() == 1;

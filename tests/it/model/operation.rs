@@ -25,6 +25,9 @@ pub(super) enum Operation {
     Aggregate,
     Project,
     Count,
+    Nearest,
+    Matches,
+    Scores,
     TakeSnapshot,
     ReadSnapshot,
     Flush,
@@ -58,6 +61,9 @@ const WEIGHTS: &[(Operation, u32)] = &[
     (Aggregate, 40),
     (Project, 20),
     (Count, 30),
+    (Nearest, 36),
+    (Matches, 18),
+    (Scores, 36),
     (TakeSnapshot, 25),
     (ReadSnapshot, 40),
     (Flush, 12),
@@ -70,8 +76,14 @@ const WEIGHTS: &[(Operation, u32)] = &[
 ];
 
 impl Operation {
-    pub(super) fn random(random: &mut StdRng) -> Self {
-        WEIGHTS.choose_weighted(random, |(_, weight)| *weight).unwrap().0
+    /// The next operation; searches only if there is something to `search`.
+    pub(super) fn random(random: &mut StdRng, search: bool) -> Self {
+        let weight = |operation: Self, weight: u32| if operation.searches() && !search { 0 } else { weight };
+        WEIGHTS.choose_weighted(random, |(operation, n)| weight(*operation, *n)).unwrap().0
+    }
+
+    fn searches(self) -> bool {
+        matches!(self, Nearest | Matches | Scores)
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use datafusion_lsm::distance::Metric;
 use datafusion_lsm::error::{ErrorKind, Result};
 use datafusion_lsm::settings::{Ack, Bytes, OnConflict, Settings};
 use datafusion_lsm::store::SyncRecord;
@@ -13,8 +15,10 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
 
+use super::columns;
 use super::operation::{Operation, size};
 use super::process::Process;
+use super::search::Searcher;
 use crate::support::key_type::KeyType;
 use crate::support::place::{Place, lose_unsynced, quiet};
 use crate::support::rows::{self, Row, Rows};
@@ -33,6 +37,8 @@ pub(super) struct Config {
     pub(super) shards: u32,
     pub(super) partitions: usize,
     pub(super) ack: Ack,
+    /// What is near, in a table that is searched too.
+    pub(super) search: Option<Metric>,
     /// Files are synced, and crashes lose what is not.
     pub(super) sync: bool,
     pub(super) seed: u64,
@@ -62,6 +68,8 @@ pub(super) struct Run {
     pub(super) held: Vec<Held>,
     /// A handle of another process that only reads.
     pub(super) reader: Option<Arc<LsmTable>>,
+    /// What searches the table, if it has columns for that.
+    pub(super) searcher: Option<Searcher>,
     writes: u64,
     /// The number of the last write to each key, and of the last replacement of all rows.
     written: HashMap<u32, u64>,
@@ -90,7 +98,7 @@ pub(super) fn run(config: Config) {
     let mut witness = Witness { config: config.clone(), step: 0, operation: None };
     let mut run = Run::new(config);
     for step in 1..=run.config.operations {
-        let operation = Operation::random(&mut run.random);
+        let operation = Operation::random(&mut run.random, run.searcher.is_some());
         (witness.step, witness.operation) = (step, Some(operation));
         run.step(operation);
     }
@@ -98,6 +106,9 @@ pub(super) fn run(config: Config) {
     run.check_all();
     run.restart(true);
     run.check_all();
+    if let Some(searcher) = &run.searcher {
+        searcher.check_recall();
+    }
 }
 
 impl Run {
@@ -112,9 +123,14 @@ impl Run {
             write_timeout: Duration::from_secs(60),
             ..quiet()
         };
-        let place = Place::new(config.key_type, config.shards);
+        let spec = match config.search {
+            Some(metric) => columns::spec(config.key_type, config.shards, metric),
+            None => rows::spec(config.key_type, config.shards),
+        };
+        let place = Place::of(config.key_type, spec);
         let record = config.sync.then(SyncRecord::new);
         let process = Process::start(&place, &settings, record.as_ref());
+        let searcher = config.search.map(|metric| process.block_on(Searcher::new(metric, config.partitions)));
         Self {
             random: StdRng::seed_from_u64(config.seed),
             place,
@@ -125,6 +141,7 @@ impl Run {
             may_return_to: Vec::new(),
             held: Vec::new(),
             reader: None,
+            searcher,
             writes: 0,
             written: HashMap::new(),
             replaced: 0,
@@ -153,18 +170,21 @@ impl Run {
             Operation::Aggregate => self.check_aggregate(),
             Operation::Project => self.check_projection(),
             Operation::Count => self.check_count(),
+            Operation::Nearest => self.check_nearest(),
+            Operation::Matches => self.check_matches(),
+            Operation::Scores => self.check_scores(),
             Operation::TakeSnapshot => self.take_snapshot(),
             Operation::ReadSnapshot => self.check_snapshot(),
-            Operation::Flush => self.flush(),
+            Operation::Flush => self.moving(Self::flush),
             Operation::Refresh => self.block_on(self.table().refresh()).unwrap(),
             Operation::Reader => self.check_reader(),
-            Operation::Reopen => self.restart(false),
-            Operation::Crash => self.crash(),
+            Operation::Reopen => self.moving(|run| run.restart(false)),
+            Operation::Crash => self.moving(Self::crash),
             Operation::Takeover => self.take_over(),
             Operation::Replace => self.replace(),
         }
         if self.generations() > GENERATIONS * self.config.shards as usize {
-            self.replace_with(self.rows.clone());
+            self.moving(|run| run.replace_with(run.rows.clone()));
         }
     }
 
@@ -187,6 +207,12 @@ impl Run {
     fn random_rows(&mut self) -> Vec<(u32, Row)> {
         let n = size(&mut self.random, 60);
         (0..n).map(|_| (self.key(), self.row())).collect()
+    }
+
+    /// Rows as the table has them.
+    fn batch(&self, rows: &[(u32, Row)]) -> RecordBatch {
+        let batch = rows::batch(self.config.key_type, rows);
+        if self.searcher.is_some() { columns::widened(self.config.key_type, &batch) } else { batch }
     }
 
     fn some_keys(&mut self, live: bool, most: usize) -> Vec<u32> {
@@ -217,7 +243,7 @@ impl Run {
 
     fn put(&mut self) {
         let rows = self.random_rows();
-        let batch = rows::batch(self.config.key_type, &rows);
+        let batch = self.batch(&rows);
         let n = self.block_on(self.table().put(batch)).unwrap();
         assert_eq!(n, rows.len() as u64);
         self.apply(rows.into_iter().map(|(key, row)| (key, Some(row))));
@@ -226,7 +252,7 @@ impl Run {
     /// Writes that wait for each other only in the WAL, and one statement of several batches.
     fn put_several(&mut self) {
         let several: Vec<Vec<(u32, Row)>> = (0..size(&mut self.random, 5)).map(|_| self.random_rows()).collect();
-        let batches: Vec<_> = several.iter().map(|rows| rows::batch(self.config.key_type, rows)).collect();
+        let batches: Vec<_> = several.iter().map(|rows| self.batch(rows)).collect();
         let one_statement = self.random.random_bool(0.5);
         let table = Arc::clone(self.table());
         let written = self.block_on(async {
@@ -284,7 +310,7 @@ impl Run {
         let rows: Vec<(u32, Row)> = keys.iter().map(|key| (*key, self.row())).collect();
         let batch = match kind {
             StatementKind::Delete => self.config.key_type.batch(&keys),
-            _ => rows::batch(self.config.key_type, &rows),
+            _ => self.batch(&rows),
         };
         let table = Arc::clone(self.table());
         let result = self.block_on(async {
@@ -317,7 +343,7 @@ impl Run {
                 fresh.push((*key, row.clone()));
             }
         }
-        let batch = rows::batch(self.config.key_type, &rows);
+        let batch = self.batch(&rows);
         let table = Arc::clone(self.table());
         let result = self.block_on(async {
             let mut statement = table.begin(StatementKind::Insert(on_conflict), None, None);
@@ -336,7 +362,7 @@ impl Run {
     /// A statement that is given up before its end leaves nothing.
     fn cancel(&mut self) {
         let rows = self.random_rows();
-        let batch = rows::batch(self.config.key_type, &rows);
+        let batch = self.batch(&rows);
         let table = Arc::clone(self.table());
         self.block_on(async {
             let mut statement = table.begin(StatementKind::Upsert, None, None);
@@ -372,9 +398,8 @@ impl Run {
 
     fn replace_with(&mut self, rows: Rows) {
         let list: Vec<(u32, Row)> = rows.clone().into_iter().collect();
-        let key_type = self.config.key_type;
-        let batches = list.chunks(100).map(|chunk| rows::batch(key_type, chunk)).collect();
-        let stream = rows::stream(rows::schema(key_type), batches);
+        let batches = list.chunks(100).map(|chunk| self.batch(chunk)).collect();
+        let stream = rows::stream(self.table().schema(), batches);
         let n = self.block_on(self.table().replace_all(stream)).unwrap();
         assert_eq!(n, rows.len() as u64);
         self.writes += 1;
@@ -435,12 +460,14 @@ impl Run {
         }
         self.held.clear();
         self.reader = None;
+        // One that has not written yet would only claim now, and fence the other.
+        self.put();
         let next = self.start();
         let rows: Vec<(u32, Row)> = (0..KEYS).step_by(9).map(|key| (key, self.row())).collect();
         let stale: Vec<(u32, Row)> = rows.iter().map(|(key, _)| (*key, self.row())).collect();
-        let batch = rows::batch(self.config.key_type, &rows);
+        let batch = self.batch(&rows);
         assert_eq!(next.block_on(next.table.put(batch)).unwrap(), rows.len() as u64);
-        let batch = rows::batch(self.config.key_type, &stale);
+        let batch = self.batch(&stale);
         let fenced = self.block_on(self.table().put(batch)).unwrap_err();
         assert_eq!(fenced.kind(), ErrorKind::Fenced, "{fenced}");
         self.process.replace(next).expect("a process runs between operations").crash();

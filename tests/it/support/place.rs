@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::physical_plan::collect;
-use datafusion_lsm::base::bucket;
+use datafusion_lsm::base::{CreateSpec, bucket};
 use datafusion_lsm::error::Result;
 use datafusion_lsm::ids::{ShardId, WalPosition};
 use datafusion_lsm::settings::{Access, Settings};
@@ -25,11 +25,17 @@ pub(crate) struct Place {
     dir: TempDir,
     pub(crate) key_type: KeyType,
     pub(crate) shards: u32,
+    spec: CreateSpec,
 }
 
 impl Place {
     pub(crate) fn new(key_type: KeyType, shards: u32) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), key_type, shards }
+        Self::of(key_type, rows::spec(key_type, shards))
+    }
+
+    /// A table of `spec` with keys of this type.
+    pub(crate) fn of(key_type: KeyType, spec: CreateSpec) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), key_type, shards: spec.shards, spec }
     }
 
     /// One shard and a number for a key.
@@ -47,7 +53,7 @@ impl Place {
 
     /// Opens the table, which is created if it is not there.
     pub(crate) fn builder(&self, settings: Settings) -> TableBuilder {
-        LsmTable::builder(&self.uri()).settings(settings).create(rows::spec(self.key_type, self.shards))
+        LsmTable::builder(&self.uri()).settings(settings).create(self.spec.clone())
     }
 
     pub(crate) async fn open(&self, settings: Settings) -> Result<Arc<LsmTable>> {

@@ -1,4 +1,4 @@
-//! The rows of one source that are nearest to a vector.
+//! The best rows of one source: nearest to a vector, or those whose texts fit a query best.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,39 +14,39 @@ use datafusion::physical_plan::{
 use futures::{TryStreamExt, future, stream};
 
 use super::leaf;
-use crate::source::VectorSource;
+use crate::source::TopKSource;
 
-/// Asks a source for its rows nearest to a vector.
+/// Asks a source for its best rows: `VectorTopKExec` or `TextTopKExec`, as the source says.
 ///
-/// Output: one partition, the projected logical schema, unordered: the source's nearest rows are among them, others may
-/// be. A sort above ranks the rows of all sources by distances it computes itself. Nothing is read before the stream is
+/// Output: one partition, the projected logical schema, unordered: the source's best rows are among them, others may
+/// be. A sort above ranks the rows of all sources by what it computes itself. Nothing is read before the stream is
 /// polled.
 #[derive(Debug)]
-pub struct VectorTopKExec {
-    source: Arc<dyn VectorSource>,
+pub struct TopKExec {
+    source: Arc<dyn TopKSource>,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
-impl VectorTopKExec {
+impl TopKExec {
     /// A search; `projection` holds places in the logical schema and `schema` is that projection.
-    pub fn new(source: Arc<dyn VectorSource>, projection: Vec<usize>, schema: SchemaRef) -> Self {
+    pub fn new(source: Arc<dyn TopKSource>, projection: Vec<usize>, schema: SchemaRef) -> Self {
         let properties = leaf::properties(&schema, 1);
         Self { source, projection, schema, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 }
 
-impl DisplayAs for VectorTopKExec {
+impl DisplayAs for TopKExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VectorTopKExec: {}", self.source.label())
+        write!(f, "{}: {}", self.source.node(), self.source.label())
     }
 }
 
-impl ExecutionPlan for VectorTopKExec {
+impl ExecutionPlan for TopKExec {
     fn name(&self) -> &str {
-        "VectorTopKExec"
+        self.source.node()
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -58,22 +58,21 @@ impl ExecutionPlan for VectorTopKExec {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        if children.is_empty() { Ok(self) } else { internal_err!("VectorTopKExec is a leaf") }
+        if children.is_empty() { Ok(self) } else { internal_err!("{} is a leaf", self.name()) }
     }
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         if partition != 0 {
-            return internal_err!("VectorTopKExec has no partition {partition}");
+            return internal_err!("{} has no partition {partition}", self.name());
         }
         let (source, projection, schema) =
             (Arc::clone(&self.source), self.projection.clone(), Arc::clone(&self.schema));
-        let count = |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
-        let (candidates, distances, flat) = (count("candidates"), count("distances"), count("flat"));
+        let metrics = self.metrics.clone();
         let rows = stream::once(async move {
-            let found = source.nearest(&projection, &schema).await.map_err(DataFusionError::from)?;
-            candidates.add(found.candidates);
-            distances.add(found.distances);
-            flat.add(found.flat);
+            let found = source.best(&projection, &schema).await.map_err(DataFusionError::from)?;
+            for (name, count) in found.work {
+                MetricBuilder::new(&metrics).counter(name, partition).add(count);
+            }
             Ok(found.rows)
         })
         .try_filter(|batch| future::ready(batch.num_rows() > 0));

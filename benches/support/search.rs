@@ -1,0 +1,190 @@
+//! Searches of both sides: asked, compared with the truth, raced.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use datafusion::common::ScalarValue;
+
+use super::Result;
+use super::bench::Bench;
+use super::documents::{BUCKET, Live, TEXT, VECTOR, bucket, list};
+use super::measure::{Rounds, alternate, timed};
+use super::ours::{Ours, Prepared};
+use super::report::{Unit, note};
+use super::rows::KEY;
+use super::texts::{Corpus, TextQuery, close};
+use super::vectors::{nearest, recall};
+
+/// Rows that are asked for.
+pub(crate) const K: usize = 10;
+/// What a setting must find.
+pub(crate) const RECALL: f64 = 0.95;
+
+/// The ids of rows.
+pub(crate) fn ids_of(batches: &[RecordBatch]) -> Vec<i64> {
+    let ids = |batch: &RecordBatch| batch[KEY].as_primitive::<Int64Type>().values().to_vec();
+    batches.iter().flat_map(ids).collect()
+}
+
+/// The ids of rows and the numbers in a column.
+pub(crate) fn scored(batches: &[RecordBatch], column: &str) -> Result<Vec<(i64, f64)>> {
+    let mut found = Vec::new();
+    for batch in batches {
+        let scores = arrow::compute::cast(&batch[column], &DataType::Float64)?;
+        let scores = scores.as_primitive::<Float64Type>().values().to_vec();
+        found.extend(batch[KEY].as_primitive::<Int64Type>().values().iter().copied().zip(scores));
+    }
+    Ok(found)
+}
+
+/// A vector as a parameter.
+pub(crate) fn parameter(vector: &[f32]) -> Result<ScalarValue> {
+    Ok(ScalarValue::FixedSizeList(Arc::new(list(vector.to_vec(), vector.len())?)))
+}
+
+/// A search of ours, planned for parameters, among the rows whose buckets are below an end.
+pub(crate) struct OurSearch<'a> {
+    prepared: Prepared<'a>,
+    end: Option<i32>,
+}
+
+impl<'a> OurSearch<'a> {
+    /// The nearest vectors.
+    pub(crate) async fn nearest(ours: &'a Ours, end: Option<i32>) -> Result<Self> {
+        let filter = end.map_or(String::new(), |_| format!("WHERE {BUCKET} < $2"));
+        let sql = format!("SELECT {KEY} FROM t {filter} ORDER BY l2_distance({VECTOR}, $1) LIMIT {K}");
+        Ok(Self { prepared: ours.prepare(&sql).await?, end })
+    }
+
+    /// The texts that score best.
+    pub(crate) async fn best(ours: &'a Ours, end: Option<i32>) -> Result<Self> {
+        let filter = end.map_or(String::new(), |_| format!("AND {BUCKET} < $2"));
+        let sql = format!(
+            "SELECT {KEY}, score({TEXT}, $1) AS score FROM t WHERE text_match({TEXT}, $1) {filter} \
+             ORDER BY score DESC LIMIT {K}"
+        );
+        Ok(Self { prepared: ours.prepare(&sql).await?, end })
+    }
+
+    async fn rows(&self, query: ScalarValue) -> Result<Vec<RecordBatch>> {
+        let end = self.end.map(|end| ScalarValue::Int32(Some(end)));
+        self.prepared.rows([query].into_iter().chain(end).collect()).await
+    }
+
+    /// The ids of the rows nearest to `vector`.
+    pub(crate) async fn near(&self, vector: &[f32]) -> Result<Vec<i64>> {
+        Ok(ids_of(&self.rows(parameter(vector)?).await?))
+    }
+
+    /// The ids and scores of the texts that score best.
+    pub(crate) async fn scores(&self, query: &TextQuery) -> Result<Vec<(i64, f64)>> {
+        scored(&self.rows(ScalarValue::from(query.typed())).await?, "score")
+    }
+}
+
+fn passes(end: Option<i32>) -> impl Fn(i64) -> bool {
+    move |id| end.is_none_or(|end| bucket(id) < end)
+}
+
+/// What the queries should find among the live rows whose buckets are below `end`.
+pub(crate) fn truths(live: &Live, queries: &[Vec<f32>], end: Option<i32>) -> Vec<Vec<i64>> {
+    let passes = passes(end);
+    let rows = || live.iter().filter(|(id, _)| passes(**id)).map(|(id, (_, vector))| (*id, vector.as_slice()));
+    queries.iter().map(|query| nearest(rows(), query, K)).collect()
+}
+
+/// Both sides' recall of the nearest vectors. Fails if ours is too low, or does not find as many rows as there are.
+pub(crate) async fn compare_nearest(
+    metric: &str,
+    truth: &[Vec<i64>],
+    queries: &[Vec<f32>],
+    ours: impl AsyncFn(&Vec<f32>) -> Result<Vec<i64>>,
+    peer: impl AsyncFn(&Vec<f32>) -> Result<Vec<i64>>,
+) -> Result<()> {
+    let (mut found, mut theirs) = (Vec::new(), Vec::new());
+    for query in queries {
+        found.push(ours(query).await?);
+        theirs.push(peer(query).await?);
+    }
+    if found.iter().zip(truth).any(|(found, truth)| found.len() != truth.len()) {
+        return Err(format!("{metric}: not as many rows as there are").into());
+    }
+    let (ours, peer) = (recall(truth, &found), recall(truth, &theirs));
+    note(&format!("{metric}: recall {ours:.3}, peer {peer:.3}"));
+    if ours < RECALL { Err(format!("{metric}: recall {ours}").into()) } else { Ok(()) }
+}
+
+/// Both sides' best texts, compared with one corpus of the live rows. Fails unless ours are the best, as many as there
+/// are, with their scores.
+pub(crate) async fn compare_best(
+    metric: &str,
+    corpus: &Corpus,
+    (queries, end): (&[TextQuery], Option<i32>),
+    ours: impl AsyncFn(&TextQuery) -> Result<Vec<(i64, f64)>>,
+    peer: impl AsyncFn(&TextQuery) -> Result<Vec<(i64, f64)>>,
+) -> Result<()> {
+    let (mut hits, mut wanted, mut matches) = (0, 0, 0);
+    for query in queries {
+        let scores = corpus.scores(query, passes(end));
+        let mut best: Vec<f64> = scores.values().copied().collect();
+        best.sort_unstable_by(|a, b| b.total_cmp(a));
+        matches += best.len();
+        best.truncate(K);
+        let found = ours(query).await?;
+        let right = |((id, score), best): (&(i64, f64), &f64)| {
+            scores.get(id).is_some_and(|truth| close(*truth, *score) && close(*truth, *best))
+        };
+        if found.len() != best.len() || !found.iter().zip(&best).all(right) {
+            return Err(format!("{metric}: {} gives {found:?}, not {best:?}", query.typed()).into());
+        }
+        let last = best.last().copied().unwrap_or(f64::INFINITY);
+        let good = |id: &i64| scores.get(id).is_some_and(|truth| *truth >= last || close(*truth, last));
+        hits += peer(query).await?.iter().filter(|(id, _)| good(id)).count();
+        wanted += best.len();
+    }
+    let (share, each) = (hits as f64 / wanted.max(1) as f64, matches / queries.len().max(1));
+    note(&format!("{metric}: {each} matches a query; all of the best found, peer {share:.3} of them"));
+    Ok(())
+}
+
+/// Ranks of two lists as one: reciprocal rank fusion (Cormack et al., SIGIR 2009) with the constant 60.
+pub(crate) fn fused(near: &[i64], best: &[i64]) -> Vec<(i64, f64)> {
+    let mut scores = HashMap::<i64, f64>::new();
+    for list in [near, best] {
+        for (rank, id) in (1..).zip(list) {
+            *scores.entry(*id).or_default() += 1.0 / (60.0 + f64::from(rank));
+        }
+    }
+    let mut ranked: Vec<(i64, f64)> = scores.into_iter().collect();
+    ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    ranked
+}
+
+/// The time a search takes on both sides, one query after the other.
+pub(crate) async fn race<Q, A, B>(
+    bench: &mut Bench,
+    metric: &str,
+    target: f64,
+    queries: &[Q],
+    ours: impl AsyncFn(&Q) -> Result<A>,
+    peer: impl AsyncFn(&Q) -> Result<B>,
+) -> Result<()> {
+    let (mut our_next, mut peer_next) = (queries.iter().cycle(), queries.iter().cycle());
+    let missing = "a search needs queries";
+    let times = alternate(
+        bench.rounds(Rounds::new(21, 501, 15)),
+        async || {
+            let query = our_next.next().ok_or(missing)?;
+            Ok(timed(async { Ok(black_box(ours(query).await?)) }).await?.0)
+        },
+        async || {
+            let query = peer_next.next().ok_or(missing)?;
+            Ok(timed(async { Ok(black_box(peer(query).await?)) }).await?.0)
+        },
+    );
+    bench.compared(metric, Unit::Microseconds, times.await?, target);
+    Ok(())
+}

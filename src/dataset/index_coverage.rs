@@ -1,0 +1,162 @@
+//! Which rows of a dataset its vector index has, and what the others are.
+//!
+//! An index leaves out vectors that it cannot rank, knows nothing of fragments that were written after it, and still
+//! holds rows that were deleted since.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt64Type;
+use futures::TryStreamExt;
+use lance::dataset::scanner::RowAddrMask;
+use lance::index::prefilter::DatasetPreFilter;
+use lance_core::cache::LanceCache;
+use lance_index::INDEX_AUXILIARY_FILE_NAME;
+use lance_index::scalar::IndexStore;
+use lance_index::scalar::lance_format::LanceIndexStore;
+use lance_index::vector::VectorIndex;
+use roaring::{RoaringBitmap, RoaringTreemap};
+
+use super::index_catalog::IndexEntry;
+use super::{DatasetHandle, ROW_ID};
+use crate::error::{Error, Result};
+use crate::store::from_lance;
+use crate::vector_index::{Class, vector_of};
+
+/// Vectors outside the index that are kept in mind at most; with more the index is of no use.
+const ODD: usize = 4096;
+
+/// Which rows an index has.
+#[derive(Debug)]
+pub struct IndexCoverage {
+    /// Which of the rows that the index has are there; all if `None`.
+    mask: Option<RowAddrMask>,
+    /// How many rows of the fragments that it covers are there and ranked.
+    ranked: usize,
+    missing: RoaringTreemap,
+    odd: Vec<u64>,
+    uncovered: RoaringBitmap,
+}
+
+impl IndexCoverage {
+    pub(super) async fn of(
+        handle: &Arc<DatasetHandle>,
+        column: usize,
+        entry: &IndexEntry,
+        segments: &[Arc<dyn VectorIndex>],
+    ) -> Result<Self> {
+        let dataset = handle.dataset();
+        let there: HashMap<u32, _> = dataset.fragments().iter().map(|f| (f.id as u32, f)).collect();
+        let mut covered = RoaringBitmap::new();
+        // Whether every row of every fragment that was indexed has a place in the index.
+        let mut whole = true;
+        for (segment, index) in entry.segments.iter().zip(segments) {
+            let fragments = segment.fragment_bitmap.clone().unwrap_or_default();
+            let rows = fragments.iter().map(|id| there.get(&id).and_then(|f| f.physical_rows).map(|rows| rows as u64));
+            whole &= rows.sum::<Option<u64>>() == Some(index.num_rows());
+            covered |= fragments;
+        }
+        covered &= there.keys().copied().collect::<RoaringBitmap>();
+        let uncovered = &there.keys().copied().collect::<RoaringBitmap>() - &covered;
+        let mask = match DatasetPreFilter::create_restricted_deletion_mask(Arc::clone(dataset), covered.clone()) {
+            Some(mask) => Some(mask.await.map_err(from_lance)?.as_ref().clone()),
+            None => None,
+        };
+        let rows = covered.iter().filter_map(|id| there.get(&id)).map(|f| f.num_rows().unwrap_or(0)).sum();
+        let mut coverage = Self { mask, ranked: rows, missing: RoaringTreemap::new(), odd: Vec::new(), uncovered };
+        if !whole {
+            let indexed = indexed_rows(handle, entry, segments).await?;
+            coverage.classify(handle, column, entry, &indexed, &covered).await?;
+        }
+        Ok(coverage)
+    }
+
+    /// Finds out what the rows of the fragments `covered` are that are not among `indexed`.
+    async fn classify(
+        &mut self,
+        handle: &Arc<DatasetHandle>,
+        column: usize,
+        entry: &IndexEntry,
+        indexed: &RoaringTreemap,
+        covered: &RoaringBitmap,
+    ) -> Result<()> {
+        let mut outside = RoaringTreemap::new();
+        let mut ids = handle.rows_of(&[], Some(covered))?;
+        while let Some(batch) = ids.try_next().await? {
+            let ids = batch.column(0).as_primitive::<UInt64Type>().values();
+            outside.extend(ids.iter().copied().filter(|id| !indexed.contains(*id)));
+        }
+        self.ranked -= outside.len() as usize;
+        if outside.is_empty() {
+            return Ok(());
+        }
+        let mut vectors = handle.rows_of(&[column], Some(covered))?;
+        while let Some(batch) = vectors.try_next().await? {
+            let ids = batch.column(1).as_primitive::<UInt64Type>().values();
+            let vectors = batch.column(0).as_fixed_size_list();
+            for (row, id) in ids.iter().enumerate().filter(|(_, id)| outside.contains(**id)) {
+                match Class::of(entry.metric, vector_of(vectors, row)) {
+                    Class::Missing => drop(self.missing.insert(*id)),
+                    _ => self.odd.push(*id),
+                }
+            }
+            if self.odd.len() > ODD {
+                return Err(Error::invalid(format!("the index leaves out more than {ODD} vectors: build it anew"))
+                    .with_context("index", &entry.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of the rows that the index has are there.
+    pub(super) fn mask(&self) -> Option<&RowAddrMask> {
+        self.mask.as_ref()
+    }
+
+    /// How many rows it finds if it looks everywhere.
+    pub fn ranked(&self) -> usize {
+        self.ranked
+    }
+
+    /// Rows of covered fragments without a distance, from whatever.
+    pub fn missing(&self) -> &RoaringTreemap {
+        &self.missing
+    }
+
+    /// Rows of covered fragments with a vector that the index does not have.
+    pub fn odd(&self) -> &[u64] {
+        &self.odd
+    }
+
+    /// The fragments that the index knows nothing of.
+    pub fn uncovered(&self) -> &RoaringBitmap {
+        &self.uncovered
+    }
+}
+
+/// The rows that have a place in the index.
+async fn indexed_rows(
+    handle: &Arc<DatasetHandle>,
+    entry: &IndexEntry,
+    segments: &[Arc<dyn VectorIndex>],
+) -> Result<RoaringTreemap> {
+    let dataset = handle.dataset();
+    let mut indexed = RoaringTreemap::new();
+    for (segment, index) in entry.segments.iter().zip(segments) {
+        let rows = index.num_rows() as usize;
+        if rows == 0 {
+            continue;
+        }
+        let read = async {
+            let store = dataset.object_store(segment.base_id).await?;
+            let dir = dataset.indices_dir().join(segment.uuid.to_string());
+            let store = LanceIndexStore::new(store, dir, Arc::new(LanceCache::no_cache()));
+            let file = store.open_index_file(INDEX_AUXILIARY_FILE_NAME).await?;
+            file.read_range(0..rows, Some(&[ROW_ID])).await
+        };
+        let read = read.await.map_err(|e| from_lance(e).with_context("index", &entry.name))?;
+        indexed.extend(read.column(0).as_primitive::<UInt64Type>().values());
+    }
+    Ok(indexed)
+}

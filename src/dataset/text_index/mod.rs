@@ -1,0 +1,124 @@
+//! The text indexes of a dataset, which are Lance's inverted indexes, read into ours word by word.
+//!
+//! Lance's index is the storage: a query needs the postings of its words, which are read once and kept while memory
+//! lasts, as a [`TextIndex`]. So a search is one and the same in a memtable, a generation and the base: what matches,
+//! what it scores, and what counts as live. `docs/decisions/0019-text-indexes-are-read-word-by-word.md` says why.
+
+mod documents;
+mod open;
+mod partition;
+mod postings;
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use lance_table::format::Fragment;
+use roaring::{RoaringBitmap, RoaringTreemap};
+
+use crate::error::Result;
+use crate::query_syntax::{AnalyzedClause, AnalyzedQuery};
+use crate::text_index::TextIndex;
+use documents::Documents;
+use partition::Partition;
+
+/// The text indexes of one column of a dataset version.
+#[derive(Debug)]
+pub struct DatasetTextIndex {
+    partitions: Vec<Arc<Partition>>,
+    has_positions: bool,
+    uncovered: Arc<Vec<Fragment>>,
+}
+
+impl DatasetTextIndex {
+    /// Whether no row has to be found in another way: no fragment is uncovered.
+    pub fn is_complete(&self) -> bool {
+        self.uncovered.is_empty()
+    }
+
+    /// The fragments whose rows it does not know, by their ids.
+    pub fn uncovered_fragments(&self) -> RoaringBitmap {
+        self.uncovered.iter().filter_map(|fragment| u32::try_from(fragment.id).ok()).collect()
+    }
+
+    /// The fragments whose rows it does not know.
+    pub(super) fn uncovered(&self) -> &Arc<Vec<Fragment>> {
+        &self.uncovered
+    }
+
+    /// Whether it can answer `query`: all but phrases need no positions, and a query that also matches texts without a
+    /// word, such as `NOT a`, no index can answer, as it does not know these rows.
+    pub fn can_answer(&self, query: &AnalyzedQuery) -> bool {
+        query.has_positive() && (self.has_positions || !has_phrase(query))
+    }
+
+    /// Its parts with all words that `query` looks for: each an index of some rows, no row in two. Words are read that
+    /// no query asked for before.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails, `Corrupt` if the index is damaged.
+    pub async fn load(&self, query: &AnalyzedQuery) -> Result<Vec<TextPart>> {
+        let with_positions = self.has_positions && has_phrase(query);
+        let load = |partition: &Arc<Partition>| {
+            let partition = Arc::clone(partition);
+            async move {
+                let words = partition.words(query);
+                let index = partition.load(words, with_positions).await?;
+                Ok(TextPart { index, documents: Arc::clone(partition.documents()) })
+            }
+        };
+        try_join_all(self.partitions.iter().map(load)).await
+    }
+}
+
+fn has_phrase(query: &AnalyzedQuery) -> bool {
+    query.clauses().iter().any(|clause| matches!(clause, AnalyzedClause::Phrase { .. }))
+}
+
+/// Some rows of a dataset, and an index of them that has the words of one query at least.
+///
+/// The index numbers them anew; rows without a word are in no part.
+#[derive(Debug, Clone)]
+pub struct TextPart {
+    index: Arc<TextIndex>,
+    documents: Arc<Documents>,
+}
+
+impl TextPart {
+    /// The index. All its rows are below the watermark [`TextIndex::rows`].
+    pub fn index(&self) -> &TextIndex {
+        &self.index
+    }
+
+    /// The dataset's row ids of rows of the index.
+    pub fn row_id(&self, row: u32) -> u64 {
+        self.documents.row_id(row)
+    }
+
+    /// The rows of the index that are not to be found, as bits: those that the dataset no longer has, and `blocked`
+    /// ones, which are row ids.
+    pub fn dead(&self, blocked: &RoaringTreemap) -> Vec<u64> {
+        let mut dead = self.documents.gone().to_vec();
+        self.documents.mark(blocked, &mut dead);
+        dead
+    }
+
+    /// The rows of the index that are among these row ids, as bits.
+    pub fn among(&self, row_ids: &RoaringTreemap) -> Vec<u64> {
+        let mut among = vec![0; self.documents.gone().len()];
+        self.documents.mark(row_ids, &mut among);
+        among
+    }
+
+    /// The row ids of the rows whose bit is set.
+    pub fn row_ids(&self, words: &[u64]) -> RoaringTreemap {
+        let bits = words.iter().enumerate().flat_map(|(i, &word)| {
+            let mut word = word;
+            std::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros())?;
+                word &= word - 1;
+                Some((i * 64) as u32 + bit)
+            })
+        });
+        bits.map(|row| self.row_id(row)).collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! Which rows of a dataset are live, and which of them pass a filter.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::{Schema, SchemaRef, UInt64Type};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use futures::TryStreamExt;
+use roaring::RoaringTreemap;
+
+use super::sources::StoredRows;
+use crate::dataset::DatasetHandle;
+use crate::error::Result;
+use crate::source::Dropped;
+
+/// The rows of a generation or of the base, less those that newer sources supersede.
+#[derive(Debug, Clone)]
+pub(super) struct LiveRows {
+    rows: StoredRows,
+    dropped: Dropped,
+}
+
+impl LiveRows {
+    /// Finds out what is superseded.
+    ///
+    /// # Errors
+    /// What reading raises.
+    pub(super) async fn resolve(rows: &StoredRows) -> Result<Self> {
+        Ok(Self { rows: rows.clone(), dropped: rows.mask().resolve().await? })
+    }
+
+    /// The dataset.
+    pub(super) fn handle(&self) -> &Arc<DatasetHandle> {
+        self.rows.handle()
+    }
+
+    /// The rows that are superseded, if that is known by row.
+    pub(super) fn dropped_rows(&self) -> Option<&Arc<RoaringTreemap>> {
+        match &self.dropped {
+            Dropped::Rows(rows) => Some(rows),
+            Dropped::Keys(_) => None,
+        }
+    }
+
+    /// Columns by which rows are verified, behind others that are read.
+    pub(super) fn key_columns(&self) -> &[usize] {
+        self.rows.extra()
+    }
+
+    /// Which rows of a batch are live: `keys` are its key columns if superseded rows are known by key.
+    ///
+    /// # Errors
+    /// `Corrupt` if a key is NULL.
+    pub(super) fn live(&self, ids: &[u64], keys: &[ArrayRef]) -> Result<BooleanBuffer> {
+        Ok(match &self.dropped {
+            Dropped::Rows(rows) => BooleanBuffer::collect_bool(ids.len(), |row| !rows.contains(ids[row])),
+            Dropped::Keys(probe) => probe.superseded(keys)?.iter().map(|superseded| !superseded).collect(),
+        })
+    }
+
+    /// The rows that are superseded: all keys are read if that is known by key.
+    ///
+    /// # Errors
+    /// What reading raises.
+    pub(super) async fn superseded(&self) -> Result<Arc<RoaringTreemap>> {
+        if let Some(rows) = self.dropped_rows() {
+            return Ok(Arc::clone(rows));
+        }
+        let columns = self.key_columns();
+        let (mut superseded, mut rows) = (RoaringTreemap::new(), self.handle().rows_of(columns, None)?);
+        while let Some(batch) = rows.try_next().await? {
+            let (keys, ids) = batch.columns().split_at(columns.len());
+            let ids = ids[0].as_primitive::<UInt64Type>().values();
+            let live = self.live(ids, keys)?;
+            superseded.extend((0..ids.len()).filter(|row| !live.value(*row)).map(|row| ids[row]));
+        }
+        Ok(Arc::new(superseded))
+    }
+
+    /// The live rows that pass `predicate`. Others are not evaluated.
+    ///
+    /// # Errors
+    /// What reading and evaluating raise.
+    pub(super) async fn passing(&self, predicate: &Arc<dyn PhysicalExpr>) -> Result<RoaringTreemap> {
+        let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
+        columns.sort_unstable();
+        let read = columns.len();
+        let fields = self.handle().schema().logical().fields();
+        let nullable = columns.iter().map(|i| fields[*i].as_ref().clone().with_nullable(true));
+        let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+        let predicate = reassign_expr_columns(Arc::clone(predicate), &schema)?;
+        columns.extend(self.key_columns());
+        let mut passing = RoaringTreemap::new();
+        let mut rows = self.handle().rows_of(&columns, None)?;
+        while let Some(batch) = rows.try_next().await? {
+            let (values, ids) = batch.columns().split_at(columns.len());
+            let ids = ids[0].as_primitive::<UInt64Type>().values();
+            let selection = BooleanArray::new(self.live(ids, &values[read..])?, None);
+            let values = batch_of(&schema, values[..read].to_vec(), ids.len())?;
+            let passed = predicate.evaluate_selection(&values, &selection)?.into_array(ids.len())?;
+            let passed = passed.as_boolean();
+            let passes = |row: &usize| selection.value(*row) && passed.is_valid(*row) && passed.value(*row);
+            passing.extend((0..ids.len()).filter(passes).map(|row| ids[row]));
+        }
+        Ok(passing)
+    }
+
+    /// The rows `ids`, in this order, projected to the logical columns `projection`, of which `schema` is.
+    ///
+    /// # Errors
+    /// What reading raises.
+    pub(super) async fn take(&self, ids: &[u64], projection: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+        let rows = self.handle().take(ids, projection).await?;
+        batch_of(schema, rows.columns().to_vec(), ids.len())
+    }
+}
+
+/// Columns of so many rows under `schema`.
+pub(super) fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}

@@ -1,0 +1,134 @@
+//! The rows of a memtable whose texts score most, by its index.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::physical_expr::PhysicalExpr;
+use roaring::RoaringTreemap;
+
+use super::text_match::{matching_rows, positions, texts_of, unindexed};
+use super::text_scorer::TextScorer;
+use super::value_match::narrow;
+use crate::block_list::MemTableRows;
+use crate::error::Result;
+use crate::memtable::{TextRows, ValueRanges};
+use crate::source::{Best, RowSource, TopKSource};
+use crate::task;
+use crate::text_index::{Field, Mask, Search};
+use crate::text_search::{TextSearch, Weights, ranking};
+
+/// Rows from which on a search leaves the async workers where their texts have to be read.
+const HEAVY: usize = 1024;
+
+/// What texts are ranked by in every source alike.
+#[derive(Debug)]
+pub struct TextRanking {
+    /// What they score.
+    pub scorer: Arc<TextScorer>,
+    /// How many rows.
+    pub k: usize,
+    /// What rows must pass beside text queries, over the logical schema.
+    pub beside_texts: Option<Arc<dyn PhysicalExpr>>,
+    /// What that lets columns have.
+    pub ranges: Vec<ValueRanges>,
+}
+
+/// A memtable that has an index for the ranking.
+#[derive(Debug, Clone)]
+pub(super) struct MemTableRanking {
+    rows: MemTableRows,
+    ranking: Arc<TextRanking>,
+    texts: Arc<[TextSearch]>,
+}
+
+impl MemTableRanking {
+    /// The ranking of the live rows of a memtable that match `texts`; `None` if no index answers it.
+    pub(super) fn try_new(rows: &MemTableRows, ranking: &Arc<TextRanking>, texts: &Arc<[TextSearch]>) -> Option<Self> {
+        TextRows::of(rows.view(), ranking.scorer.search())?;
+        Some(Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts) })
+    }
+
+    fn find(
+        &self,
+        blocked: &RoaringTreemap,
+        weights: &Weights,
+        projection: &[usize],
+        schema: &SchemaRef,
+    ) -> Result<Best> {
+        let (view, scorer) = (self.rows.view(), &self.ranking.scorer);
+        let search = scorer.search();
+        let mut allowed = view.live_words(blocked);
+        narrow(view, &self.ranking.ranges, &mut allowed);
+        allowed = matching_rows(view, &self.texts, allowed)?;
+        if let Some(predicate) = &self.ranking.beside_texts {
+            allowed = view.passing(allowed, predicate)?;
+        }
+        let candidates: usize = allowed.iter().map(|word| word.count_ones() as usize).sum();
+        let ranked = TextRows::of(view, search).and_then(|(index, state)| {
+            let indexed = state.indexed().min(view.watermark());
+            let below = u32::try_from(indexed).unwrap_or(u32::MAX);
+            let query = ranking(&search.query, weights, index.index(), below)?;
+            let field =
+                Field { index: index.index(), average_length: weights.average_length(), precision: Default::default() };
+            // The query is made here: its weights are numbers, its one field is there, and it has positions.
+            let hits = Search::new(&[field], Mask::new(below).within(&allowed)).top_k(&query, self.ranking.k, 0.0);
+            Some((hits.ok()?, indexed))
+        });
+        let Some((hits, indexed)) = ranked else {
+            // No words lead to the best rows: all are ranked above.
+            let rows = view.take(&positions(allowed, view.watermark()), projection, schema)?;
+            return Ok(Best { rows, work: vec![("candidates", candidates), ("flat", candidates)] });
+        };
+        let mut best: Vec<(f32, usize)> = hits.into_iter().map(|hit| (hit.score, hit.row as usize)).collect();
+        let tail = unindexed(&allowed, indexed, view.watermark());
+        if !tail.is_empty() {
+            let scores = scorer.scores(&texts_of(view, &search.column, &tail)?)?;
+            best.extend(scores.values().iter().copied().zip(tail.iter().copied()).filter(|(score, _)| *score > 0.0));
+            best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            best.truncate(self.ranking.k);
+        }
+        let mut rows: Vec<usize> = best.iter().map(|(_, row)| *row).collect();
+        rows.sort_unstable();
+        if rows.len() < self.ranking.k {
+            // All others score nothing: any will do.
+            let others =
+                positions(allowed, view.watermark()).into_iter().filter(|row| rows.binary_search(row).is_err());
+            let others: Vec<usize> = others.take(self.ranking.k - rows.len()).collect();
+            rows.extend(others);
+            rows.sort_unstable();
+        }
+        let rows = view.take(&rows, projection, schema)?;
+        Ok(Best { rows, work: vec![("candidates", candidates), ("flat", tail.len())] })
+    }
+}
+
+#[async_trait]
+impl TopKSource for MemTableRanking {
+    fn node(&self) -> &'static str {
+        "TextTopKExec"
+    }
+
+    fn label(&self) -> String {
+        format!("source={}, index=text, k={}", self.rows.label(), self.ranking.k)
+    }
+
+    fn limit(&self) -> usize {
+        self.ranking.k.min(self.rows.row_count())
+    }
+
+    async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
+        let blocked = self.rows.blocked().await?;
+        let weights = self.ranking.scorer.weights().await?;
+        let view = self.rows.view();
+        let indexed = TextRows::of(view, self.ranking.scorer.search()).map_or(0, |(_, state)| state.indexed());
+        let reads =
+            self.ranking.beside_texts.is_some() || self.texts.iter().any(|text| TextRows::of(view, text).is_none());
+        if !reads && view.watermark() < indexed + HEAVY {
+            return self.find(&blocked, weights, projection, schema);
+        }
+        let (ranking, weights, projection, schema) =
+            (self.clone(), weights.clone(), projection.to_vec(), Arc::clone(schema));
+        task::blocking(move || ranking.find(&blocked, &weights, &projection, &schema)).await
+    }
+}

@@ -1,0 +1,333 @@
+//! The nearest rows of a base by the vector indexes that Lance made of it, against brute force.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator};
+use datafusion::prelude::SessionContext;
+use datafusion_lsm::base::AdoptSpec;
+use datafusion_lsm::distance::Metric;
+use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
+use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
+use datafusion_lsm::table::LsmTable;
+use lance::Dataset;
+use lance::dataset::{WriteMode, WriteParams};
+use lance::index::DatasetIndexExt;
+use lance::index::vector::VectorIndexParams;
+use lance_index::IndexType;
+use lance_index::vector::bq::RQBuildParams;
+use lance_index::vector::hnsw::builder::HnswBuildParams;
+use lance_index::vector::ivf::IvfBuildParams;
+use lance_index::vector::pq::PQBuildParams;
+use lance_index::vector::sq::builder::SQBuildParams;
+use lance_linalg::distance::DistanceType;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::support::number_from_env;
+use crate::vector_search::{Model, WIDTH, batch, check, ids, schema, sql_of, vector};
+
+const PARTITIONS: usize = 8;
+
+fn distance(metric: Metric) -> DistanceType {
+    match metric {
+        Metric::L2 => DistanceType::L2,
+        Metric::Cosine => DistanceType::Cosine,
+        Metric::InnerProduct => DistanceType::Dot,
+    }
+}
+
+fn params(kind: &str, metric: Metric) -> VectorIndexParams {
+    let metric = distance(metric);
+    let ivf = IvfBuildParams { max_iters: 5, sample_rate: 64, ..IvfBuildParams::new(PARTITIONS) };
+    let pq = PQBuildParams { num_sub_vectors: 12, num_bits: 8, max_iters: 5, ..Default::default() };
+    let graph = HnswBuildParams { ef_construction: 60, ..Default::default() };
+    match kind {
+        "IVF_FLAT" => VectorIndexParams::with_ivf_flat_params(metric, ivf),
+        "IVF_PQ" => VectorIndexParams::with_ivf_pq_params(metric, ivf, pq),
+        "IVF_SQ" => VectorIndexParams::with_ivf_sq_params(metric, ivf, SQBuildParams::default()),
+        "IVF_RQ" => VectorIndexParams::with_ivf_rq_params(metric, ivf, RQBuildParams::new(5)),
+        "IVF_HNSW_SQ" => VectorIndexParams::with_ivf_hnsw_sq_params(metric, ivf, graph, SQBuildParams::default()),
+        _ => VectorIndexParams::with_ivf_hnsw_pq_params(metric, ivf, graph, pq),
+    }
+}
+
+/// A table whose base was written, indexed, appended to and deleted from by Lance.
+struct Adopted {
+    dir: tempfile::TempDir,
+    table: Arc<LsmTable>,
+    session: SessionContext,
+    model: Model,
+}
+
+impl Adopted {
+    async fn new(kind: &str, metric: Metric, option: (&str, &str), rng: &mut SmallRng) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let uri = dir.path().join("t").to_str().unwrap().to_string();
+        let mut model = Model::new();
+        let mut write = async |from: i64, to: i64, mode: WriteMode, rng: &mut SmallRng| {
+            let rows: Vec<_> = (from..to)
+                .map(|id| {
+                    let e = match id % 200 {
+                        3 | 4 => None,
+                        5 => Some([&[f32::NAN], &vector(rng)[1..]].concat()),
+                        6 if metric == Metric::Cosine => Some(vec![0.0; WIDTH]),
+                        _ => Some(vector(rng)),
+                    };
+                    (id, rng.random_range(0..1000), e)
+                })
+                .collect();
+            let reader = RecordBatchIterator::new([Ok(batch(&rows))], schema());
+            let enable_stable_row_ids = kind == "IVF_SQ";
+            let params = WriteParams { mode, max_rows_per_file: 1000, enable_stable_row_ids, ..Default::default() };
+            let dataset = Dataset::write(reader, uri.as_str(), Some(params)).await.unwrap();
+            // Under cosine a vector of zeros is as good as none.
+            let distant = |e: &Vec<f32>| metric != Metric::Cosine || e.iter().any(|x| *x != 0.0);
+            model.extend(rows.into_iter().map(|(id, n, e)| (id, (n, e.filter(distant)))));
+            dataset
+        };
+        let mut dataset = write(0, 2400, WriteMode::Create, rng).await;
+        let params = params(kind, metric);
+        dataset.create_index(&["e"], IndexType::Vector, Some("near".into()), &params, true).await.unwrap();
+        let mut dataset = write(2400, 2700, WriteMode::Append, rng).await;
+        dataset.delete("id % 17 = 5").await.unwrap();
+        model.retain(|id, _| id % 17 != 5);
+
+        let spec = AdoptSpec {
+            key: vec!["id".into()],
+            indexes: vec![IndexSpec::new("e", IndexKind::vector(metric))],
+            ..Default::default()
+        };
+        let table = LsmTable::builder(&uri).option(option.0, option.1).adopt(spec).open().await.unwrap();
+        let session = SessionContext::new().with_lsm();
+        session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+        Self { dir, table, session, model }
+    }
+
+    fn uri(&self) -> String {
+        self.dir.path().join("t").to_str().unwrap().to_string()
+    }
+
+    async fn set(&self, sql: &str) {
+        self.session.sql(sql).await.unwrap().collect().await.unwrap();
+    }
+
+    /// The plan of a search with its figures, or without.
+    async fn explain(&self, explain: &str, metric: Metric, filter: &str, k: usize) -> String {
+        let (function, direction) = sql_of(metric);
+        let query = vec!["1.5"; WIDTH].join(", ");
+        let sql =
+            format!("{explain} SELECT id FROM t {filter} ORDER BY {function}(e, [{query}]) {direction} LIMIT {k}");
+        let rows = self.session.sql(&sql).await.unwrap().collect().await.unwrap();
+        rows.iter().flat_map(|b| b.column(1).as_string::<i32>().iter().flatten().collect::<Vec<_>>()).collect()
+    }
+
+    async fn change(&mut self, rng: &mut SmallRng) {
+        let rows: Vec<_> = (0..200)
+            .map(|i| (i * 14 + rng.random_range(0..14), rng.random_range(0..1000), Some(vector(rng))))
+            .collect();
+        self.table.put(batch(&rows)).await.unwrap();
+        self.model.extend(rows.into_iter().map(|(id, n, e)| (id, (n, e))));
+        let gone: Vec<i64> = self.model.keys().copied().filter(|id| id % 11 == 2).collect();
+        let keys = RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(gone.clone())) as ArrayRef)]);
+        self.table.delete(keys.unwrap()).await.unwrap();
+        gone.iter().for_each(|id| drop(self.model.remove(id)));
+    }
+}
+
+/// A base is searched by an index of this kind, before and after rows of it are superseded.
+async fn searches_by(kind: &str, metric: Metric) {
+    let seed = number_from_env("LSM_SEED", 0xBA5E);
+    eprintln!("LSM_SEED={seed}");
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut table = Adopted::new(kind, metric, ("lsm.ack", "memory"), &mut rng).await;
+    let plan = table.explain("EXPLAIN", metric, "", 10).await;
+    assert!(plan.contains(&format!("index={kind}")), "{plan}");
+    let (mut hits, mut all) = (0, 0);
+    for _ in 0..2 {
+        for _ in 0..6 {
+            let (found, of) = check(&table.session, &table.model, metric, &mut rng).await;
+            (hits, all) = (hits + found, all + of);
+        }
+        table.change(&mut rng).await;
+    }
+    assert!(hits as f64 >= 0.95 * all as f64, "{kind} {metric:?}: {hits} of {all}");
+    table.table.close().await.unwrap();
+}
+
+macro_rules! each_kind {
+    ($($name:ident: $kind:literal, $metric:ident;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            searches_by($kind, Metric::$metric).await;
+        }
+    )*};
+}
+
+// Lance's indexes of a base.
+each_kind! {
+    a_base_with_ivf_flat_is_searched_by_it: "IVF_FLAT", Cosine;
+    a_base_with_ivf_pq_is_searched_by_it: "IVF_PQ", L2;
+    a_base_with_ivf_sq_and_stable_row_ids_is_searched_by_it: "IVF_SQ", InnerProduct;
+    a_base_with_ivf_rq_is_searched_by_it: "IVF_RQ", Cosine;
+    a_base_with_ivf_hnsw_sq_is_searched_by_it: "IVF_HNSW_SQ", L2;
+    a_base_with_ivf_hnsw_pq_is_searched_by_it: "IVF_HNSW_PQ", Cosine;
+}
+
+#[tokio::test]
+async fn superseded_rows_of_a_base_without_resident_keys_are_replaced_by_others() {
+    let mut rng = SmallRng::seed_from_u64(0xFEED);
+    let mut table = Adopted::new("IVF_SQ", Metric::L2, ("lsm.base.keys", "1B"), &mut rng).await;
+    let (mut hits, mut all) = (0, 0);
+    for _ in 0..3 {
+        table.change(&mut rng).await;
+        for _ in 0..8 {
+            let (found, of) = check(&table.session, &table.model, Metric::L2, &mut rng).await;
+            (hits, all) = (hits + found, all + of);
+        }
+    }
+    assert!(hits as f64 >= 0.95 * all as f64, "{hits} of {all}");
+    table.table.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_index_cannot_answer_is_compared_row_by_row() {
+    let mut rng = SmallRng::seed_from_u64(0xF1A7);
+    let table = Adopted::new("IVF_PQ", Metric::L2, ("lsm.ack", "memory"), &mut rng).await;
+    let figure = |plan: &str, name: &str| -> usize {
+        let line = plan.lines().find(|line| line.contains("source=base")).unwrap();
+        let from = line.find(&format!("{name}=")).unwrap_or_else(|| panic!("{name}: {line}")) + name.len() + 1;
+        line[from..].split([',', ']']).next().unwrap().trim().parse().unwrap()
+    };
+    let analyze = "EXPLAIN ANALYZE";
+    let plan = table.explain(analyze, Metric::L2, "", 10).await;
+    // The fragment that was appended, and the vectors with NaN.
+    let appended = table.model.keys().filter(|id| **id >= 2400).count();
+    let odd = table.model.keys().filter(|id| **id < 2400 && *id % 200 == 5).count();
+    assert_eq!((figure(&plan, "flat"), figure(&plan, "partitions")), (appended + odd, PARTITIONS), "{plan}");
+    assert_eq!(figure(&plan, "index_fell_short"), 0, "{plan}");
+    table.set("SET lsm.search.nprobes = 2").await;
+    table.set("SET lsm.search.refine = 3").await;
+    let plan = table.explain(analyze, Metric::L2, "WHERE id < 2400", 10).await;
+    assert_eq!(figure(&plan, "partitions"), 2, "{plan}");
+    // More than two partitions have: all rows are compared, though they were told not to be looked into.
+    let everything = table.explain(analyze, Metric::L2, "", 2690).await;
+    assert_eq!(figure(&everything, "index_fell_short"), 1, "{everything}");
+    let sql = format!("SELECT id FROM t ORDER BY l2_distance(e, [{}]) LIMIT 5000", vec!["0"; WIDTH].join(", "));
+    assert_eq!(ids(&table.session, &sql).await.len(), table.model.len());
+    let few = table.explain(analyze, Metric::L2, "WHERE n < 20", 10).await;
+    assert_eq!(figure(&few, "partitions"), 0, "{few}");
+    // An index of another metric is none.
+    let other = table.explain("EXPLAIN", Metric::Cosine, "", 10).await;
+    assert!(!other.contains("index=IVF"), "{other}");
+    for bad in ["SET lsm.search.nprobes = 0", "SET lsm.search.ef = 'many'", "SET lsm.search.refine = 5000"] {
+        assert!(table.session.sql(bad).await.is_err(), "{bad}");
+    }
+    table.table.close().await.unwrap();
+}
+
+/// The generations of the only shard of the table at `uri`, as Lance opens them.
+async fn generations(uri: &str) -> Vec<Dataset> {
+    let mut dirs: Vec<String> = walkdir::WalkDir::new(format!("{uri}/_mem_wal"))
+        .max_depth(2)
+        .into_iter()
+        .filter_map(|entry| Some(entry.ok()?.path().to_str()?.to_string()))
+        .filter(|path| path.rsplit('/').next().is_some_and(|name| name.contains("_gen_")))
+        .collect();
+    dirs.sort_by_key(|dir| dir.rsplit('_').next().unwrap().parse::<u64>().unwrap());
+    let mut opened = Vec::new();
+    for dir in dirs {
+        opened.push(Dataset::open(&dir).await.unwrap());
+    }
+    opened
+}
+
+#[tokio::test]
+async fn lance_finds_the_vector_index_of_our_generations_by_its_name() {
+    let mut rng = SmallRng::seed_from_u64(0x1A4CE);
+    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+        let table = Adopted::new("IVF_FLAT", metric, ("lsm.ack", "memory"), &mut rng).await;
+        table.table.flush().await.unwrap();
+        // More than one partition, rows without a vector, and rows without a rank.
+        let rows: Vec<_> = (0..5000)
+            .map(|id| {
+                let e = match id % 100 {
+                    1 => None,
+                    2 => Some([&[f32::INFINITY], &vector(&mut rng)[1..]].concat()),
+                    3 => Some(vec![0.0; WIDTH]),
+                    _ => Some(vector(&mut rng)),
+                };
+                (id + 10_000, id, e)
+            })
+            .collect();
+        table.table.put(batch(&rows)).await.unwrap();
+        table.table.flush().await.unwrap();
+        let plan = table.explain("EXPLAIN", metric, "", 5).await;
+        assert!(plan.contains("source=generation 1, index=IVF_RQ"), "{plan}");
+
+        let generation = generations(&table.uri()).await.pop().unwrap();
+        let name = table.table.indexes().iter().find(|index| index.column == "e").unwrap().name.clone();
+        let index = generation.load_indices_by_name(&name).await.unwrap();
+        assert_eq!(index.len(), 1, "{name}");
+        let query = arrow::array::Float32Array::from(vector(&mut rng));
+        let mut scan = generation.scan();
+        scan.nearest("e", &query, 10).unwrap().distance_metric(distance(metric)).refine(4).fast_search();
+        scan.project(&["id"]).unwrap();
+        let plan = scan.explain_plan(false).await.unwrap();
+        assert!(plan.contains("ANNSubIndex"), "{plan}");
+        let found = scan.try_into_batch().await.unwrap();
+        let found: Vec<i64> = found["id"].as_primitive::<arrow::datatypes::Int64Type>().values().to_vec();
+        let ranked =
+            |e: &Vec<f32>| e.iter().all(|x| x.is_finite()) && (metric != Metric::Cosine || e.iter().any(|x| *x != 0.0));
+        let mut truth: Vec<_> = rows
+            .iter()
+            .filter_map(|(id, _, e)| {
+                Some((crate::vector_search::rank(metric, e.as_ref().filter(|e| ranked(e))?, query.values()), *id))
+            })
+            .collect();
+        truth.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let hits = truth[..10].iter().filter(|(_, id)| found.contains(id)).count();
+        assert!(hits >= 8, "{metric:?}: {hits} of 10");
+        table.table.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn generations_without_a_single_vector_are_searched() {
+    let mut rng = SmallRng::seed_from_u64(0x0);
+    let mut table = Adopted::new("IVF_FLAT", Metric::Cosine, ("lsm.ack", "memory"), &mut rng).await;
+    let rows: Vec<_> = (0..5000).map(|i| (i, i, (i % 2 == 0).then(|| vec![0.0; WIDTH]))).collect();
+    table.table.put(batch(&rows)).await.unwrap();
+    table.table.flush().await.unwrap();
+    table.model.extend(rows.into_iter().map(|(id, n, _)| (id, (n, None))));
+    for _ in 0..3 {
+        check(&table.session, &table.model, Metric::Cosine, &mut rng).await;
+    }
+    table.table.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn vectors_of_any_width_are_found_in_generations() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = SessionContext::new().with_lsm();
+    let run = async |sql: &str| session.sql(sql).await.unwrap().collect().await.unwrap();
+    for (width, kind) in [(1, "IVF_SQ"), (6, "IVF_SQ"), (8, "IVF_RQ"), (256, "IVF_RQ"), (768, "IVF_RQ")] {
+        let place = dir.path().join(format!("w{width}"));
+        let create = format!(
+            "CREATE EXTERNAL TABLE w{width} (id BIGINT PRIMARY KEY, e FLOAT[{width}]) STORED AS LSM LOCATION '{}' \
+             OPTIONS ('lsm.index.e' 'vector(l2)')",
+            place.display()
+        );
+        run(&create).await;
+        let near = |i: usize| vec![(i as f32 * 1.5).to_string(); width].join(", ");
+        let rows: Vec<String> = (0..300).map(|i| format!("({i}, [{}])", near(i))).collect();
+        run(&format!("INSERT INTO w{width} VALUES {}", rows.join(", "))).await;
+        run(&format!("SELECT * FROM lsm_flush('w{width}')")).await;
+        let search = format!("SELECT id FROM w{width} ORDER BY l2_distance(e, [{}]) LIMIT 3", near(100));
+        let plan = run(&format!("EXPLAIN {search}")).await;
+        let plan = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+        assert!(plan.contains(&format!("source=generation 1, index={kind}")), "{plan}");
+        let mut found = ids(&session, &search).await;
+        found.sort_unstable();
+        assert_eq!(found, [99, 100, 101], "width {width}");
+    }
+}
