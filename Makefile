@@ -5,7 +5,7 @@
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup ## Ingest real text, edit it, die in the middle, recover, ask (FOLDER=… for a folder of yours)
+demo: setup ## Ingest real text, edit it, die in the middle, recover, search (FOLDER=… for a folder of yours)
 	@bash .ci/cargo run --locked --quiet --example demo -- "$(FOLDER)"
 
 test: ## All tests: unit, integration, SQL, doc

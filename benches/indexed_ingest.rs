@@ -81,7 +81,7 @@ async fn answers(bench: &Bench, documents: &Documents, ids: &[i64]) -> Result<(u
     let ours = our_table(bench, documents, ours::roomy()).await?;
     note(&told(&ours.table, &INDEXES));
     ours.fill(&rows).await?;
-    let (near, best) = (OurSearch::nearest(&ours, None).await?, OurSearch::best(&ours, None).await?);
+    let (near, best) = (OurSearch::new(&ours, None), OurSearch::new(&ours, None));
     for graph in GRAPHS {
         let peer = peer_table(bench, documents, graph, peer::roomy()).await?;
         peer.fill(&rows).await?;

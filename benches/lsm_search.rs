@@ -188,7 +188,7 @@ async fn nearest(bench: &mut Bench, table: &mut Table) -> Result<Setting> {
     let own = settings(bench).into_iter().map(|(probes, refine)| (probes.to_string(), refine.to_string()));
     for (probes, refine) in own.chain([("default".to_string(), "default".to_string())]) {
         table.set(&probes, &refine).await?;
-        let search = OurSearch::nearest(&table.ours, None).await?;
+        let search = OurSearch::new(&table.ours, None);
         let search = async |_: &(String, String)| {
             let mut found = Vec::new();
             for query in &queries {
@@ -202,7 +202,7 @@ async fn nearest(bench: &mut Bench, table: &mut Table) -> Result<Setting> {
     note(&format!("our setting: nprobes {probes}, refine {refine}"));
     table.set(&probes, &refine).await?;
     if bench.wants(&["vector"]) {
-        let search = OurSearch::nearest(&table.ours, None).await?;
+        let search = OurSearch::new(&table.ours, None);
         let ours = async |query: &Vec<f32>| search.near(query).await;
         let peer = async |query: &Vec<f32>| setting.planners.near(query, setting.probes).await;
         compare_nearest("vector", &truth, &queries, ours, peer).await?;
@@ -224,7 +224,7 @@ async fn best(bench: &mut Bench, metric: &str, class: Class, table: &Table, plan
         return Ok(());
     }
     let (queries, corpus) = asked(bench, class, table);
-    let search = OurSearch::best(&table.ours, None).await?;
+    let search = OurSearch::new(&table.ours, None);
     let ours = async |query: &TextQuery| search.scores(query).await;
     let peer = async |query: &TextQuery| planners.best(query).await;
     compare_best(metric, &corpus, (&queries, None), ours, peer).await?;
@@ -240,7 +240,7 @@ async fn hybrid(bench: &mut Bench, table: &Table, setting: &Setting) -> Result<(
     let (texts, corpus) = asked(bench, Class::Or3, table);
     let vectors = table.documents.queries(texts.len());
     let queries: Vec<(Vec<f32>, TextQuery)> = vectors.into_iter().zip(texts).collect();
-    let (near, best) = (OurSearch::nearest(&table.ours, None).await?, OurSearch::best(&table.ours, None).await?);
+    let (near, best) = (OurSearch::new(&table.ours, None), OurSearch::new(&table.ours, None));
     let ours = async |(vector, text): &(Vec<f32>, TextQuery)| {
         let (near, best) = tokio::try_join!(near.near(vector), best.scores(text))?;
         Ok(both(&near, &best))

@@ -151,7 +151,7 @@ async fn near(bench: &mut Bench, case: Case, suffix: &str, pair: &Pair, queries:
     if !bench.wants(&[&metric]) {
         return Ok(());
     }
-    let search = OurSearch::nearest(&pair.ours, end).await?;
+    let search = OurSearch::new(&pair.ours, end);
     let ours = async |query: &Vec<f32>| search.near(query).await;
     let peer = async |query: &Vec<f32>| pair.sources.near(query, end).await;
     compare_nearest(&metric, &truths(&pair.live, queries, end), queries, ours, peer).await?;
@@ -173,7 +173,7 @@ async fn best(bench: &mut Bench, (metric, end, target): Case, class: Class, pair
         return Ok(());
     }
     let (queries, corpus) = asked(bench, class, pair);
-    let search = OurSearch::best(&pair.ours, end).await?;
+    let search = OurSearch::new(&pair.ours, end);
     let ours = async |query: &TextQuery| search.scores(query).await;
     let peer = async |query: &TextQuery| pair.sources.best(query, end).await;
     compare_best(metric, &corpus, (&queries, end), ours, peer).await?;
@@ -195,7 +195,7 @@ async fn bare(bench: &mut Bench, metric: &str, pair: &Pair, queries: &[Vec<f32>]
     };
     let ef = cheapest(&truths(&written, queries, None), queries, (16, 1024), theirs).await?;
     note(&format!("{metric}: peer's ef {ef}"));
-    let search = OurSearch::nearest(&pair.ours, None).await?;
+    let search = OurSearch::new(&pair.ours, None);
     let ours = async |query: &Vec<f32>| search.near(query).await;
     let peer = async |query: &Vec<f32>| theirs(query, ef).await;
     compare_nearest(metric, &truths(&pair.live, queries, None), queries, ours, peer).await?;
@@ -244,7 +244,7 @@ async fn one_fragment_vectors(bench: &mut Bench, metric: &str, pair: &Pair, quer
     let truth = truths(&pair.live, queries, None);
     let probes = cheapest(&truth, queries, (1, 256), theirs).await?;
     note(&format!("{metric}: peer's nprobes {probes}"));
-    let search = OurSearch::nearest(&pair.ours, None).await?;
+    let search = OurSearch::new(&pair.ours, None);
     let ours = async |query: &Vec<f32>| search.near(query).await;
     let peer = async |query: &Vec<f32>| theirs(query, probes).await;
     compare_nearest(metric, &truth, queries, ours, peer).await?;
@@ -258,7 +258,7 @@ async fn one_fragment_texts(bench: &mut Bench, metric: &str, pair: &Pair) -> Res
     }
     let dataset = one_fragment(metric, pair, Index::Text(TEXT)).await?;
     let (queries, corpus) = asked(bench, Class::Mid, pair);
-    let search = OurSearch::best(&pair.ours, None).await?;
+    let search = OurSearch::new(&pair.ours, None);
     let ours = async |query: &TextQuery| search.scores(query).await;
     let peer = async |query: &TextQuery| -> Result<Vec<(i64, f64)>> {
         let query: FullTextSearchQuery = full_text(query);

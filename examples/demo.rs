@@ -1,10 +1,17 @@
-//! The demo: real text goes in, is edited, a writer dies in the middle of an insert, and nothing acknowledged is lost.
+//! The demo: real text goes in, is edited, a writer dies in the middle of an insert, nothing acknowledged is lost, and
+//! all of it is searched while it changes.
 //!
 //! Without a folder it takes every Markdown and Rust file of the sources that cargo has downloaded, as many as it can
 //! write in the time it gives itself. `--seconds N` changes that time.
 #![allow(clippy::print_stdout, reason = "a demo talks")]
 #![allow(clippy::disallowed_methods, reason = "it tells how long things take")]
 
+#[path = "demo/editor.rs"]
+mod editor;
+#[path = "demo/embedding.rs"]
+mod embedding;
+#[path = "demo/search.rs"]
+mod search;
 #[path = "demo/table.rs"]
 mod table;
 #[path = "demo/text.rs"]
@@ -28,8 +35,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// How long it ingests: with all that follows the demo stays under a minute, optimised or not.
 const SECONDS: u64 = 20;
 /// How much text goes into the base at first, and into each INSERT after that.
-const BULK: u64 = 16 << 20;
-const STATEMENT: u64 = 2 << 20;
+const BULK: u64 = 3 << 20;
+const STATEMENT: u64 = 1 << 20;
 /// When the victim dies: while it writes this statement.
 const LAST: usize = 5;
 
@@ -86,6 +93,8 @@ async fn story(folder: &Path, location: &Path, limit: Duration) -> Result<()> {
 
     let table = crash(folder, location, &files, files.len() - reserved, rows).await?;
     ask(&table, &ours[..taken], &edited).await?;
+    chapter("search: by words, by vector and by both, while another session edits what is found");
+    search::ask(&table, location).await?;
     table.close().await?;
     println!("\nAll of it took {:.0} s.", start.elapsed().as_secs_f64());
     Ok(())
@@ -116,10 +125,15 @@ async fn ingest(table: &Table, files: &[File], limit: Duration) -> Result<usize>
         }
         bar.set_message(group.to_string());
         let text = rows.text();
-        let into = if statements == 0 { "INSERT OVERWRITE chunks" } else { "INSERT INTO chunks" };
+        let into = if statements == 0 { "INSERT OVERWRITE" } else { "INSERT INTO" };
         let written = std::mem::take(&mut rows);
-        chunks += table.number_with(written, &format!("{into} SELECT * FROM incoming")).await?;
+        chunks += table.write(written, into).await?;
         statements += 1;
+        if statements == 1 {
+            for (name, took) in table.index_base().await? {
+                bar.println(format!("   index {name} of the base's rows: {:.1} s", took.as_secs_f64()));
+            }
+        }
         bar.inc(text);
     }
     bar.finish_and_clear();
@@ -249,7 +263,7 @@ async fn ask(table: &Table, files: &[File], edited: &str) -> Result<()> {
         let rows = table.query(sql).await?;
         println!("\n{sql}\n{}", pretty_format_batches(&rows)?);
         println!("{:.0} ms", start.elapsed().as_secs_f64() * 1e3);
-        if number > 0 {
+        if number % 2 == 1 {
             let plan = table.query(&format!("EXPLAIN ANALYZE {sql}")).await?;
             plan_lines(&plan).for_each(|line| println!("   {line}"));
         }

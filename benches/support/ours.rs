@@ -136,6 +136,11 @@ impl Ours {
         Ok(())
     }
 
+    /// The session's state: what plans.
+    pub(crate) fn state(&self) -> &SessionState {
+        &self.state
+    }
+
     /// Prepares a statement.
     pub(crate) async fn prepare(&self, sql: &str) -> Result<Prepared<'_>> {
         Ok(Prepared { plan: self.state.create_logical_plan(sql).await?, ours: self })

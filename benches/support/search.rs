@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
-use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{col, lit};
+use datafusion_lsm::distance::Metric;
+use datafusion_lsm::sql::TableSearch;
 
 use super::Result;
 use super::bench::Bench;
-use super::documents::{BUCKET, Live, TEXT, VECTOR, bucket, list};
+use super::documents::{BUCKET, Live, TEXT, VECTOR, bucket};
 use super::measure::{Rounds, alternate, timed};
-use super::ours::{Ours, Prepared};
+use super::ours::Ours;
 use super::report::{Unit, note};
 use super::rows::KEY;
 use super::texts::{Corpus, TextQuery, close};
@@ -40,48 +41,33 @@ pub(crate) fn scored(batches: &[RecordBatch], column: &str) -> Result<Vec<(i64, 
     Ok(found)
 }
 
-/// A vector as a parameter.
-pub(crate) fn parameter(vector: &[f32]) -> Result<ScalarValue> {
-    Ok(ScalarValue::FixedSizeList(Arc::new(list(vector.to_vec(), vector.len())?)))
-}
-
-/// A search of ours, planned for parameters, among the rows whose buckets are below an end.
+/// Searches of ours, among the rows whose buckets are below an end. Each is planned and run.
 pub(crate) struct OurSearch<'a> {
-    prepared: Prepared<'a>,
+    ours: &'a Ours,
     end: Option<i32>,
 }
 
 impl<'a> OurSearch<'a> {
-    /// The nearest vectors.
-    pub(crate) async fn nearest(ours: &'a Ours, end: Option<i32>) -> Result<Self> {
-        let filter = end.map_or(String::new(), |_| format!("WHERE {BUCKET} < $2"));
-        let sql = format!("SELECT {KEY} FROM t {filter} ORDER BY l2_distance({VECTOR}, $1) LIMIT {K}");
-        Ok(Self { prepared: ours.prepare(&sql).await?, end })
+    pub(crate) fn new(ours: &'a Ours, end: Option<i32>) -> Self {
+        Self { ours, end }
     }
 
-    /// The texts that score best.
-    pub(crate) async fn best(ours: &'a Ours, end: Option<i32>) -> Result<Self> {
-        let filter = end.map_or(String::new(), |_| format!("AND {BUCKET} < $2"));
-        let sql = format!(
-            "SELECT {KEY}, score({TEXT}, $1) AS score FROM t WHERE text_match({TEXT}, $1) {filter} \
-             ORDER BY score DESC LIMIT {K}"
-        );
-        Ok(Self { prepared: ours.prepare(&sql).await?, end })
-    }
-
-    async fn rows(&self, query: ScalarValue) -> Result<Vec<RecordBatch>> {
-        let end = self.end.map(|end| ScalarValue::Int32(Some(end)));
-        self.prepared.rows([query].into_iter().chain(end).collect()).await
+    async fn rows(&self, search: TableSearch) -> Result<Vec<RecordBatch>> {
+        let search = match self.end {
+            Some(end) => search.filter(col(BUCKET).lt(lit(end))),
+            None => search,
+        };
+        Ok(search.k(K).select([KEY]).rows(self.ours.state()).await?)
     }
 
     /// The ids of the rows nearest to `vector`.
     pub(crate) async fn near(&self, vector: &[f32]) -> Result<Vec<i64>> {
-        Ok(ids_of(&self.rows(parameter(vector)?).await?))
+        Ok(ids_of(&self.rows(TableSearch::nearest(&self.ours.table, VECTOR, Metric::L2, vector)).await?))
     }
 
     /// The ids and scores of the texts that score best.
     pub(crate) async fn scores(&self, query: &TextQuery) -> Result<Vec<(i64, f64)>> {
-        scored(&self.rows(ScalarValue::from(query.typed())).await?, "score")
+        scored(&self.rows(TableSearch::text(&self.ours.table, TEXT, &query.typed())).await?, "_score")
     }
 }
 

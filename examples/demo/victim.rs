@@ -25,7 +25,7 @@ pub(crate) struct Testimony {
 pub(crate) fn statements(files: &[File]) -> impl Iterator<Item = Result<Rows>> {
     // Twenty statements of a small folder, several megabytes' worth of them of a large one.
     let text = files.iter().map(|f| f.bytes).sum::<u64>() / 20;
-    let text = text.min(512 << 10);
+    let text = text.min(256 << 10);
     let mut files = files.iter().peekable();
     std::iter::from_fn(move || {
         files.peek()?;
@@ -47,7 +47,7 @@ pub(crate) async fn write(table: &Table, files: &[File]) -> Result<()> {
     for rows in statements(files) {
         writeln!(out, "begin")?;
         out.flush()?;
-        table.number_with(rows?, "INSERT INTO chunks SELECT * FROM incoming").await?;
+        table.write(rows?, "INSERT INTO").await?;
         writeln!(out, "acknowledged")?;
         out.flush()?;
     }

@@ -17,7 +17,9 @@ use lance_index::vector::pq::PQBuildParams;
 use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
 use lance_linalg::distance::DistanceType;
+use lance_table::format::{Fragment, IndexMetadata};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::BaseTable;
 use crate::distance::Metric;
@@ -28,50 +30,78 @@ use crate::store::from_lance;
 use crate::text_search::TextAnalyzer;
 
 impl BaseTable {
-    /// How many rows the base's index of this name has; `None` if there is no such index.
+    /// How many rows the base's part of each index has, by the index's name; nothing of an index without.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails.
     pub async fn indexed_rows(&self) -> Result<HashMap<String, u64>> {
         let described = described(self.handle.dataset()).await.map_err(|e| self.failed(e))?;
-        Ok(described.iter().map(|index| (index.name().to_string(), index.rows_indexed())).collect())
+        let ours = |there: &&Arc<dyn IndexDescription>| self.indexes.specs().iter().any(|i| self.serves(there, i));
+        Ok(described.iter().filter(ours).map(|index| (index.name().to_string(), index.rows_indexed())).collect())
     }
 
-    /// Makes the Lance index of `index` over the rows of the base; synced when this returns. `None` if there are no rows,
-    /// or there is an index of this name. The files are written before anything names them.
+    /// Makes the Lance index of `index` over the rows of the base, in place of what has its name and is something else;
+    /// synced when this returns. `None` if there are no rows, or there is such an index with some of them, or `index` is not
+    /// declared any more. The files are written before anything names them.
     ///
     /// # Errors
     /// `Invalid` if Lance cannot make such an index, `Conflict` if another process made one first, `Fenced` if the table
     /// was dropped, `Unavailable` if the storage fails.
     pub async fn build_index(&self, index: &IndexSpec) -> Result<Option<Arc<Self>>> {
         let mut dataset = Dataset::clone(self.handle.dataset());
-        let there = dataset.load_indices().await.map_err(|e| self.failed(e))?;
-        if self.rows() == 0 || there.iter().any(|there| there.name == index.name) {
+        let described = described(&dataset).await.map_err(|e| self.failed(e))?;
+        let is_built = described.iter().any(|there| self.serves(there, index));
+        if self.rows() == 0 || is_built || !self.indexes.specs().contains(index) {
             return Ok(None);
         }
+        let removed_indices = self.named(&index.name).await?;
         let (index_type, params) = self.params(index)?;
         let column = format_field_path(&[index.column.as_str()]);
         let columns = [column.as_str()];
-        let mut builder = dataset.create_index_builder(&columns, index_type, params.as_ref()).name(index.name.clone());
-        let built = builder.execute_uncommitted().await.map_err(|e| self.failed(e))?;
+        // Lance refuses a name that an index of another column has until the commit.
+        let free_name = Uuid::new_v4().to_string();
+        let mut builder = dataset.create_index_builder(&columns, index_type, params.as_ref()).name(free_name);
+        let mut built = builder.execute_uncommitted().await.map_err(|e| self.failed(e))?;
+        built.name.clone_from(&index.name);
         self.io.sync_tree(&format!("_indices/{}", built.uuid)).await?;
-        self.check_present().await?;
-        let operation = Operation::CreateIndex { new_indices: vec![built], removed_indices: Vec::new() };
-        self.commit(operation).await.map(Some)
+        // It took long: who dropped the index meanwhile found nothing of it to take away.
+        if !self.present().await?.indexes.specs().contains(index) {
+            return Ok(None);
+        }
+        self.commit(Operation::CreateIndex { new_indices: vec![built], removed_indices }).await.map(Some)
     }
 
-    /// Takes the Lance index of this name from the base; `None` if there is none.
+    /// Takes the Lance index of this name from the base, whoever made it; `None` if there is none.
     ///
     /// # Errors
     /// As [`build_index`](Self::build_index).
     pub async fn drop_index(&self, name: &str) -> Result<Option<Arc<Self>>> {
-        let there = self.handle.dataset().load_indices().await.map_err(|e| self.failed(e))?;
-        let removed_indices: Vec<_> = there.iter().filter(|there| there.name == name).cloned().collect();
+        let removed_indices = self.named(name).await?;
         if removed_indices.is_empty() {
             return Ok(None);
         }
         self.check_present().await?;
         self.commit(Operation::CreateIndex { new_indices: Vec::new(), removed_indices }).await.map(Some)
+    }
+
+    /// The segments of the Lance index of this name, unless it is one of Lance's own.
+    async fn named(&self, name: &str) -> Result<Vec<IndexMetadata>> {
+        let all = self.handle.dataset().load_indices().await.map_err(|e| self.failed(e))?;
+        Ok(all.iter().filter(|there| there.name == name && !is_system_index(there)).cloned().collect())
+    }
+
+    /// Whether a Lance index is the base's part of `index`, and has rows that are there.
+    fn serves(&self, there: &Arc<dyn IndexDescription>, index: &IndexSpec) -> bool {
+        let dataset = self.handle.dataset();
+        let has = |f: &Fragment| {
+            let of = |s: &IndexMetadata| s.fragment_bitmap.as_ref().is_some_and(|b| b.contains(f.id as u32));
+            there.metadata().iter().any(of)
+        };
+        let is_as_told = || {
+            let spec = spec_of(dataset, there.as_ref()).and_then(|spec| spec.resolved(self.schema()).ok());
+            spec.is_some_and(|spec| spec.column == index.column && index.kind.may_be(&spec.kind))
+        };
+        there.name() == index.name && dataset.fragments().iter().any(has) && is_as_told()
     }
 
     async fn commit(&self, operation: Operation) -> Result<Arc<Self>> {
@@ -150,17 +180,18 @@ async fn described(dataset: &Dataset) -> lance_core::Result<Vec<Arc<dyn IndexDes
 pub(super) async fn found(dataset: &Dataset, schema: &TableSchema) -> lance_core::Result<Vec<IndexSpec>> {
     let mut found: Vec<IndexSpec> = Vec::new();
     for index in described(dataset).await? {
-        let [field] = index.field_ids() else { continue };
-        let field = i32::try_from(*field).ok().and_then(|id| dataset.schema().field_by_id(id));
-        let details: Value = serde_json::from_str(&index.details()?).unwrap_or_default();
-        let spec = field.and_then(|field| spec_of(index.as_ref(), &field.name, &details));
-        match spec.map(|spec| spec.resolved(schema).and_then(|spec| spec.check_beside(&found).map(|()| spec))) {
+        match spec_of(dataset, index.as_ref())
+            .map(|spec| spec.resolved(schema).and_then(|spec| spec.check_beside(&found).map(|()| spec)))
+        {
             Some(Ok(spec)) => found.push(spec),
             Some(Err(error)) => {
                 tracing::warn!(index = index.name(), %error, "an index of the dataset is left to Lance")
             }
             None => {
-                tracing::warn!(index = index.name(), "an index of the dataset is left to Lance: its kind is unknown")
+                tracing::warn!(
+                    index = index.name(),
+                    "an index of the dataset is left to Lance: tables have none of its kind"
+                )
             }
         }
     }
@@ -168,20 +199,27 @@ pub(super) async fn found(dataset: &Dataset, schema: &TableSchema) -> lance_core
 }
 
 /// The index as the table's options would say it; none if they cannot.
-fn spec_of(index: &dyn IndexDescription, column: &str, details: &Value) -> Option<IndexSpec> {
+fn spec_of(dataset: &Dataset, index: &dyn IndexDescription) -> Option<IndexSpec> {
+    let [field] = index.field_ids() else { return None };
+    let field = dataset.schema().field_by_id(i32::try_from(*field).ok()?)?;
+    // A field within a column is no column, though it may have the name of one.
+    if field.parent_id >= 0 {
+        return None;
+    }
+    let details: Value = serde_json::from_str(&index.details().ok()?).unwrap_or_default();
     let mut told: Map<String, Value> = Map::new();
     let kind = match index.index_type().to_ascii_lowercase().as_str() {
         "inverted" => {
-            text_details(details, &mut told)?;
+            text_details(&details, &mut told)?;
             "fts"
         }
         "btree" => "btree",
         "bitmap" => "bitmap",
-        _ => vector_details(details, &mut told)?,
+        _ => vector_details(&details, &mut told)?,
     };
     told.insert("kind".into(), kind.into());
     told.insert("name".into(), index.name().into());
-    let specs = IndexSpec::parse(column, &Value::Object(told).to_string());
+    let specs = IndexSpec::parse(&field.name, &Value::Object(told).to_string());
     specs.inspect_err(|error| tracing::warn!(index = index.name(), %error, "an index cannot be declared")).ok()?.pop()
 }
 

@@ -161,10 +161,18 @@ impl BaseTable {
     /// # Errors
     /// `Fenced` if not; `Unavailable` if the storage fails.
     pub async fn check_present(&self) -> Result<()> {
+        self.present().await.map(|_| ())
+    }
+
+    /// The newest version of the table, if the table at the location is still this one.
+    ///
+    /// # Errors
+    /// As [`check_present`](Self::check_present).
+    pub(super) async fn present(&self) -> Result<Arc<Self>> {
         // Another table may have a version of the same number, which caches do not tell from this one's.
         let opener = self.opener.clone().with_session(&LanceSession::default());
         match Self::open(&opener, &self.io).await? {
-            Some(now) if now.is_same(self) => Ok(()),
+            Some(now) if now.is_same(self) => Ok(now),
             _ => Err(self.replaced()),
         }
     }
@@ -214,8 +222,8 @@ impl BaseTable {
         let defaults = details.writer_config_defaults;
         let declared = declare::effective(defaults.clone(), dataset.config());
         // Settings are as they were stored: `lsm.index.sync` may be one, and the indexes of a column called so.
-        let indexes = IndexSpec::of_options(&declared).and_then(|specs| Indexes::try_new(&specs, &schema));
-        let indexes = indexes.map_err(|e| e.with_context("location", io.uri()))?;
+        let indexes = IndexSpec::of_options(&declared).map_err(|e| e.with_context("location", io.uri()))?;
+        let indexes = Indexes::of_stored(&indexes, &schema);
         let handle = opener.handle(dataset, Arc::new(schema), "base".into()).await?;
         Ok(Arc::new(Self { opener, io, handle, sharding, compacted, defaults, indexes }))
     }

@@ -3,29 +3,35 @@
 //! What CREATE TABLE said is in the MemWAL index of the dataset. What is said later is in the dataset's config, under the
 //! same names, and counts instead; an empty value says that the column has none. Lance merges a change of the config
 //! with whatever else is committed at the same time. A new MemWAL index it would not merge with a compaction: that its
-//! generations are in the base would be forgotten.
+//! generations are in the base would be forgotten. Two changes of indexes must not be merged, as each was checked against
+//! what there was: every one sets the key `lsm.indexes` anew, so that the later one conflicts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use lance::Dataset;
+use uuid::Uuid;
 
 use super::BaseTable;
 use crate::error::Result;
 use crate::index_spec::{self, IndexSpec};
 use crate::store::from_lance;
 
+/// The key that every change of indexes sets to something new.
+const CHANGE: &str = "lsm.indexes";
+
 impl BaseTable {
     /// Makes `indexes` those of `column`, in place of those it has; synced when this returns.
     ///
     /// # Errors
-    /// `Conflict` if another process did so first, `Fenced` if the table was dropped, `Unavailable` if the storage fails.
+    /// `Conflict` if another process changed the table's indexes first, `Fenced` if the table was dropped, `Unavailable` if the storage fails.
     pub async fn declare(&self, column: &str, indexes: &[IndexSpec]) -> Result<Arc<Self>> {
         self.check_present().await?;
         let failed = |error| from_lance(error).with_context("location", self.io.uri());
         let said = IndexSpec::options(indexes).remove(&option(column)).unwrap_or_default();
         let mut dataset = Dataset::clone(self.handle.dataset());
-        dataset.update_config([(option(column), Some(said))]).await.map_err(failed)?;
+        let change = Uuid::new_v4().to_string();
+        dataset.update_config([(option(column), Some(said)), (CHANGE.into(), Some(change))]).await.map_err(failed)?;
         self.io.sync_tree("_transactions").await?;
         self.io.sync_tree("_versions").await?;
         Self::of(self.opener.clone(), self.io.clone(), Arc::new(dataset)).await

@@ -14,6 +14,7 @@ pub struct Indexes {
     specs: Vec<IndexSpec>,
     /// By column: those of the text indexes.
     analyzers: HashMap<String, Arc<TextAnalyzer>>,
+    left_out: Vec<IndexSpec>,
 }
 
 impl Indexes {
@@ -22,17 +23,40 @@ impl Indexes {
     /// # Errors
     /// `Invalid` if one cannot be, here.
     pub fn try_new(specs: &[IndexSpec], schema: &TableSchema) -> Result<Self> {
-        let specs = IndexSpec::resolve_all(specs, schema)?;
-        let mut analyzers = HashMap::new();
-        for index in &specs {
-            if let IndexKind::Text(params) = &index.kind {
-                let analyzer = TextAnalyzer::try_new(params).map_err(|e| {
-                    Error::invalid(format!("the index of '{}': {}", index.column, e.message())).with_source(e)
-                })?;
-                analyzers.insert(index.column.clone(), Arc::new(analyzer));
+        let mut indexes = Self::default();
+        specs.iter().try_for_each(|index| indexes.add(index, schema))?;
+        Ok(indexes)
+    }
+
+    /// Those of the indexes `specs`, which were declared before, that the table can have still: columns may have been
+    /// dropped, renamed or made something else since. The others are left out, with a warning.
+    pub(super) fn of_stored(specs: &[IndexSpec], schema: &TableSchema) -> Self {
+        let mut indexes = Self::default();
+        for index in specs {
+            if let Err(error) = indexes.add(index, schema) {
+                tracing::warn!(index = index.name, %error, "an index is left out: drop it");
+                indexes.left_out.push(index.clone());
             }
         }
-        Ok(Self { specs, analyzers })
+        indexes
+    }
+
+    fn add(&mut self, index: &IndexSpec, schema: &TableSchema) -> Result<()> {
+        let index = index.resolved(schema)?;
+        index.check_beside(&self.specs)?;
+        if let IndexKind::Text(params) = &index.kind {
+            let analyzer = TextAnalyzer::try_new(params).map_err(|e| {
+                Error::invalid(format!("the index of '{}': {}", index.column, e.message())).with_source(e)
+            })?;
+            self.analyzers.insert(index.column.clone(), Arc::new(analyzer));
+        }
+        self.specs.push(index);
+        Ok(())
+    }
+
+    /// Declared indexes that the table cannot have.
+    pub fn left_out(&self) -> &[IndexSpec] {
+        &self.left_out
     }
 
     /// The indexes, those of a column side by side.

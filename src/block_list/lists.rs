@@ -77,6 +77,10 @@ impl KeySource {
 /// Source and how many of its rows count: what a union was made of.
 type Extent = Vec<(SourceId, usize)>;
 
+fn extent(newer: &[KeySource]) -> Extent {
+    newer.iter().map(|source| (source.id(), source.rows())).collect()
+}
+
 /// What is known of each older and newer source.
 type Pairs = HashMap<(SourceId, SourceId), Arc<Mutex<Pair>>>;
 
@@ -123,11 +127,8 @@ impl BlockLists {
         always: &RoaringTreemap,
         find: impl Fn(KeyRef<'_>, u64) -> Option<u64>,
     ) -> Arc<RoaringTreemap> {
-        let extent: Extent = newer.iter().map(|s| (s.id(), s.rows())).collect();
-        if let Some((known, rows)) = self.unions.lock().get(&older)
-            && *known == extent
-        {
-            return Arc::clone(rows);
+        if let Some(rows) = self.known(older, newer) {
+            return rows;
         }
         let mut union = always.clone();
         for source in newer {
@@ -136,8 +137,19 @@ impl BlockLists {
             union |= rows.as_ref();
         }
         let union = Arc::new(union);
-        self.unions.lock().insert(older, (extent, Arc::clone(&union)));
+        self.keep(older, newer, &union);
         union
+    }
+
+    /// The rows of `older` that any of `newer` supersedes, if that was found out and no row came since.
+    pub(super) fn known(&self, older: SourceId, newer: &[KeySource]) -> Option<Arc<RoaringTreemap>> {
+        let unions = self.unions.lock();
+        unions.get(&older).filter(|(known, _)| *known == extent(newer)).map(|(_, rows)| Arc::clone(rows))
+    }
+
+    /// Keeps that `rows` are the rows of `older` that any of `newer` supersedes.
+    pub(super) fn keep(&self, older: SourceId, newer: &[KeySource], rows: &Arc<RoaringTreemap>) {
+        self.unions.lock().insert(older, (extent(newer), Arc::clone(rows)));
     }
 
     /// Whether the base's keys fit into memory, as far as is known: their size is found out when they are read.

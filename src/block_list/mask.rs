@@ -184,9 +184,17 @@ impl RowMask for BaseMask {
             return Ok(Dropped::Rows(Arc::default()));
         }
         if !self.by_row {
-            let probe =
-                NewerKeys { key: self.key.clone(), columns: self.columns.clone(), newer: Arc::clone(&self.newer) };
-            return Ok(Dropped::Keys(Arc::new(probe)));
+            let base = SourceId::Base(self.base.version());
+            if let Some(rows) = self.lists.known(base, &self.newer) {
+                return Ok(Dropped::Rows(rows));
+            }
+            return Ok(Dropped::Keys(Arc::new(NewerKeys {
+                lists: Arc::clone(&self.lists),
+                base,
+                key: self.key.clone(),
+                columns: self.columns.clone(),
+                newer: Arc::clone(&self.newer),
+            })));
         }
         let keys = self.lists.base_keys(&self.base).await?;
         let (lists, version, newer) = (Arc::clone(&self.lists), self.base.version(), Arc::clone(&self.newer));
@@ -200,6 +208,8 @@ impl RowMask for BaseMask {
 /// Membership in the newer sources, for a base whose keys are not resident.
 #[derive(Debug)]
 struct NewerKeys {
+    lists: Arc<BlockLists>,
+    base: SourceId,
     key: PrimaryKey,
     columns: Vec<usize>,
     newer: Arc<[KeySource]>,
@@ -219,5 +229,9 @@ impl KeyProbe for NewerKeys {
                 self.newer.iter().any(|source| source.holds(key, hash))
             })
             .collect())
+    }
+
+    fn keep(&self, superseded: &Arc<RoaringTreemap>) {
+        self.lists.keep(self.base, &self.newer, superseded);
     }
 }

@@ -113,6 +113,11 @@ impl MemoryLease {
         &self.budget
     }
 
+    /// What is charged.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Charges `bytes` more.
     pub fn grow(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -6,6 +6,8 @@
 use datafusion::common::DataFusionError;
 use lance::Dataset;
 use lance_core::Error as LanceError;
+use lance_table::format::IndexMetadata;
+use object_store::path::Path;
 
 use crate::error::{Error, ErrorKind};
 use crate::store::from_lance;
@@ -24,6 +26,36 @@ pub(super) fn from_plan(error: DataFusionError) -> Error {
 
 /// `error`, or what is wrong with the dataset's files if one of them is missing or of another size than written.
 pub(super) async fn diagnose(dataset: &Dataset, error: Error) -> Error {
+    let files = dataset.fragments().iter().flat_map(|fragment| &fragment.files);
+    let files = files.filter(|file| file.base_id.is_none()).map(|file| Written {
+        name: file.path.clone(),
+        path: dataset.data_dir().join(file.path.as_str()),
+        size: file.file_size_bytes.get().map(u64::from),
+    });
+    diagnose_files(dataset, "a data file", files.collect(), error).await
+}
+
+/// The same of the files of an index's segments.
+pub(super) async fn diagnose_index(dataset: &Dataset, segments: &[IndexMetadata], error: Error) -> Error {
+    let files = segments.iter().filter(|segment| segment.base_id.is_none()).flat_map(|segment| {
+        let dir = dataset.indices_dir().join(segment.uuid.to_string());
+        segment.files.iter().flatten().map(move |file| Written {
+            name: format!("{}/{}", segment.uuid, file.path),
+            path: dir.clone().join(file.path.as_str()),
+            size: Some(file.size_bytes),
+        })
+    });
+    diagnose_files(dataset, "a file of an index", files.collect(), error).await
+}
+
+/// A file as it was written.
+struct Written {
+    name: String,
+    path: Path,
+    size: Option<u64>,
+}
+
+async fn diagnose_files(dataset: &Dataset, what: &str, files: Vec<Written>, error: Error) -> Error {
     let error = error.with_context("dataset", dataset.uri());
     if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Invalid) {
         return error;
@@ -31,24 +63,23 @@ pub(super) async fn diagnose(dataset: &Dataset, error: Error) -> Error {
     let Ok(store) = dataset.object_store(None).await else {
         return error;
     };
-    let files = dataset.fragments().iter().flat_map(|fragment| &fragment.files);
-    for file in files.filter(|file| file.base_id.is_none()) {
-        let size = match store.size(&dataset.data_dir().join(file.path.as_str())).await {
+    for file in files {
+        let size = match store.size(&file.path).await {
             Ok(size) => size,
             Err(LanceError::NotFound { .. }) => {
-                return Error::corrupt("a data file is missing: restore it from a backup")
+                return Error::corrupt(format!("{what} is missing: restore it from a backup"))
                     .with_context("dataset", dataset.uri())
-                    .with_context("file", &file.path)
+                    .with_context("file", &file.name)
                     .with_source(error);
             }
             Err(_) => return error,
         };
-        if let Some(written) = file.file_size_bytes.get().filter(|written| written.get() != size) {
+        if let Some(written) = file.size.filter(|written| *written != size) {
             return Error::corrupt(format!(
-                "a data file has {size} bytes, {written} were written: restore it from a backup"
+                "{what} has {size} bytes, {written} were written: restore it from a backup"
             ))
             .with_context("dataset", dataset.uri())
-            .with_context("file", &file.path)
+            .with_context("file", &file.name)
             .with_source(error);
         }
     }

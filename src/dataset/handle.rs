@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, UInt64Type};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
@@ -26,28 +26,31 @@ use parking_lot::Mutex;
 use roaring::{RoaringBitmap, RoaringTreemap};
 use tokio::sync::OnceCell;
 
-use super::failure::{diagnose, from_plan};
-use super::index_catalog::{IndexCatalog, IndexEntry, TEXT_DETAILS};
+use super::failure::{diagnose, diagnose_index, from_plan};
+use super::index_catalog::{IndexCatalog, IndexEntry, TEXT_DETAILS, ValueEntry};
 use super::layout::FileLayout;
 use super::origin::{Origins, field_id};
 use super::resident::{Loading, ROW_BYTES, Residency, Resident, ResidentRows};
 use super::scan::DatasetScanExec;
-use super::text_index::DatasetTextIndex;
+use super::text_index::{DatasetTextIndex, OpenTextIndexes};
+use super::value_index::{DatasetValueIndex, ValueCandidates};
 use super::vector_index::DatasetVectorIndex;
 use crate::cache::{MemoryBudget, MemoryLease};
 use crate::distance::Metric;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index_spec::TextParams;
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::size::row_bytes;
+use crate::source::ValueRanges;
 use crate::store::from_lance;
 use crate::text_search::TextAnalyzer;
 
 /// An index that is opened when it is first asked for; `None` if it cannot be used.
 type LazyIndex = Arc<OnceCell<Option<Arc<DatasetVectorIndex>>>>;
-/// The same of texts.
-type LazyTextIndex = Arc<OnceCell<Option<Arc<DatasetTextIndex>>>>;
+/// The same of values.
+type LazyValueIndex = Arc<OnceCell<Option<Arc<DatasetValueIndex>>>>;
+/// An index of values is used if it leaves at most one row in so many, which are taken one by one.
+const VALUE_SHARE: u64 = 64;
 
 /// One version of a dataset under a table's schema.
 pub struct DatasetHandle {
@@ -62,7 +65,8 @@ pub struct DatasetHandle {
     catalog: IndexCatalog,
     vector_indexes: Mutex<HashMap<(usize, Metric), LazyIndex>>,
     budget: Arc<MemoryBudget>,
-    text_indexes: Mutex<HashMap<(usize, TextParams), LazyTextIndex>>,
+    text_indexes: Arc<OpenTextIndexes>,
+    value_indexes: Mutex<HashMap<usize, LazyValueIndex>>,
 }
 
 impl DatasetHandle {
@@ -96,8 +100,9 @@ impl DatasetHandle {
             resident,
             catalog,
             vector_indexes: Mutex::default(),
+            text_indexes: OpenTextIndexes::new(&budget),
             budget,
-            text_indexes: Mutex::default(),
+            value_indexes: Mutex::default(),
         }))
     }
 
@@ -133,17 +138,42 @@ impl DatasetHandle {
     /// # Errors
     /// `Invalid` if a filter cannot be evaluated on the table's columns.
     pub fn scan(self: &Arc<Self>, projection: &[usize], filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(DatasetScanExec::try_new(Arc::clone(self), projection.to_vec(), filters)?))
+        self.scan_within(projection, filters, &[])
+    }
+
+    /// Like [`Self::scan`]; rows whose values are not in all of `ranges` may be left out, which spares reading them where
+    /// there is an index of values.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_within(
+        self: &Arc<Self>,
+        projection: &[usize],
+        filters: &[Expr],
+        ranges: &[ValueRanges],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let scan = DatasetScanExec::try_new(Arc::clone(self), projection.to_vec(), filters)?;
+        Ok(Arc::new(scan.within(ranges)))
     }
 
     /// The text indexes of the stored column `column` whose words are those that `analyzer` makes; `None` if there are
-    /// none. Opened once for each analyzer.
+    /// none that can be used. Opened once for each analyzer while memory lasts.
     ///
     /// # Errors
-    /// `Unavailable` if the storage fails, `Corrupt` if an index is damaged.
+    /// `Unavailable` if the storage fails.
     pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
-        let lazy = Arc::clone(self.text_indexes.lock().entry((column, analyzer.told().clone())).or_default());
-        lazy.get_or_try_init(|| self.open_text_index(column, analyzer)).await.cloned()
+        self.text_indexes.get(column, analyzer, || self.open_text_index(column, analyzer)).await
+    }
+
+    /// Searches go without the text indexes of the stored column `column` from now on, of which one failed with `error`.
+    ///
+    /// # Errors
+    /// `error` if it is nothing that is wrong with an index: it may be asked again.
+    pub async fn give_up_text_index(&self, column: usize, analyzer: &TextAnalyzer, error: Error) -> Result<()> {
+        let indexes = self.index_metadata(column, TEXT_DETAILS).await?;
+        self.check_unusable(&indexes, error).await?;
+        self.text_indexes.give_up(column, analyzer);
+        Ok(())
     }
 
     async fn open_text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
@@ -151,8 +181,21 @@ impl DatasetHandle {
         if indexes.is_empty() {
             return Ok(None);
         }
-        let opened = DatasetTextIndex::open(&self.dataset, &indexes, analyzer, &self.budget).await;
-        Ok(opened.map_err(|error| error.with_context("dataset", self.dataset.uri()))?.map(Arc::new))
+        match DatasetTextIndex::open(&self.dataset, &indexes, analyzer, &self.budget).await {
+            Ok(index) => Ok(index.map(Arc::new)),
+            Err(error) => self.check_unusable(&indexes, error).await.map(|()| None),
+        }
+    }
+
+    /// Nothing, if `error` says that an index of these segments is of no use.
+    async fn check_unusable(&self, segments: &[IndexMetadata], error: Error) -> Result<()> {
+        let error = diagnose_index(&self.dataset, segments, error).await;
+        if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Internal | ErrorKind::Invalid) {
+            return Err(error);
+        }
+        let index = segments.first().map_or("", |segment| &segment.name);
+        tracing::warn!(dataset = self.dataset.uri(), index, %error, "an index is not used: drop it and create it anew");
+        Ok(())
     }
 
     /// Whether the stored column `column` has text indexes, whatever their words.
@@ -284,18 +327,112 @@ impl DatasetHandle {
         let cell = Arc::clone(self.vector_indexes.lock().entry((column, metric)).or_default());
         let open = async || match DatasetVectorIndex::open(self, column, entry).await {
             Ok(index) => Ok(Some(Arc::new(index))),
-            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
-            Err(error) => {
-                tracing::warn!(dataset = self.dataset.uri(), index = entry.name, %error, "a vector index is not used");
-                Ok(None)
-            }
+            Err(error) => self.check_unusable(&entry.segments, error).await.map(|()| None),
         };
         cell.get_or_try_init(open).await.cloned()
+    }
+
+    /// Searches go without the index of the logical column `column` for `metric` from now on, which failed with `error`.
+    ///
+    /// # Errors
+    /// `error` if it is nothing that is wrong with the index: it may be asked again.
+    pub async fn give_up_vector_index(&self, column: usize, metric: Metric, error: Error) -> Result<()> {
+        let segments = self.index_entry(column, metric).map_or(&[][..], |entry| &entry.segments);
+        self.check_unusable(segments, error).await?;
+        self.vector_indexes.lock().insert((column, metric), Arc::new(OnceCell::new_with(Some(None))));
+        Ok(())
     }
 
     fn index_entry(&self, column: usize, metric: Metric) -> Option<&IndexEntry> {
         let field = self.dataset.schema().field(self.origins.unchanged(column)?)?;
         self.catalog.find(field.id, metric)
+    }
+
+    /// The name of the index of values that the logical column called `column` has.
+    pub fn value_index_name(&self, column: &str) -> Option<&str> {
+        self.value_entry(column).map(|(_, entry)| entry.name.as_str())
+    }
+
+    /// The rows whose values may be in all of `ranges`, as far as indexes tell; `None` if none tells, or they leave so many
+    /// that reading all is better.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails.
+    pub async fn find_values(&self, ranges: &[ValueRanges]) -> Result<Option<ValueCandidates>> {
+        if self.is_resident() {
+            return Ok(None);
+        }
+        let most = self.rows as u64 / VALUE_SHARE;
+        let mut found: Option<ValueCandidates> = None;
+        for ranges in ranges {
+            let Some((column, entry)) = self.value_entry(&ranges.column) else { continue };
+            let Some(index) = self.value_index(column, entry).await? else { continue };
+            let candidates = match index.candidates(ranges, most).await {
+                Ok(Some(candidates)) => candidates,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.check_unusable(&entry.segments, error).await?;
+                    self.value_indexes.lock().insert(column, Arc::new(OnceCell::new_with(Some(None))));
+                    continue;
+                }
+            };
+            found = Some(match found {
+                Some(found) => found.and(&candidates),
+                None => candidates,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Opened once; `None` if there is none that can be used.
+    async fn value_index(&self, column: usize, entry: &ValueEntry) -> Result<Option<Arc<DatasetValueIndex>>> {
+        let cell = Arc::clone(self.value_indexes.lock().entry(column).or_default());
+        let name = self.origins.name(column).unwrap_or_default();
+        let data_type = self.schema.stored().field(column).data_type();
+        let open = async || match DatasetValueIndex::open(&self.dataset, name, data_type, entry).await {
+            Ok(index) => Ok(index.map(Arc::new)),
+            Err(error) => self.check_unusable(&entry.segments, error).await.map(|()| None),
+        };
+        cell.get_or_try_init(open).await.cloned()
+    }
+
+    /// The place of a column and its index of values. Those of floats are not asked: Lance orders NaN and zeros otherwise
+    /// than filters do.
+    fn value_entry(&self, column: &str) -> Option<(usize, &ValueEntry)> {
+        let column = self.schema.logical().index_of(column).ok()?;
+        if self.schema.logical().field(column).data_type().is_floating() {
+            return None;
+        }
+        let field = self.dataset.schema().field(self.origins.unchanged(column)?)?;
+        Some((column, self.catalog.find_values(field.id)?))
+    }
+
+    /// The rows `found`, and all of the fragments that no index knows: the stored columns `columns`, nullable as stored,
+    /// then `_rowid`. Nothing is read before the stream is polled.
+    ///
+    /// # Errors
+    /// `Internal` if Lance cannot plan the read.
+    pub fn rows_among(
+        self: &Arc<Self>,
+        columns: &[usize],
+        found: ValueCandidates,
+        batch_size: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let ids: Vec<u64> = found.rows.iter().collect();
+        let chunks: Vec<Vec<u64>> = ids.chunks(batch_size.max(1)).map(<[u64]>::to_vec).collect();
+        let (handle, read, schema) = (Arc::clone(self), columns.to_vec(), self.origins.schema_of(columns, true));
+        let taken = stream::iter(chunks).then(move |ids| {
+            let (handle, read, schema) = (Arc::clone(&handle), read.clone(), Arc::clone(&schema));
+            async move {
+                let mut columns = handle.take(&ids, &read).await?.columns().to_vec();
+                columns.push(Arc::new(UInt64Array::from(ids)));
+                Ok(RecordBatch::try_new(schema, columns)?)
+            }
+        });
+        if found.uncovered.is_empty() {
+            return Ok(taken.boxed());
+        }
+        Ok(taken.chain(self.rows_of(columns, Some(&found.uncovered))?).boxed())
     }
 
     /// All rows, or those of the given fragments: the stored columns `columns`, nullable as stored, then `_rowid`.

@@ -1,6 +1,7 @@
 //! Which indexes a dataset has for searches, by what Lance's metadata says.
 
 use std::fmt;
+use std::sync::Arc;
 
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -10,6 +11,7 @@ use lance_index::pb::vector_index_details::Compression;
 use lance_linalg::distance::DistanceType;
 use lance_table::format::IndexMetadata;
 use prost::Message;
+use roaring::RoaringBitmap;
 
 use crate::distance::Metric;
 use crate::error::Result;
@@ -19,6 +21,8 @@ use crate::store::from_lance;
 const DETAILS: &str = "VectorIndexDetails";
 /// The same of text indexes.
 pub(super) const TEXT_DETAILS: &str = "InvertedIndexDetails";
+/// The same of indexes of values that give every row.
+const VALUE_DETAILS: [&str; 2] = ["BTreeIndexDetails", "BitmapIndexDetails"];
 
 /// A vector index of a column: one or several segments under one name.
 #[derive(Debug, Clone)]
@@ -27,6 +31,14 @@ pub(super) struct IndexEntry {
     pub(super) field: i32,
     pub(super) metric: Metric,
     pub(super) kind: IndexKind,
+    pub(super) segments: Vec<IndexMetadata>,
+}
+
+/// A B-tree or bitmap of a column: one or several segments under one name.
+#[derive(Debug, Clone)]
+pub(super) struct ValueEntry {
+    pub(super) name: String,
+    pub(super) field: i32,
     pub(super) segments: Vec<IndexMetadata>,
 }
 
@@ -70,6 +82,7 @@ pub(super) struct IndexCatalog {
     entries: Vec<IndexEntry>,
     /// The fields that have text indexes.
     texts: Vec<i32>,
+    values: Vec<ValueEntry>,
 }
 
 impl IndexCatalog {
@@ -88,16 +101,23 @@ impl IndexCatalog {
             return Ok(Self::default());
         }
         let (mut entries, mut texts) = (Vec::<IndexEntry>::new(), Vec::new());
+        let mut values = Vec::<ValueEntry>::new();
         for index in indexes.iter() {
             let is_text = index.index_details.as_ref().is_some_and(|any| any.type_url.ends_with(TEXT_DETAILS));
             texts.extend(index.keyed_field().filter(|_| is_text));
+            if let Some(entry) = value_entry_of(index) {
+                match values.iter_mut().find(|e| e.name == entry.name && e.field == entry.field) {
+                    Some(there) => there.segments.extend(entry.segments),
+                    None => values.push(entry),
+                }
+            }
             let Some(entry) = entry_of(index) else { continue };
             match entries.iter_mut().find(|e| e.name == entry.name && e.field == entry.field) {
                 Some(there) => there.segments.extend(entry.segments),
                 None => entries.push(entry),
             }
         }
-        Ok(Self { entries, texts })
+        Ok(Self { entries, texts, values })
     }
 
     /// Whether a field has a text index.
@@ -108,8 +128,27 @@ impl IndexCatalog {
     /// The index of a field for a metric; of several the one that covers most fragments.
     pub(super) fn find(&self, field: i32, metric: Metric) -> Option<&IndexEntry> {
         let fits = self.entries.iter().filter(|e| (e.field, e.metric) == (field, metric));
-        fits.max_by_key(|e| e.segments.iter().filter_map(|s| s.fragment_bitmap.as_ref()).map(|b| b.len()).sum::<u64>())
+        fits.max_by_key(|e| fragments_of(&e.segments))
     }
+
+    /// The index of a field's values; of several the one that covers most fragments.
+    pub(super) fn find_values(&self, field: i32) -> Option<&ValueEntry> {
+        self.values.iter().filter(|e| e.field == field).max_by_key(|e| fragments_of(&e.segments))
+    }
+}
+
+/// How many fragments some segments cover.
+fn fragments_of(segments: &[IndexMetadata]) -> u64 {
+    segments.iter().filter_map(|segment| segment.fragment_bitmap.as_ref()).map(RoaringBitmap::len).sum()
+}
+
+/// The entry of a single segment, if it is of an index of values whose coverage is known.
+fn value_entry_of(index: &IndexMetadata) -> Option<ValueEntry> {
+    let is_kind = |any: &&Arc<prost_types::Any>| VALUE_DETAILS.iter().any(|kind| any.type_url.ends_with(kind));
+    index.index_details.as_ref().filter(is_kind)?;
+    index.fragment_bitmap.as_ref().filter(|_| index.base_id.is_none())?;
+    let [field] = index.keyed_fields() else { return None };
+    Some(ValueEntry { name: index.name.clone(), field: *field, segments: vec![index.clone()] })
 }
 
 /// The entry of a single segment, if it is of a vector index whose coverage is known.

@@ -3,14 +3,13 @@
 //! An index leaves out vectors that it cannot rank, knows nothing of fragments that were written after it, and still
 //! holds rows that were deleted since.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
+use lance::Dataset;
 use lance::dataset::scanner::RowAddrMask;
-use lance::index::prefilter::DatasetPreFilter;
 use lance_core::cache::LanceCache;
 use lance_index::INDEX_AUXILIARY_FILE_NAME;
 use lance_index::scalar::IndexStore;
@@ -19,6 +18,7 @@ use lance_index::vector::VectorIndex;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::index_catalog::IndexEntry;
+use super::index_rows::{covered, fragments_of, live_rows};
 use super::{DatasetHandle, ROW_ID};
 use crate::error::{Error, Result};
 use crate::store::from_lance;
@@ -47,26 +47,19 @@ impl IndexCoverage {
         segments: &[Arc<dyn VectorIndex>],
     ) -> Result<Self> {
         let dataset = handle.dataset();
-        let there: HashMap<u32, _> = dataset.fragments().iter().map(|f| (f.id as u32, f)).collect();
-        let mut covered = RoaringBitmap::new();
-        // Whether every row of every fragment that was indexed has a place in the index.
-        let mut whole = true;
-        for (segment, index) in entry.segments.iter().zip(segments) {
-            let fragments = segment.fragment_bitmap.clone().unwrap_or_default();
-            let rows = fragments.iter().map(|id| there.get(&id).and_then(|f| f.physical_rows).map(|rows| rows as u64));
-            whole &= rows.sum::<Option<u64>>() == Some(index.num_rows());
-            covered |= fragments;
-        }
-        covered &= there.keys().copied().collect::<RoaringBitmap>();
-        let uncovered = &there.keys().copied().collect::<RoaringBitmap>() - &covered;
-        let mask = match DatasetPreFilter::create_restricted_deletion_mask(Arc::clone(dataset), covered.clone()) {
-            Some(mask) => Some(mask.await.map_err(from_lance)?.as_ref().clone()),
-            None => None,
+        let covered =
+            entry.segments.iter().map(|segment| covered(dataset, segment)).fold(RoaringBitmap::new(), |a, b| a | b);
+        let indexed = match is_whole(dataset, &covered, segments) {
+            true => None,
+            false => Some(indexed_rows(handle, entry, segments).await?),
         };
-        let rows = covered.iter().filter_map(|id| there.get(&id)).map(|f| f.num_rows().unwrap_or(0)).sum();
-        let mut coverage = Self { mask, ranked: rows, missing: RoaringTreemap::new(), odd: Vec::new(), uncovered };
-        if !whole {
-            let indexed = indexed_rows(handle, entry, segments).await?;
+        let named = indexed.as_ref().map(|rows| rows.bitmaps().map(|(fragment, _)| fragment).collect());
+        let mask = live_rows(dataset, &covered, named).await?;
+        let fragments = dataset.fragments().iter().filter(|f| u32::try_from(f.id).is_ok_and(|id| covered.contains(id)));
+        let ranked = fragments.map(|f| f.num_rows().unwrap_or(0)).sum();
+        let uncovered = fragments_of(dataset) - &covered;
+        let mut coverage = Self { mask, ranked, missing: RoaringTreemap::new(), odd: Vec::new(), uncovered };
+        if let Some(indexed) = indexed {
             coverage.classify(handle, column, entry, &indexed, &covered).await?;
         }
         Ok(coverage)
@@ -133,6 +126,15 @@ impl IndexCoverage {
     pub fn uncovered(&self) -> &RoaringBitmap {
         &self.uncovered
     }
+}
+
+/// Whether every row that there ever was has a place in the index, so that no other can have one. Figures alone do not
+/// tell: rows that are gone may be as many as rows without a rank.
+fn is_whole(dataset: &Dataset, covered: &RoaringBitmap, segments: &[Arc<dyn VectorIndex>]) -> bool {
+    let [index] = segments else { return false };
+    let ever = dataset.manifest().max_fragment_id().map_or(0, |id| id + 1);
+    let rows = dataset.fragments().iter().map(|f| f.physical_rows).sum::<Option<usize>>();
+    covered.len() == ever && rows.is_some_and(|rows| rows as u64 == index.num_rows())
 }
 
 /// The rows that have a place in the index.

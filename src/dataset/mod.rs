@@ -7,6 +7,7 @@ mod failure;
 mod handle;
 mod index_catalog;
 mod index_coverage;
+mod index_rows;
 mod layout;
 mod opener;
 mod origin;
@@ -15,6 +16,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 mod text_index;
+mod value_index;
 mod vector_index;
 
 pub use conform::conform;
@@ -24,6 +26,7 @@ pub use layout::FileLayout;
 pub use opener::{DatasetOpener, LanceSession};
 pub use scan::DatasetScanExec;
 pub use text_index::{DatasetTextIndex, TextPart};
+pub use value_index::ValueCandidates;
 pub use vector_index::{Allowed, Candidates, DatasetVectorIndex};
 
 pub(crate) use origin::field_id;

@@ -17,9 +17,12 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricValue, MetricsSet, Time};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricValue, MetricsSet, Time,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 use lance_table::format::Fragment;
 use parking_lot::Mutex;
@@ -28,6 +31,7 @@ use super::failure::{diagnose, from_plan};
 use super::handle::DatasetHandle;
 use super::resident::{Residency, ResidentRows};
 use crate::error::{Error, Result};
+use crate::source::ValueRanges;
 
 /// Reads the rows of a dataset that pass a filter: logical columns, then `_rowid`.
 pub struct DatasetScanExec {
@@ -38,6 +42,8 @@ pub struct DatasetScanExec {
     filter: Option<Arc<dyn PhysicalExpr>>,
     /// All, if none are named.
     fragments: Option<Arc<Vec<Fragment>>>,
+    /// What the filter lets columns have that have an index of values.
+    ranges: Arc<[ValueRanges]>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     /// The metrics of Lance's readers, one an execution.
@@ -77,10 +83,18 @@ impl DatasetScanExec {
             returned,
             filter: filter.transpose()?,
             fragments: None,
+            ranges: Arc::new([]),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             readers: Arc::default(),
         })
+    }
+
+    /// The same, by the indexes that there are, less rows whose values are not in all of `ranges`.
+    pub(super) fn within(mut self, ranges: &[ValueRanges]) -> Self {
+        let known = ranges.iter().filter(|ranges| self.handle.value_index_name(&ranges.column).is_some());
+        self.ranges = known.cloned().collect();
+        self
     }
 
     /// The same of these fragments alone.
@@ -94,15 +108,36 @@ impl DatasetScanExec {
 struct StorageRead {
     shape: Shape,
     fragments: Option<Arc<Vec<Fragment>>>,
+    ranges: Arc<[ValueRanges]>,
+    metrics: ExecutionPlanMetricsSet,
     context: Arc<TaskContext>,
     readers: Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>,
     time: Time,
 }
 
 impl StorageRead {
+    /// The rows, by indexes of values where these leave few.
+    async fn start(self) -> DataFusionResult<BoxStream<'static, DataFusionResult<RecordBatch>>> {
+        if !self.ranges.is_empty()
+            && let Some(found) = self.shape.handle.find_values(&self.ranges).await?
+        {
+            MetricBuilder::new(&self.metrics).counter("rows_by_value", 0).add(found.rows.len() as usize);
+            let (shape, time) = (self.shape, self.time);
+            let batch_size = self.context.session_config().batch_size();
+            let rows = shape.handle.rows_among(&shape.columns, found, batch_size)?;
+            return Ok(rows
+                .map(move |batch| {
+                    let _timer = time.timer();
+                    shape.select(batch?)
+                })
+                .boxed());
+        }
+        Ok(self.all()?.boxed())
+    }
+
     /// The rows as Lance reads them.
-    fn start(self) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
-        let Self { shape, fragments, context, readers, time } = self;
+    fn all(self) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
+        let Self { shape, fragments, context, readers, time, .. } = self;
         let reader: Arc<dyn ExecutionPlan> = Arc::new(shape.handle.reader(&shape.columns, fragments.as_ref())?);
         readers.lock().push(Arc::clone(&reader));
         let handle = Arc::clone(&shape.handle);
@@ -200,21 +235,23 @@ impl ExecutionPlan for DatasetScanExec {
         let batch_size = context.session_config().batch_size().max(1);
         let baseline = BaselineMetrics::new(&self.metrics, 0);
         let (readers, time) = (Arc::clone(&self.readers), baseline.elapsed_compute().clone());
-        let fragments = self.fragments.clone();
-        let residency = if fragments.is_some() { Residency::Storage } else { self.handle.residency() };
+        let (fragments, ranges, metrics) = (self.fragments.clone(), Arc::clone(&self.ranges), self.metrics.clone());
+        let read = StorageRead { shape, fragments, ranges, metrics, context, readers, time };
+        let residency = if read.fragments.is_some() { Residency::Storage } else { self.handle.residency() };
         let rows = match residency {
-            Residency::Rows(rows) => in_memory(&rows, shape, batch_size).boxed(),
+            Residency::Rows(rows) => in_memory(&rows, read.shape, batch_size).boxed(),
             Residency::Load(loading) => {
-                let handle = Arc::clone(&self.handle);
                 let load = async move {
-                    Ok::<_, DataFusionError>(match handle.load(loading).await? {
-                        Some(rows) => in_memory(&rows, shape, batch_size).boxed(),
-                        None => StorageRead { shape, fragments, context, readers, time }.start()?.boxed(),
+                    let loaded = read.shape.handle.load(loading).await?;
+                    Ok::<_, DataFusionError>(match loaded {
+                        Some(rows) => in_memory(&rows, read.shape, batch_size).boxed(),
+                        None => read.start().await?,
                     })
                 };
                 load.try_flatten_stream().boxed()
             }
-            Residency::Storage => StorageRead { shape, fragments, context, readers, time }.start()?.boxed(),
+            Residency::Storage if read.ranges.is_empty() => read.all()?.boxed(),
+            Residency::Storage => read.start().try_flatten_stream().boxed(),
         };
         let rows = rows.inspect_ok(move |batch| baseline.record_output(batch.num_rows()));
         let rows = rows.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
@@ -244,8 +281,8 @@ impl ExecutionPlan for DatasetScanExec {
             Some(fragments) => fragments.iter().map(|f| f.num_rows().or(f.physical_rows).unwrap_or(0)).sum(),
         };
         statistics.num_rows = match self.filter {
-            None => Precision::Exact(rows),
-            Some(_) => Precision::Inexact(rows),
+            None if self.ranges.is_empty() => Precision::Exact(rows),
+            _ => Precision::Inexact(rows),
         };
         Ok(Arc::new(statistics))
     }
@@ -258,6 +295,11 @@ impl DisplayAs for DatasetScanExec {
         write!(f, "DatasetScanExec: source={}, projection=[{}]", self.handle.label(), names.join(", "))?;
         if let Some(fragments) = &self.fragments {
             write!(f, ", fragments={}", fragments.len())?;
+        }
+        let indexes: Vec<&str> =
+            self.ranges.iter().filter_map(|ranges| self.handle.value_index_name(&ranges.column)).collect();
+        if !indexes.is_empty() {
+            write!(f, ", indexes=[{}]", indexes.join(", "))?;
         }
         match &self.filter {
             Some(filter) => write!(f, ", filter={filter}"),

@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use crate::generation::{IndexWriter, NewIndex, TextIndexWriter, VectorIndexWriter};
-use crate::memtable::{IndexState, MemTableView, RowIndex, TextRows, VectorRows};
+use crate::generation::{IndexWriter, NewIndex, TextIndexWriter, ValueIndexWriter, VectorIndexWriter};
+use crate::memtable::{IndexState, MemTableView, RowIndex, ScalarRows, TextRows, VectorRows};
 
 /// The indexes of the generation that `view`, all rows of a frozen memtable, becomes.
 pub(super) fn of(view: &MemTableView) -> Vec<NewIndex> {
@@ -24,6 +24,10 @@ fn writer(state: &IndexState, view: &MemTableView) -> Option<(usize, Box<dyn Ind
     if let Some(vectors) = index.downcast_ref::<VectorRows>() {
         let column = vectors.column();
         return Some((column, Box::new(VectorIndexWriter::new(column, vectors.metric()))));
+    }
+    if let Some(values) = index.downcast_ref::<ScalarRows>() {
+        let column = values.column();
+        return Some((column, Box::new(ValueIndexWriter::try_new(column, values.kind())?)));
     }
     if let Ok(texts) = index.downcast::<TextRows>() {
         let (column, analyzer) = (texts.column(), Arc::clone(texts.analyzer()));

@@ -41,8 +41,8 @@ pub(super) async fn flush(
         }
         let view = MemTableView::new(Arc::clone(&request.memtable), request.memtable.rows());
         let base = Arc::clone(&context.control.current().base);
-        let indexes = indexes::of(&view);
-        let rows = task::blocking(move || view.newest_rows().collect::<Result<Vec<_>>>()).await?;
+        let made = move || Ok((view.newest_rows().collect::<Result<Vec<_>>>()?, indexes::of(&view)));
+        let (rows, indexes) = task::blocking(made).await?;
         let (contents, layout) = (Contents { rows, indexes }, base.layout());
         let record =
             generation::write(&context.opener, &context.io, request.shard, id, contents, schema, layout).await?;

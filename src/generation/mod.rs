@@ -7,6 +7,7 @@ mod checksum;
 mod index_files;
 mod sidecar;
 mod text_index;
+mod value_index;
 mod vector_index;
 mod write;
 
@@ -27,6 +28,7 @@ use crate::text_search::TextAnalyzer;
 pub use checksum::verify;
 pub use index_files::{IndexFiles, IndexTarget, IndexWriter, NewIndex};
 pub use text_index::TextIndexWriter;
+pub use value_index::ValueIndexWriter;
 pub use vector_index::VectorIndexWriter;
 pub use write::{Contents, discard, write};
 

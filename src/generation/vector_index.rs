@@ -2,8 +2,10 @@
 //! each other. Vectors whose width is no multiple of 8 get a byte a dimension instead, IVF_SQ.
 //!
 //! Two files: the codes of all rows that have a rank, partition by partition, and the centroids of the partitions. Rows
-//! without a rank (no vector, NaN, no direction under cosine) are left out; whoever searches compares them one by one.
+//! without a rank (no vector, NaN, no direction under cosine) and vectors so long or short that their codes would mean
+//! nothing are left out; whoever searches compares them one by one.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, RecordBatch, UInt32Array, UInt64Array};
@@ -50,6 +52,8 @@ const SAMPLE: usize = 32;
 const ROUNDS: u32 = 8;
 /// Rows that are made codes at once.
 const CHUNK: usize = 8192;
+/// Squared lengths between which codes are made: the sums of squares that they hold are numbers of 32 bits.
+const LENGTHS: RangeInclusive<f64> = 1e-30..=1e30;
 /// The version of the format that is written.
 const FORMAT: u32 = 1;
 /// The column of vectors on its way to codes.
@@ -195,7 +199,13 @@ fn distance_of(metric: Metric) -> DistanceType {
     }
 }
 
-/// The rows with a rank, in batches: their ids and vectors.
+/// Whether codes tell something of a vector with a rank.
+fn has_code(metric: Metric, vector: &[f32]) -> bool {
+    let length: f64 = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    length <= *LENGTHS.end() && (metric != Metric::Cosine || length >= *LENGTHS.start())
+}
+
+/// The rows with a rank and a code, in batches: their ids and vectors.
 fn ranked(vectors: &[ArrayRef], metric: Metric, width: i32) -> Result<Vec<RecordBatch>> {
     let item = Arc::new(Field::new_list_field(DataType::Float32, true));
     let field = Field::new(VECTOR, DataType::FixedSizeList(Arc::clone(&item), width), true);
@@ -204,7 +214,10 @@ fn ranked(vectors: &[ArrayRef], metric: Metric, width: i32) -> Result<Vec<Record
     let mut start = 0;
     for vectors in vectors {
         let vectors = vectors.as_fixed_size_list();
-        let is_ranked = (0..vectors.len()).map(|row| Class::of(metric, vector_of(vectors, row)) == Class::Ranked);
+        let is_ranked = (0..vectors.len()).map(|row| {
+            let vector = vector_of(vectors, row);
+            Class::of(metric, vector) == Class::Ranked && vector.is_some_and(|vector| has_code(metric, vector))
+        });
         let is_ranked = arrow::array::BooleanArray::from_iter(is_ranked.map(Some));
         let ids: ArrayRef = Arc::new(UInt64Array::from_iter_values(start..start + vectors.len() as u64));
         start += vectors.len() as u64;

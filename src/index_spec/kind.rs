@@ -134,6 +134,15 @@ impl IndexKind {
         }
     }
 
+    /// Whether an index that is described as `there` may be one that was made as this says: neither has to say all.
+    pub fn may_be(&self, there: &Self) -> bool {
+        match (self, there) {
+            (Self::Vector(asked), Self::Vector(there)) => asked.may_be(there),
+            (Self::Text(asked), Self::Text(there)) => asked.may_be(there),
+            (asked, there) => asked == there,
+        }
+    }
+
     /// Whether a column has at most one of both.
     pub(super) fn excludes(&self, other: &Self) -> bool {
         match (self, other) {

@@ -20,7 +20,7 @@ use crate::schema::TableSchema;
 
 pub use kind::IndexKind;
 pub use text_params::{LANGUAGES, StopWords, TOKENIZERS, TextParams};
-pub use vector_params::{VectorLayout, VectorParams};
+pub use vector_params::{VectorLayout, VectorParams, metric_named};
 
 /// What the names of index options begin with.
 pub const PREFIX: &str = "lsm.index.";
@@ -133,20 +133,6 @@ impl IndexSpec {
             }
         }
         Ok(())
-    }
-
-    /// The indexes with their columns' names as the table has them.
-    ///
-    /// # Errors
-    /// `Invalid` if one cannot be, or two of them cannot be together.
-    pub fn resolve_all(specs: &[Self], schema: &TableSchema) -> Result<Vec<Self>> {
-        let mut all: Vec<Self> = Vec::new();
-        for spec in specs {
-            let spec = spec.resolved(schema)?;
-            spec.check_beside(&all)?;
-            all.push(spec);
-        }
-        Ok(all)
     }
 
     /// Nothing, if a table with the indexes `others` can have this one too.
@@ -308,8 +294,12 @@ mod tests {
         assert!(resolved("id", "btree").is_ok());
         assert!(resolved("id", "btree(name='__x')").unwrap_err().message().contains("Lance"));
         assert!(resolved("near", "ivf_pq(num_sub_vectors=3)").unwrap_err().message().contains("divide"));
-        let together = |kinds| IndexSpec::resolve_all(&IndexSpec::parse("near", kinds).unwrap(), &schema);
-        assert_eq!(together("vector(l2), vector(cosine, name='n')").unwrap().len(), 2);
+        let together = |kinds| {
+            let specs = IndexSpec::parse("near", kinds).unwrap();
+            let resolved: Vec<IndexSpec> = specs.iter().map(|spec| spec.resolved(&schema).unwrap()).collect();
+            resolved[1].check_beside(&resolved[..1])
+        };
+        assert!(together("vector(l2), vector(cosine, name='n')").is_ok());
         for bad in ["vector(l2), vector(cosine)", "vector(l2), hnsw(l2)"] {
             assert!(together(bad).is_err(), "{bad}");
         }

@@ -74,6 +74,16 @@ impl Default for TextParams {
 }
 
 impl TextParams {
+    /// Whether an index that is described as `there` may be one that was made as this says: Lance does not describe which
+    /// words of a list are left out.
+    pub(super) fn may_be(&self, there: &Self) -> bool {
+        let stop_words = match &self.stop_words {
+            StopWords::Own(_) => StopWords::OfLanguage,
+            other => other.clone(),
+        };
+        Self { stop_words, ..self.clone() } == *there
+    }
+
     /// Lance's defaults for a tokenizer: pieces of words and identifiers are not stemmed, and none is left out.
     pub fn of_tokenizer(tokenizer: &str) -> Self {
         let whole_words = !matches!(tokenizer, "ngram" | "code");

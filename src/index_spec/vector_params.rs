@@ -86,6 +86,19 @@ impl VectorParams {
         Ok(vector)
     }
 
+    /// Whether both may describe one index. A number that is not told, and the default kind, may be any.
+    pub(super) fn may_be(&self, there: &Self) -> bool {
+        let any = VectorLayout::Vector;
+        let is_same_kind = self.layout == there.layout || self.layout == any || there.layout == any;
+        let agree = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
+        self.metric == there.metric
+            && is_same_kind
+            && agree(self.num_partitions, there.num_partitions)
+            && agree(self.num_sub_vectors, there.num_sub_vectors)
+            && agree(self.m, there.m)
+            && agree(self.ef_construction, there.ef_construction)
+    }
+
     /// The metric's name in options.
     pub(super) fn metric_name(&self) -> &'static str {
         METRICS.iter().find(|(_, metric)| *metric == self.metric).map_or("l2", |(name, _)| name)
@@ -103,7 +116,11 @@ impl VectorParams {
     }
 }
 
-fn metric_named(name: &str) -> Result<Metric> {
+/// The metric that options call `name`.
+///
+/// # Errors
+/// `Invalid` if there is none.
+pub fn metric_named(name: &str) -> Result<Metric> {
     let lower = if name.eq_ignore_ascii_case("dot") { "inner_product".into() } else { name.to_ascii_lowercase() };
     let known: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
     let found = METRICS.iter().find(|(known, _)| *known == lower).map(|(_, metric)| *metric);

@@ -11,7 +11,6 @@ mod scalar_rows;
 mod selection;
 mod table;
 mod text_rows;
-mod value_ranges;
 mod vector_rows;
 mod view;
 
@@ -20,6 +19,5 @@ pub use row_index::{IndexState, Indexed, RowIndex, RowIndexFactory};
 pub use scalar_rows::{ScalarRows, ScalarRowsFactory};
 pub use table::MemTable;
 pub use text_rows::{TextRows, TextRowsFactory};
-pub use value_ranges::{ValueRange, ValueRanges};
 pub use vector_rows::{NearestRequest, NearestRows, VectorRows, VectorRowsFactory};
 pub use view::MemTableView;

@@ -26,6 +26,9 @@ pub trait RowIndex: Any + Debug + Send + Sync {
     /// Gives the index up.
     fn append(&self, start: usize, rows: &RecordBatch) -> Result<()>;
 
+    /// Gives back what only appending needs: no row will be added any more. Readers go on, and find the same.
+    fn freeze(&self) {}
+
     /// Bytes of memory held.
     fn memory(&self) -> usize;
 }
@@ -47,6 +50,7 @@ pub struct IndexState {
     indexed: AtomicUsize,
     /// Whether rows become visible only when this index has them.
     awaited: AtomicBool,
+    frozen: AtomicBool,
     failure: OnceLock<Error>,
 }
 
@@ -62,6 +66,7 @@ impl IndexState {
             factory: Arc::clone(factory),
             indexed: AtomicUsize::new(0),
             awaited: AtomicBool::new(awaited),
+            frozen: AtomicBool::new(false),
             failure: OnceLock::new(),
         }
     }
@@ -71,7 +76,13 @@ impl IndexState {
         self.factory.name()
     }
 
-    pub(super) fn is_of(&self, factory: &Arc<dyn RowIndexFactory>) -> bool {
+    /// What made it: its name another index of the memtable may have, made by something else.
+    pub fn factory(&self) -> &Arc<dyn RowIndexFactory> {
+        &self.factory
+    }
+
+    /// Whether `factory` made it.
+    pub fn is_of(&self, factory: &Arc<dyn RowIndexFactory>) -> bool {
         Arc::ptr_eq(&self.factory, factory)
     }
 
@@ -109,6 +120,18 @@ impl IndexState {
     /// Rows below `end` are indexed.
     pub fn advance(&self, end: usize) {
         self.indexed.store(end, Ordering::Release);
+    }
+
+    /// Whether [`Self::freeze`] was called.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    /// Lets the index give back what only appending needs. It has all rows of its memtable, and no more will come.
+    pub fn freeze(&self) {
+        if !self.frozen.swap(true, Ordering::AcqRel) {
+            self.index.freeze();
+        }
     }
 
     /// Gives the index up: nobody waits for it any more.

@@ -95,6 +95,10 @@ impl RowIndex for TextRows {
         append(&self.index, start, rows.column(self.column), &self.analyzer)
     }
 
+    fn freeze(&self) {
+        self.index.freeze();
+    }
+
     fn memory(&self) -> usize {
         self.index.memory()
     }

@@ -81,13 +81,15 @@ impl ExecutionPlan for MemTableScanExec {
         let rows = source.rows(&self.projection, &self.schema, batch_size).map_err(DataFusionError::from);
         let rows = dropped_counted(rows, source.row_count(), &self.metrics, partition);
         let mut left = self.fetch.unwrap_or(usize::MAX);
+        // A source may have batches without rows: only one that `fetch` left nothing of ends the scan.
         let rows = rows
+            .try_filter(|batch| future::ready(batch.num_rows() > 0))
             .map_ok(move |batch| {
                 let batch = if batch.num_rows() > left { batch.slice(0, left) } else { batch };
                 left -= batch.num_rows();
                 batch
             })
-            .take_while(|batch| std::future::ready(batch.as_ref().is_ok_and(|b| b.num_rows() > 0) || batch.is_err()));
+            .take_while(|batch| future::ready(batch.as_ref().is_ok_and(|b| b.num_rows() > 0) || batch.is_err()));
         Ok(leaf::counted(Arc::clone(&self.schema), rows, &self.metrics, partition))
     }
 
@@ -145,4 +147,49 @@ fn dropped_counted(
     .map(Some)
     .chain(end)
     .filter_map(future::ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use datafusion::physical_plan::collect;
+    use futures::stream::BoxStream;
+
+    use super::*;
+    use crate::error::Result;
+
+    /// Batches as they are.
+    #[derive(Debug)]
+    struct Batches(Vec<RecordBatch>);
+
+    impl RowSource for Batches {
+        fn label(&self) -> String {
+            "batches".to_string()
+        }
+
+        fn row_count(&self) -> usize {
+            self.0.iter().map(RecordBatch::num_rows).sum()
+        }
+
+        fn rows(&self, _: &[usize], _: &SchemaRef, _: usize) -> BoxStream<'static, Result<RecordBatch>> {
+            stream::iter(self.0.clone().into_iter().map(Ok)).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn batches_without_rows_do_not_end_a_scan() {
+        let batch = |ids: &[i64]| {
+            RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef)]).unwrap()
+        };
+        let batches: Vec<_> = [&[][..], &[1, 2], &[], &[], &[3], &[4, 5], &[]].map(batch).into();
+        let schema = batches[0].schema();
+        let scan = MemTableScanExec::new(vec![Arc::new(Batches(batches))], vec![0], schema);
+        for (fetch, expected) in [(None, 5), (Some(9), 5), (Some(4), 4), (Some(3), 3), (Some(0), 0)] {
+            let found = collect(scan.with_fetch(fetch).unwrap(), Arc::default()).await.unwrap();
+            assert!(found.iter().all(|batch| batch.num_rows() > 0));
+            let ids = found.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+            assert_eq!(ids.collect::<Vec<_>>(), [1, 2, 3, 4, 5][..expected], "{fetch:?}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::common::{DataFusionError, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
@@ -24,12 +25,14 @@ pub struct PrepareExec {
     input: Arc<dyn ExecutionPlan>,
     preparations: Vec<Arc<dyn Preparation>>,
     metrics: ExecutionPlanMetricsSet,
+    /// Whether a partition told the work, which is done once for all of them.
+    told: Arc<AtomicBool>,
 }
 
 impl PrepareExec {
     /// `input` after `preparations`.
     pub fn new(input: Arc<dyn ExecutionPlan>, preparations: Vec<Arc<dyn Preparation>>) -> Self {
-        Self { input, preparations, metrics: ExecutionPlanMetricsSet::new() }
+        Self { input, preparations, metrics: ExecutionPlanMetricsSet::new(), told: Arc::default() }
     }
 }
 
@@ -76,11 +79,14 @@ impl ExecutionPlan for PrepareExec {
             return internal_err!("PrepareExec has no partition {partition}");
         }
         let (input, preparations, metrics) = (Arc::clone(&self.input), self.preparations.clone(), self.metrics.clone());
+        let told = Arc::clone(&self.told);
         let rows = stream::once(async move {
+            let mut work = Vec::new();
             for preparation in preparations {
-                for (name, count) in preparation.prepare().await.map_err(DataFusionError::from)? {
-                    MetricBuilder::new(&metrics).counter(name, partition).add(count);
-                }
+                work.extend(preparation.prepare().await.map_err(DataFusionError::from)?);
+            }
+            if !told.swap(true, Ordering::Relaxed) {
+                work.into_iter().for_each(|(name, n)| MetricBuilder::new(&metrics).counter(name, partition).add(n));
             }
             input.execute(partition, context)
         })
@@ -102,5 +108,42 @@ impl ExecutionPlan for PrepareExec {
 
     fn reset_state(self: Arc<Self>) -> DfResult<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self::new(Arc::clone(&self.input), self.preparations.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Schema;
+    use async_trait::async_trait;
+    use datafusion::physical_plan::collect;
+    use datafusion::physical_plan::empty::EmptyExec;
+
+    use super::*;
+    use crate::error::Result;
+
+    #[derive(Debug)]
+    struct Words(usize);
+
+    #[async_trait]
+    impl Preparation for Words {
+        fn label(&self) -> String {
+            format!("{} words", self.0)
+        }
+
+        async fn prepare(&self) -> Result<Vec<(&'static str, usize)>> {
+            Ok(vec![("words", self.0)])
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_is_done_once_is_told_once() {
+        let input = Arc::new(EmptyExec::new(Arc::new(Schema::empty())).with_partitions(3));
+        let prepare = Arc::new(PrepareExec::new(input, vec![Arc::new(Words(5)), Arc::new(Words(2))]));
+        let words = |plan: &dyn ExecutionPlan| plan.metrics().unwrap().sum_by_name("words").map(|sum| sum.as_usize());
+        collect(Arc::clone(&prepare) as _, Arc::default()).await.unwrap();
+        assert_eq!(words(prepare.as_ref()), Some(7));
+        let again = prepare.reset_state().unwrap();
+        collect(Arc::clone(&again), Arc::default()).await.unwrap();
+        assert_eq!(words(again.as_ref()), Some(7));
     }
 }

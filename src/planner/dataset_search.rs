@@ -16,10 +16,12 @@ use roaring::{RoaringBitmap, RoaringTreemap};
 use super::live_rows::{LiveRows, batch_of};
 use super::ranking::{Ranked, Ranking};
 use super::sources::StoredRows;
+use super::stored_texts::passing;
 use super::vector_search::VectorSearch;
 use crate::dataset::{Allowed, DatasetHandle, DatasetVectorIndex};
 use crate::error::Result;
 use crate::source::{Best, TopKSource};
+use crate::text_search::TextSearch;
 
 /// Rows left by a filter up to which they are compared one by one.
 const FEW: u64 = 1024;
@@ -35,15 +37,17 @@ const HUGE: f64 = 1e30;
 pub(super) struct DatasetSearch {
     rows: StoredRows,
     search: Arc<VectorSearch>,
+    texts: Arc<[TextSearch]>,
     kind: String,
 }
 
 impl DatasetSearch {
-    /// The search in the live rows of a dataset; `None` if no index answers it, or the rows are in memory.
-    pub(super) fn try_new(rows: &StoredRows, search: &Arc<VectorSearch>) -> Option<Self> {
+    /// The search in the live rows of a dataset that match `texts`; `None` if no index answers it, or the rows are in
+    /// memory.
+    pub(super) fn try_new(rows: &StoredRows, search: &Arc<VectorSearch>, texts: &Arc<[TextSearch]>) -> Option<Self> {
         let handle = rows.handle();
         let kind = handle.vector_index_kind(search.column, search.metric).filter(|_| !handle.is_resident())?;
-        Some(Self { rows: rows.clone(), search: Arc::clone(search), kind })
+        Some(Self { rows: rows.clone(), search: Arc::clone(search), texts: Arc::clone(texts), kind })
     }
 
     async fn find(&self, projection: &[usize]) -> Result<(LiveRows, Ranked, Work)> {
@@ -51,9 +55,9 @@ impl DatasetSearch {
         let index = self.rows.handle().vector_index(self.search.column, self.search.metric).await?;
         let mut pass = Pass { rows: &live, handle: live.handle(), search: &self.search, projection, passing: None };
         let mut work = Work { dropped: live.dropped_rows().map_or(0, |rows| rows.len() as usize), ..Work::default() };
-        if let Some(predicate) = &self.search.predicate {
-            pass.passing = Some(live.passing(predicate).await?);
-        }
+        let passed = passing(&live, self.texts.iter(), self.search.beside_texts.as_ref(), &self.search.ranges).await?;
+        (work.texts, work.by_value) = (passed.texts_read, passed.by_value);
+        pass.passing = passed.rows;
         work.candidates = match &pass.passing {
             Some(passing) => passing.len() as usize,
             None => pass.handle.rows().saturating_sub(work.dropped),
@@ -92,21 +96,27 @@ struct Work {
     candidates: usize,
     distances: usize,
     flat: usize,
+    texts: usize,
     dropped: usize,
     partitions: usize,
     short: usize,
+    /// Rows that indexes of values left to the filter, if they were asked.
+    by_value: Option<u64>,
 }
 
 impl Work {
     fn into_counts(self) -> Vec<(&'static str, usize)> {
-        vec![
+        let by_value = self.by_value.map(|rows| ("rows_by_value", rows as usize));
+        let counts = [
             ("candidates", self.candidates),
             ("distances", self.distances),
             ("flat", self.flat),
+            ("texts_read", self.texts),
             ("rows_dropped", self.dropped),
             ("partitions", self.partitions),
             ("index_fell_short", self.short),
-        ]
+        ];
+        counts.into_iter().chain(by_value).collect()
     }
 }
 
@@ -149,7 +159,7 @@ impl<'a> Pass<'a> {
         self.verify(ids, ranking, &mut RoaringTreemap::new()).await
     }
 
-    /// The nearest rows by the index, and those that it does not have; `None` if it gives too few.
+    /// The nearest rows by the index, and those that it does not have; `None` if it gives too few, or is damaged.
     async fn by_index(&self, index: &DatasetVectorIndex, work: &mut Work) -> Result<Option<Ranking<'a>>> {
         let (search, coverage) = (self.search.as_ref(), index.coverage());
         let mut stale = self.rows.dropped_rows().map_or_else(RoaringTreemap::new, |rows| rows.as_ref().clone());
@@ -161,7 +171,13 @@ impl<'a> Pass<'a> {
                 Some(passing) => Allowed::Only(passing),
                 None => Allowed::Except(&stale),
             };
-            let candidates = index.candidates(&search.query, wanted, search.effort, allowed, share).await?;
+            let candidates = match index.candidates(&search.query, wanted, search.effort, allowed, share).await {
+                Ok(candidates) => candidates,
+                Err(error) => {
+                    self.handle.give_up_vector_index(search.column, search.metric, error).await?;
+                    return Ok(None);
+                }
+            };
             work.partitions += candidates.partitions;
             ranking = Ranking::new(self.search);
             let known = stale.len();

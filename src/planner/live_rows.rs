@@ -13,7 +13,10 @@ use roaring::RoaringTreemap;
 use super::sources::StoredRows;
 use crate::dataset::DatasetHandle;
 use crate::error::Result;
-use crate::source::Dropped;
+use crate::source::{Dropped, ValueRanges};
+
+/// Rows that are taken at once.
+const TAKEN: usize = 8192;
 
 /// The rows of a generation or of the base, less those that newer sources supersede.
 #[derive(Debug, Clone)]
@@ -60,13 +63,18 @@ impl LiveRows {
         })
     }
 
-    /// The rows that are superseded: all keys are read if that is known by key.
+    /// The rows that are superseded: all keys are read if that is known by key, once as long as nothing is written.
     ///
     /// # Errors
     /// What reading raises.
     pub(super) async fn superseded(&self) -> Result<Arc<RoaringTreemap>> {
-        if let Some(rows) = self.dropped_rows() {
-            return Ok(Arc::clone(rows));
+        let probe = match &self.dropped {
+            Dropped::Rows(rows) => return Ok(Arc::clone(rows)),
+            Dropped::Keys(probe) => probe,
+        };
+        // Another query of the same statement may have asked since.
+        if let Dropped::Rows(rows) = self.rows.mask().resolve().await? {
+            return Ok(rows);
         }
         let columns = self.key_columns();
         let (mut superseded, mut rows) = (RoaringTreemap::new(), self.handle().rows_of(columns, None)?);
@@ -76,14 +84,21 @@ impl LiveRows {
             let live = self.live(ids, keys)?;
             superseded.extend((0..ids.len()).filter(|row| !live.value(*row)).map(|row| ids[row]));
         }
-        Ok(Arc::new(superseded))
+        let superseded = Arc::new(superseded);
+        probe.keep(&superseded);
+        Ok(superseded)
     }
 
-    /// The live rows that pass `predicate`. Others are not evaluated.
+    /// The live rows that pass `predicate`, and how many of all indexes of values left to look at. Others are not
+    /// evaluated. `ranges` are what the predicate lets columns have.
     ///
     /// # Errors
     /// What reading and evaluating raise.
-    pub(super) async fn passing(&self, predicate: &Arc<dyn PhysicalExpr>) -> Result<RoaringTreemap> {
+    pub(super) async fn passing(
+        &self,
+        predicate: &Arc<dyn PhysicalExpr>,
+        ranges: &[ValueRanges],
+    ) -> Result<(RoaringTreemap, Option<u64>)> {
         let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
         columns.sort_unstable();
         let read = columns.len();
@@ -93,7 +108,12 @@ impl LiveRows {
         let predicate = reassign_expr_columns(Arc::clone(predicate), &schema)?;
         columns.extend(self.key_columns());
         let mut passing = RoaringTreemap::new();
-        let mut rows = self.handle().rows_of(&columns, None)?;
+        let found = self.handle().find_values(ranges).await?;
+        let left = found.as_ref().map(|found| found.rows.len());
+        let mut rows = match found {
+            Some(found) => self.handle().rows_among(&columns, found, TAKEN)?,
+            None => self.handle().rows_of(&columns, None)?,
+        };
         while let Some(batch) = rows.try_next().await? {
             let (values, ids) = batch.columns().split_at(columns.len());
             let ids = ids[0].as_primitive::<UInt64Type>().values();
@@ -104,7 +124,7 @@ impl LiveRows {
             let passes = |row: &usize| selection.value(*row) && passed.is_valid(*row) && passed.value(*row);
             passing.extend((0..ids.len()).filter(passes).map(|row| ids[row]));
         }
-        Ok(passing)
+        Ok((passing, left))
     }
 
     /// The rows `ids`, in this order, projected to the logical columns `projection`, of which `schema` is.

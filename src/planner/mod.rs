@@ -19,7 +19,7 @@ mod text_scorer;
 mod value_match;
 mod vector_search;
 
-pub use point_lookup::{PointLookup, lookup, present};
+pub use point_lookup::{PointLookup, lookup, present, source_names};
 pub use pushdown::{FilterSupport, key_filter, promised, support};
 pub use scan::{ScanRequest, Search, plan_scan};
 pub use text_ranking::TextRanking;

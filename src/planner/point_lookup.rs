@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
+use arrow::buffer::NullBuffer;
 use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
@@ -46,6 +47,22 @@ enum Place {
     MemTable { shard: usize, memtable: usize, row: usize },
     Generation { shard: usize, generation: usize, row: u64 },
     Base { row: u64 },
+}
+
+impl Place {
+    /// What the source is called, as in EXPLAIN; of the base not which version of it.
+    fn name(&self, snapshot: &Snapshot) -> String {
+        let (shard, name) = match *self {
+            Self::MemTable { shard, memtable, .. } => {
+                (shard, format!("memtable {}", snapshot.memtables(shard)[memtable].generation()))
+            }
+            Self::Generation { shard, generation, .. } => {
+                (shard, format!("generation {}", snapshot.version().shards[shard].generations[generation].id()))
+            }
+            Self::Base { .. } => return "base".into(),
+        };
+        if snapshot.version().shards.len() > 1 { format!("shard {shard}, {name}") } else { name }
+    }
 }
 
 /// The live rows of `keys` (the key columns in key order, no NULL), projected, in the order of the keys; a key without
@@ -96,6 +113,29 @@ pub async fn present(snapshot: &Snapshot, lists: &BlockLists, keys: &[ArrayRef])
         }
     }
     Ok(present)
+}
+
+/// What the source is called that each of `keys` (the key columns in key order) is in: where the newest row of the key
+/// is, or the base if it is in no memtable and in no generation, without looking there. NULL for a key that is deleted,
+/// and for one with a NULL in it.
+///
+/// # Errors
+/// `Invalid` if the columns are not the key's; why a shard is damaged.
+pub fn source_names(snapshot: &Snapshot, keys: &[ArrayRef]) -> Result<StringArray> {
+    let nulls =
+        keys.iter().fold(None, |nulls, column| NullBuffer::union(nulls.as_ref(), column.logical_nulls().as_ref()));
+    let rows = keys.first().map_or(0, |column| column.len());
+    let whole: Vec<usize> = (0..rows).filter(|row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row))).collect();
+    let images = snapshot.version().base.schema().key().of_columns(&picked(keys, &whole)?)?;
+    let Located { places, missing, .. } = locate_fresh(snapshot, &images)?;
+    let mut names: Vec<Option<String>> = vec![None; rows];
+    for (row, place) in whole.iter().zip(&places) {
+        names[*row] = place.as_ref().map(|place| place.name(snapshot));
+    }
+    for i in missing {
+        names[whole[i]] = Some("base".into());
+    }
+    Ok(names.into())
 }
 
 /// Where keys are outside the base.

@@ -168,7 +168,6 @@ mod tests {
             query: vec![0.0],
             k,
             nulls_first,
-            predicate: None,
             beside_texts: None,
             ranges: Vec::new(),
             effort,

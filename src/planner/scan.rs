@@ -21,9 +21,8 @@ use super::value_match::{ValueMatches, value_ranges};
 use super::vector_search::{MemTableSearch, VectorSearch};
 use crate::block_list::BlockLists;
 use crate::error::Result;
-use crate::memtable::ValueRanges;
 use crate::physical_plan::{AppendExec, FirstMatchExec, PrepareExec, TopKExec};
-use crate::source::{Preparation, RowSource, TopKSource};
+use crate::source::{Preparation, RowSource, TopKSource, ValueRanges};
 use crate::text_search::TextSearch;
 use crate::version::Snapshot;
 
@@ -60,7 +59,9 @@ impl Search {
             (Self::Vector(search), Source::MemTable(rows)) => {
                 Some(Arc::new(MemTableSearch::try_new(rows, search, texts)?))
             }
-            (Self::Vector(search), Source::Stored(rows)) => Some(Arc::new(DatasetSearch::try_new(rows, search)?)),
+            (Self::Vector(search), Source::Stored(rows)) => {
+                Some(Arc::new(DatasetSearch::try_new(rows, search, texts)?))
+            }
             (Self::Text(ranking), Source::MemTable(rows)) => {
                 Some(Arc::new(MemTableRanking::try_new(rows, ranking, texts)?))
             }
@@ -136,7 +137,7 @@ fn plan_rows(
             if source.is_resident() { &mut resident } else { &mut arms }.push(rows);
             continue;
         }
-        let rows = source.live(projection, &schema, &pushed)?;
+        let rows = source.live(projection, &schema, &pushed, &ranges)?;
         if source.is_resident() { &mut resident } else { &mut arms }.push(rows);
     }
     match resident.len() {

@@ -13,7 +13,7 @@ use crate::dataset::DatasetHandle;
 use crate::error::Result;
 use crate::generation::Generation;
 use crate::physical_plan::{BlockListExec, MemTableScanExec};
-use crate::source::{RowMask, RowSource};
+use crate::source::{RowMask, RowSource, ValueRanges};
 use crate::version::Snapshot;
 
 /// One source of a snapshot that has rows.
@@ -123,7 +123,7 @@ impl Source {
     }
 
     /// A plan of its live rows, projected to the logical columns `projection`, of which `schema` is. Rows that do not
-    /// pass all `filters` may be left out.
+    /// pass all `filters`, or whose values are not in all of `ranges`, may be left out.
     ///
     /// # Errors
     /// `Invalid` if a filter cannot be evaluated on the table's columns.
@@ -132,16 +132,14 @@ impl Source {
         projection: &[usize],
         schema: &SchemaRef,
         filters: &[Expr],
+        ranges: &[ValueRanges],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = match self {
             Self::MemTable(rows) => return Ok(of_source(Arc::new(rows.clone()), projection, schema)),
             Self::Stored(rows) => rows,
         };
         let columns: Vec<usize> = projection.iter().chain(&rows.extra).copied().collect();
-        let scan = match &rows.data {
-            Stored::Generation(generation) => generation.scan(&columns, filters)?,
-            Stored::Base(base) => base.scan(&columns, filters)?,
-        };
+        let scan = rows.handle().scan_within(&columns, filters, ranges)?;
         Ok(Arc::new(BlockListExec::new(scan, Arc::clone(&rows.mask), rows.label.clone(), Arc::clone(schema))))
     }
 }

@@ -11,7 +11,7 @@ use roaring::RoaringTreemap;
 
 use super::live_rows::LiveRows;
 use super::sources::StoredRows;
-use super::stored_texts::StoredTexts;
+use super::stored_texts::passing;
 use crate::error::{Error, Result};
 use crate::source::RowSource;
 use crate::text_search::TextSearch;
@@ -37,18 +37,6 @@ impl StoredMatches {
     }
 }
 
-async fn matches(live: &LiveRows, searches: &[TextSearch]) -> Result<RoaringTreemap> {
-    let mut found: Option<RoaringTreemap> = None;
-    for search in searches {
-        let (matches, _) = StoredTexts::open(live, search).await?.matching().await?;
-        found = Some(match found {
-            Some(found) => found & matches,
-            None => matches,
-        });
-    }
-    Ok(found.unwrap_or_default())
-}
-
 impl RowSource for StoredMatches {
     fn label(&self) -> String {
         format!("{} by text", self.rows.label())
@@ -68,7 +56,7 @@ impl RowSource for StoredMatches {
         let (projection, schema, all) = (projection.to_vec(), Arc::clone(schema), self.row_count() as u64);
         stream::once(async move {
             let live = LiveRows::resolve(&rows).await?;
-            let found = matches(&live, &searches).await?;
+            let found = passing(&live, searches.iter(), None, &[]).await?.rows.unwrap_or_default();
             if found.len() > all / FEW {
                 let read = live.handle().rows_of(&projection, None)?;
                 return Ok::<_, Error>(read.map(move |batch| among(&batch?, &found, &schema)).boxed());

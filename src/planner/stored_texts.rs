@@ -7,18 +7,19 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use async_trait::async_trait;
+use datafusion::physical_expr::PhysicalExpr;
 use futures::TryStreamExt;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::live_rows::LiveRows;
 use super::sources::StoredRows;
 use super::text_ranking::TextRanking;
-use crate::dataset::{DatasetTextIndex, TextPart};
-use crate::error::{Error, Result};
-use crate::source::{Best, TopKSource};
+use crate::dataset::{DatasetHandle, DatasetTextIndex, TextPart};
+use crate::error::{ErrorKind, Result};
+use crate::source::{Best, TopKSource, ValueRanges};
 use crate::task;
-use crate::text_index::{Field, Hit, Mask, Search};
-use crate::text_search::{Pattern, Survey, TextSearch, Weights, index_of, matching, ranking};
+use crate::text_index::{Hit, Mask};
+use crate::text_search::{Pattern, Survey, TextSearch, Weights, best, index_of, matching};
 
 /// The texts that one query looks at in one dataset.
 #[derive(Debug)]
@@ -37,6 +38,19 @@ struct Indexed {
     parts: Arc<[TextPart]>,
 }
 
+impl Indexed {
+    /// `None` if there is no index that can be used.
+    async fn open(handle: &DatasetHandle, column: usize, search: &TextSearch) -> Result<Option<Self>> {
+        let Some(index) = handle.text_index(column, &search.analyzer).await? else { return Ok(None) };
+        match index.load(&search.query).await {
+            Ok(parts) => Ok(Some(Self { index, parts: parts.into() })),
+            // Read one by one, texts take little memory.
+            Err(error) if error.kind() == ErrorKind::Backpressure => Ok(None),
+            Err(error) => handle.give_up_text_index(column, &search.analyzer, error).await.map(|()| None),
+        }
+    }
+}
+
 impl<'a> StoredTexts<'a> {
     /// Opens what the query needs.
     ///
@@ -45,10 +59,7 @@ impl<'a> StoredTexts<'a> {
     pub(super) async fn open(live: &'a LiveRows, search: &'a TextSearch) -> Result<Self> {
         let handle = live.handle();
         let column = handle.schema().logical().index_of(&search.column)?;
-        let indexed = match handle.text_index(column, &search.analyzer).await? {
-            Some(index) => Some(Indexed { parts: index.load(&search.query).await?.into(), index }),
-            None => None,
-        };
+        let indexed = Indexed::open(handle, column, search).await?;
         Ok(Self { live, superseded: live.superseded().await?, search, column, indexed })
     }
 
@@ -144,6 +155,43 @@ fn matching_part(part: &TextPart, search: &TextSearch, superseded: &RoaringTreem
     found
 }
 
+/// The rows that text queries and a predicate leave.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    /// The live rows that do; all if there was nothing to pass.
+    pub(super) rows: Option<RoaringTreemap>,
+    /// How many texts had to be read for that.
+    pub(super) texts_read: usize,
+    /// How many rows indexes of values left to the predicate, if they were asked.
+    pub(super) by_value: Option<u64>,
+}
+
+/// The live rows that match all of `searches` and pass `predicate`, which lets columns have what is in `ranges`.
+///
+/// # Errors
+/// What reading and evaluating raise.
+pub(super) async fn passing(
+    live: &LiveRows,
+    searches: impl IntoIterator<Item = &TextSearch>,
+    predicate: Option<&Arc<dyn PhysicalExpr>>,
+    ranges: &[ValueRanges],
+) -> Result<Passed> {
+    let mut passed = Passed::default();
+    if let Some(predicate) = predicate {
+        let (rows, left) = live.passing(predicate, ranges).await?;
+        (passed.rows, passed.by_value) = (Some(rows), left);
+    }
+    for search in searches {
+        let (found, read) = StoredTexts::open(live, search).await?.matching().await?;
+        passed.texts_read += read;
+        passed.rows = Some(match passed.rows {
+            Some(rows) => rows & found,
+            None => found,
+        });
+    }
+    Ok(passed)
+}
+
 /// A generation or base that has a text index for the ranking.
 #[derive(Debug)]
 pub(super) struct StoredRanking {
@@ -165,28 +213,16 @@ impl StoredRanking {
         let (scorer, k) = (&self.ranking.scorer, self.ranking.k);
         let (search, weights) = (scorer.search(), scorer.weights().await?);
         let texts = StoredTexts::open(live, search).await?;
-        let mut work = Work::default();
-        let mut passing: Option<RoaringTreemap> = match &self.ranking.beside_texts {
-            Some(predicate) => Some(live.passing(predicate).await?),
-            None => None,
-        };
         // What scores matches what it is scored for.
         let (same, others): (Vec<&TextSearch>, Vec<&TextSearch>) = self.texts.iter().partition(|text| *text == search);
-        for other in others {
-            let (found, flat) = StoredTexts::open(live, other).await?.matching().await?;
-            work.flat += flat;
-            passing = Some(match passing {
-                Some(passing) => passing & found,
-                None => found,
-            });
-        }
         let must_match = !same.is_empty();
+        let passed = passing(live, others, self.ranking.beside_texts.as_ref(), &self.ranking.ranges).await?;
+        let (passing, mut work) = (passed.rows, Work { flat: passed.texts_read, by_value: passed.by_value });
         let mut top = Top::new(k);
         let mut unknown = None;
         let answered = texts.indexed.as_ref().filter(|indexed| indexed.index.can_answer(&search.query));
-        if let Some(indexed) = answered
-            && let Some(hits) = best_of_parts(indexed, &texts, weights, &passing, k).await?
-        {
+        if let Some(indexed) = answered {
+            let hits = best_of_parts(indexed, &texts, weights, &passing, k).await?;
             hits.into_iter().for_each(|(row, score)| top.offer(row, score));
             unknown = texts.unknown();
         }
@@ -250,30 +286,27 @@ async fn any_of(
     Ok(found)
 }
 
-/// The rows that score most as far as an index knows them; `None` if no words lead to them.
+/// The rows that score most as far as an index knows them.
 async fn best_of_parts(
     indexed: &Indexed,
     texts: &StoredTexts<'_>,
     weights: &Weights,
     passing: &Option<RoaringTreemap>,
     k: usize,
-) -> Result<Option<Vec<(u64, f32)>>> {
+) -> Result<Vec<(u64, f32)>> {
     let (parts, search, weights) = (Arc::clone(&indexed.parts), texts.search.clone(), weights.clone());
     let (superseded, passing) = (Arc::clone(&texts.superseded), passing.clone());
     let find = move || {
-        let mut best = Vec::new();
+        let mut found = Vec::new();
         for part in parts.iter() {
             let index = part.index();
-            let Some(query) = ranking(&search.query, &weights, index, index.rows()) else { return Ok(None) };
-            let field = Field { index, average_length: weights.average_length(), precision: Default::default() };
             let (dead, allowed) = (part.dead(&superseded), passing.as_ref().map(|rows| part.among(rows)));
             let mask = Mask::new(index.rows()).without(&dead);
             let mask = allowed.as_deref().map_or(mask, |allowed| mask.within(allowed));
-            let hits = Search::new(&[field], mask).top_k(&query, k, 0.0);
-            let hits = hits.map_err(|e| Error::internal("a text index cannot answer").with_source(e))?;
-            best.extend(hits.into_iter().map(|Hit { row, score }| (part.row_id(row), score)));
+            let hits = best(&search.query, &weights, index, mask, k);
+            found.extend(hits.into_iter().map(|Hit { row, score }| (part.row_id(row), score)));
         }
-        Ok(Some(best))
+        Ok(found)
     };
     task::blocking(find).await
 }
@@ -282,6 +315,8 @@ async fn best_of_parts(
 #[derive(Debug, Default)]
 struct Work {
     flat: usize,
+    /// Rows that indexes of values left to the filter, if they were asked.
+    by_value: Option<u64>,
 }
 
 /// A row and its score: the worst first.
@@ -344,6 +379,7 @@ impl TopKSource for StoredRanking {
         let (ids, work) = self.find(&live).await?;
         let dropped = live.dropped_rows().map_or(0, |rows| rows.len() as usize);
         let rows = live.take(&ids, projection, schema).await?;
-        Ok(Best { rows, work: vec![("flat", work.flat), ("rows_dropped", dropped)] })
+        let by_value = work.by_value.map(|rows| ("rows_by_value", rows as usize));
+        Ok(Best { rows, work: [("flat", work.flat), ("rows_dropped", dropped)].into_iter().chain(by_value).collect() })
     }
 }

@@ -12,11 +12,11 @@ use super::text_scorer::TextScorer;
 use super::value_match::narrow;
 use crate::block_list::MemTableRows;
 use crate::error::Result;
-use crate::memtable::{TextRows, ValueRanges};
-use crate::source::{Best, RowSource, TopKSource};
+use crate::memtable::TextRows;
+use crate::source::{Best, RowSource, TopKSource, ValueRanges};
 use crate::task;
-use crate::text_index::{Field, Mask, Search};
-use crate::text_search::{TextSearch, Weights, ranking};
+use crate::text_index::Mask;
+use crate::text_search::{TextSearch, Weights, best};
 
 /// Rows from which on a search leaves the async workers where their texts have to be read.
 const HEAVY: usize = 1024;
@@ -65,21 +65,14 @@ impl MemTableRanking {
             allowed = view.passing(allowed, predicate)?;
         }
         let candidates: usize = allowed.iter().map(|word| word.count_ones() as usize).sum();
-        let ranked = TextRows::of(view, search).and_then(|(index, state)| {
-            let indexed = state.indexed().min(view.watermark());
-            let below = u32::try_from(indexed).unwrap_or(u32::MAX);
-            let query = ranking(&search.query, weights, index.index(), below)?;
-            let field =
-                Field { index: index.index(), average_length: weights.average_length(), precision: Default::default() };
-            // The query is made here: its weights are numbers, its one field is there, and it has positions.
-            let hits = Search::new(&[field], Mask::new(below).within(&allowed)).top_k(&query, self.ranking.k, 0.0);
-            Some((hits.ok()?, indexed))
-        });
-        let Some((hits, indexed)) = ranked else {
-            // No words lead to the best rows: all are ranked above.
+        let Some((index, state)) = TextRows::of(view, search) else {
+            // Given up since the plan was made: all rows are ranked above.
             let rows = view.take(&positions(allowed, view.watermark()), projection, schema)?;
             return Ok(Best { rows, work: vec![("candidates", candidates), ("flat", candidates)] });
         };
+        let indexed = state.indexed().min(view.watermark());
+        let mask = Mask::new(u32::try_from(indexed).unwrap_or(u32::MAX)).within(&allowed);
+        let hits = best(&search.query, weights, index.index(), mask, self.ranking.k);
         let mut best: Vec<(f32, usize)> = hits.into_iter().map(|hit| (hit.score, hit.row as usize)).collect();
         let tail = unindexed(&allowed, indexed, view.watermark());
         if !tail.is_empty() {

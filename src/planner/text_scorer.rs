@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Array};
+use arrow::array::{Array, ArrayRef, Float32Array};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use roaring::RoaringTreemap;
@@ -73,11 +73,15 @@ impl TextScorer {
     /// What `texts` score; a text that does not match scores 0, as NULL does.
     ///
     /// # Errors
-    /// `Internal` before [`prepare`](Preparation::prepare).
+    /// `Internal` before [`prepare`](Preparation::prepare), if any text is not NULL.
     pub fn scores(&self, texts: &ArrayRef) -> Result<Float32Array> {
+        // Above a side of a join that has no rows nobody counts words.
+        if texts.null_count() == texts.len() {
+            return Ok(vec![0.0; texts.len()].into());
+        }
         let known = self.weights.get().ok_or_else(|| Error::internal("texts are scored before words are counted"))?;
         let index = index_of(texts, &self.search.analyzer)?;
-        Ok(scores(&self.search.query, &known.weights, &index).into())
+        Ok(scores(&self.search.query, &known.weights, &index, index.rows()).into())
     }
 
     async fn known(&self) -> Result<&Known> {

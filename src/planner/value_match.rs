@@ -15,9 +15,9 @@ use roaring::RoaringTreemap;
 use super::text_match::positions;
 use crate::block_list::MemTableRows;
 use crate::error::Result;
-use crate::memtable::{MemTableView, ScalarRows, ValueRanges};
+use crate::memtable::{MemTableView, ScalarRows};
 use crate::schema::TableSchema;
-use crate::source::RowSource;
+use crate::source::{RowSource, ValueRanges};
 use crate::task;
 
 /// An index helps as long as it leaves at most one row in so many.

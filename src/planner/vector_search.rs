@@ -11,9 +11,9 @@ use super::value_match::narrow;
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
 use crate::error::Result;
-use crate::memtable::{NearestRequest, ValueRanges, VectorRows};
+use crate::memtable::{NearestRequest, VectorRows};
 use crate::settings::SearchEffort;
-use crate::source::{Best, RowSource, TopKSource};
+use crate::source::{Best, RowSource, TopKSource, ValueRanges};
 use crate::task;
 use crate::text_search::TextSearch;
 
@@ -33,9 +33,7 @@ pub struct VectorSearch {
     pub k: usize,
     /// Whether rows without a distance come first.
     pub nulls_first: bool,
-    /// What rows must pass, over the logical schema.
-    pub predicate: Option<Arc<dyn PhysicalExpr>>,
-    /// The same without text queries, which indexes may answer.
+    /// What rows must pass beside text queries, over the logical schema.
     pub beside_texts: Option<Arc<dyn PhysicalExpr>>,
     /// What that lets columns have.
     pub ranges: Vec<ValueRanges>,

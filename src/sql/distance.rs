@@ -39,6 +39,14 @@ pub(super) fn functions(known: impl Fn(&str) -> Option<Arc<ScalarUDF>>) -> Vec<A
     FUNCTIONS.map(function).to_vec()
 }
 
+/// The function of `metric`, for vectors of fixed size.
+pub(super) fn function(metric: Metric) -> Arc<ScalarUDF> {
+    let named = FUNCTIONS.iter().find(|(_, other, _)| *other == metric);
+    let (name, ..) = named.expect("each metric has a function");
+    let signature = Signature::user_defined(Volatility::Immutable);
+    Arc::new(ScalarUDF::new_from_impl(DistanceFunction { name, metric, signature, of_lists: None }))
+}
+
 /// A distance function.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct DistanceFunction {

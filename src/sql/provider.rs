@@ -125,7 +125,6 @@ impl LsmTableProvider {
                 query: query.clone(),
                 k: search.k,
                 nulls_first: *nulls_first,
-                predicate: physical(all().collect())?,
                 beside_texts,
                 ranges,
                 effort: match options(state) {
@@ -138,6 +137,27 @@ impl LsmTableProvider {
                 table::Search::Text(Arc::new(TextRanking { scorer, k, beside_texts, ranges }))
             }
         })
+    }
+
+    /// The rows that pass `filters`, or of which those that do must be told above.
+    ///
+    /// # Errors
+    /// `Invalid` if a filter cannot be evaluated on the table's columns.
+    pub(super) fn plan_scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&[usize]>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> crate::error::Result<Arc<dyn ExecutionPlan>> {
+        let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
+        let above = self.search.iter().flat_map(|search| &search.filters).filter(|filter| !filters.contains(filter));
+        let all: Vec<&Expr> = filters.iter().chain(above).collect();
+        let search = self.engine_search(state, &all);
+        let texts: Vec<TextSearch> = all.into_iter().filter_map(text::search_of).collect();
+        let (search, scorers) = (search.as_ref(), self.scorers.as_slice());
+        let request = ScanRequest { projection, filters, limit, texts: &texts, search, scorers };
+        self.table.search(&snapshot, request)
     }
 
     /// What DROP TABLE does with the data.
@@ -194,15 +214,7 @@ impl TableProvider for LsmTableProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
-        let above = self.search.iter().flat_map(|search| &search.filters).filter(|filter| !filters.contains(filter));
-        let all: Vec<&Expr> = filters.iter().chain(above).collect();
-        let search = self.engine_search(state, &all);
-        let projection = projection.map(Vec::as_slice);
-        let texts: Vec<TextSearch> = all.into_iter().filter_map(text::search_of).collect();
-        let (search, scorers) = (search.as_ref(), self.scorers.as_slice());
-        let request = ScanRequest { projection, filters, limit, texts: &texts, search, scorers };
-        Ok(self.table.search(&snapshot, request)?)
+        Ok(self.plan_scan(state, projection.map(Vec::as_slice), filters, limit)?)
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {

@@ -1,4 +1,4 @@
-//! What makes a statement one statement: one snapshot of each table, and DELETE and UPDATE as what they mean.
+//! What makes a statement one statement: one snapshot of each table; searches, DELETE and UPDATE as what they mean.
 //!
 //! It runs at every analysis, before any optimizer rule: prepared statements, views and frames get a fresh snapshot
 //! each time they run. It takes snapshots and changes nothing: EXPLAIN analyzes too.
@@ -18,6 +18,7 @@ use super::binding;
 use super::index_statement::IndexStatement;
 use super::provider::LsmTableProvider;
 use super::rewrite;
+use super::search_call;
 use crate::table::{LsmTable, TextScorer, TextSearch};
 use crate::version::Snapshot;
 
@@ -33,7 +34,8 @@ impl AnalyzerRule for LsmStatementRule {
         RULE
     }
 
-    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
+        let plan = search_call::expand(plan, config)?;
         let mut pins = Pins::default();
         let plan = binding::bind(plan, &mut pins)?;
         let analyzed = plan.transform_down_with_subqueries(|node| match node {

@@ -4,13 +4,16 @@
 //! score(column, query) DESC LIMIT k` those that score most. The rule tells the scan so and leaves the plan as it is: the
 //! sort above ranks what comes out by what it computes itself, and a filter above sees the rows again. A plan that is not of this form is not changed, and answered by comparing all rows.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{DataType, Float32Type, Schema};
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Expr, LogicalPlan, Sort, SortExpr, TableScan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
@@ -21,7 +24,7 @@ use super::rule::provider_of;
 use super::score;
 use crate::distance::Metric;
 use crate::settings::SearchMode;
-use crate::table::TextScorer;
+use crate::table::{LsmTable, TextScorer};
 use crate::vector_index::accepts;
 
 /// The rule's name.
@@ -36,7 +39,7 @@ pub(super) struct Search {
     /// What makes them the best.
     pub(super) target: Target,
     pub(super) k: usize,
-    /// What rows must pass, of the table's columns without qualifiers.
+    /// What rows must pass: conditions, none of them a conjunction, of the table's columns without qualifiers.
     pub(super) filters: Vec<Expr>,
 }
 
@@ -85,10 +88,8 @@ impl LsmSearchRule {
     /// The node with the scan below it told, if it is a search.
     fn searched(plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let LogicalPlan::Sort(sort) = &plan else { return Ok(Transformed::no(plan)) };
-        let options = config.options();
-        let mode = options.extensions.get::<SessionOptions>().and_then(SessionOptions::search_mode);
         let Some((provider, search)) = search_of(sort) else { return Ok(Transformed::no(plan)) };
-        if mode.unwrap_or(provider.table().settings().search_mode) == SearchMode::Exact {
+        if is_exact(&config.options(), provider.table()) {
             return Ok(Transformed::no(plan));
         }
         let source = provider_as_source(Arc::new(provider.searching(search)));
@@ -102,9 +103,20 @@ impl LsmSearchRule {
     }
 }
 
+/// Whether searches of `table` compare all rows.
+pub(super) fn is_exact(options: &ConfigOptions, table: &LsmTable) -> bool {
+    let mode = options.extensions.get::<SessionOptions>().and_then(SessionOptions::search_mode);
+    mode.unwrap_or(table.settings().search_mode) == SearchMode::Exact
+}
+
+/// Whether so many rows are searched for.
+pub(super) fn wanted(k: usize) -> bool {
+    (1..=MAX_K).contains(&k)
+}
+
 /// The table that `sort` sorts and what is searched for in it, if it is a search that was not found before.
 fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
-    let k = sort.fetch.filter(|k| (1..=MAX_K).contains(k))?;
+    let k = sort.fetch.filter(|k| wanted(*k))?;
     let [by] = sort.expr.as_slice() else { return None };
     let mut by_expr = by.expr.clone();
     let mut filters: Vec<Expr> = Vec::new();
@@ -118,7 +130,7 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
                 node = node.inputs().first()?;
             }
             LogicalPlan::Filter(filter) => {
-                filters.push(filter.predicate.clone());
+                filters.extend(split_conjunction_owned(filter.predicate.clone()));
                 node = &filter.input;
             }
             LogicalPlan::TableScan(scan) => break scan,
@@ -130,7 +142,10 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
     if scan.fetch.is_some() || filters.iter().any(|f| f.is_volatile() || has_subquery(f)) {
         return None;
     }
-    let filters = filters.into_iter().map(unqualified).collect::<Result<Vec<_>>>().ok()?;
+    let mut filters = filters.into_iter().map(unqualified).collect::<Result<Vec<_>>>().ok()?;
+    // What the scan is told may still stand above it.
+    let mut known = HashSet::new();
+    filters.retain(|filter| known.insert(filter.clone()));
     let by_expr = by_expr.unalias_nested().data;
     let target = match score::scorer_of(&by_expr) {
         Some((scorer, _)) => (!by.asc).then(|| Target::Fitting(Arc::clone(scorer)))?,
@@ -140,7 +155,7 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
 }
 
 /// What `expr`, by which `by` sorts, has nearest, if it is a distance whose nearest rows come first.
-fn nearest(expr: &Expr, by: &SortExpr, schema: &Schema) -> Option<Target> {
+pub(super) fn nearest(expr: &Expr, by: &SortExpr, schema: &Schema) -> Option<Target> {
     let (function, column, query) = distance_of(expr)?;
     let metric = function.metric();
     let usable = by.asc == metric.nearest_is_smallest() && accepts(metric, &query);
@@ -151,7 +166,7 @@ fn nearest(expr: &Expr, by: &SortExpr, schema: &Schema) -> Option<Target> {
 }
 
 /// `expr`, which is of the output of `node`, in terms of its input.
-fn through(expr: Expr, node: &LogicalPlan) -> Option<Expr> {
+pub(super) fn through(expr: Expr, node: &LogicalPlan) -> Option<Expr> {
     let input = node.inputs().first()?.schema().columns();
     let replaced = expr.transform(|expr| {
         let Expr::Column(column) = &expr else { return Ok(Transformed::no(expr)) };
@@ -204,21 +219,49 @@ fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::logical_expr::utils::split_conjunction;
+
+    use datafusion::prelude::SessionContext;
+
     use super::super::fixture::{Fixture, run};
+    use super::super::text;
     use super::*;
 
     /// Whether the plan of `sql` searches.
-    async fn searches(session: &datafusion::prelude::SessionContext, sql: &str) -> bool {
+    async fn searches(session: &SessionContext, sql: &str) -> bool {
+        search_in(session, sql).await.is_some()
+    }
+
+    /// What the plan of `sql` searches for.
+    async fn search_in(session: &SessionContext, sql: &str) -> Option<Search> {
         let plan = session.sql(sql).await.unwrap().into_optimized_plan().unwrap();
-        let mut found = false;
+        let mut found = None;
         plan.apply_with_subqueries(|node| {
             if let LogicalPlan::TableScan(scan) = node {
-                found |= provider_of::<LsmTableProvider>(&scan.source).is_some_and(|p| p.search().is_some());
+                let provider = provider_of::<LsmTableProvider>(&scan.source);
+                found = found.take().or_else(|| provider.and_then(|p| p.search().cloned()));
             }
             Ok(TreeNodeRecursion::Continue)
         })
         .unwrap();
         found
+    }
+
+    #[tokio::test]
+    async fn what_a_search_asks_of_texts_stands_alone_beside_other_filters() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        let create = "CREATE EXTERNAL TABLE v (id BIGINT PRIMARY KEY, kind VARCHAR) STORED AS LSM";
+        let options = "OPTIONS ('lsm.index.kind' 'fts')";
+        run(&session, &format!("{create} LOCATION '{}' {options}", fixture.path("v"))).await.unwrap();
+        for sql in [
+            "SELECT id FROM v WHERE id % 2 = 1 AND text_match(kind, 'a') AND id > 3 ORDER BY score(kind, 'a') DESC LIMIT 3",
+            "SELECT id FROM text_search('v', 'kind', 'a', k => 3) WHERE id % 2 = 1",
+        ] {
+            let filters = search_in(&session, sql).await.unwrap().filters;
+            assert!(filters.iter().any(|filter| text::search_of(filter).is_some()), "{sql}: {filters:?}");
+            assert!(filters.iter().all(|filter| split_conjunction(filter).len() == 1), "{sql}: {filters:?}");
+        }
     }
 
     #[tokio::test]
@@ -269,5 +312,35 @@ mod tests {
         }
         run(&session, "SET lsm.search.mode = 'exact'").await.unwrap();
         assert!(!searches(&session, "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3").await);
+    }
+
+    #[tokio::test]
+    async fn a_scan_is_told_each_condition_once_and_by_itself() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        let create = format!(
+            "CREATE EXTERNAL TABLE d (id BIGINT PRIMARY KEY, kind VARCHAR, body VARCHAR) STORED AS LSM LOCATION '{}' \
+             OPTIONS ('lsm.index.body' 'fts')",
+            fixture.path("d")
+        );
+        run(&session, &create).await.unwrap();
+        for sql in [
+            "SELECT id FROM d WHERE text_match(body, 'a b') AND kind = 'x' ORDER BY score(body, 'a') DESC LIMIT 3",
+            "SELECT i FROM (SELECT id AS i, kind, score(body, 'a') AS s FROM d WHERE text_match(body, 'a b')) t \
+             WHERE kind = 'x' ORDER BY s DESC LIMIT 3",
+        ] {
+            let plan = session.sql(sql).await.unwrap().into_optimized_plan().unwrap();
+            let mut told = Vec::new();
+            plan.apply_with_subqueries(|node| {
+                if let LogicalPlan::TableScan(scan) = node {
+                    let provider = provider_of::<LsmTableProvider>(&scan.source).unwrap();
+                    told.extend(provider.search().unwrap().filters.iter().map(ToString::to_string));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+            .unwrap();
+            told.sort();
+            assert_eq!(told, ["kind = Utf8(\"x\")", "text_match(body, Utf8(\"a b\"))"], "{sql}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! It changes what is there, it adds nothing twice: calling it again is no error.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ use super::options::{SessionOptions, TableOptionNames};
 use super::rule::{LsmStatementRule, RULE};
 use super::score;
 use super::search::{self, LsmSearchRule};
+use super::search_call::{NamedArguments, SearchFunction, SearchTableFunction};
+use super::snippet;
+use super::source;
 use super::text;
 
 /// Registers LSM tables: `STORED AS LSM`, the rule that statements need, the `lsm_…` table functions and the `lsm.*`
@@ -68,14 +72,18 @@ impl LsmSessionExt for SessionStateBuilder {
         self.table_options().get_or_insert(defaults).extensions.insert(TableOptionNames);
         self.table_factories().get_or_insert_with(HashMap::new).insert(FILE_TYPE.into(), factory(&engine));
         let functions = self.table_functions().get_or_insert_with(HashMap::new);
+        let names_arguments = names_arguments(functions);
         for (name, function) in functions_of() {
             functions.insert(name.into(), Arc::new(TableFunction::new(name.into(), function)));
+        }
+        if !names_arguments {
+            self.relation_planners().get_or_insert_default().insert(0, Arc::new(NamedArguments));
         }
         let functions = self.scalar_functions().get_or_insert_with(Vec::new);
         let known = |name: &str| functions.iter().rev().find(|f| f.name() == name).cloned();
         let distances = distance::functions(known);
         functions.extend(distances);
-        functions.extend([text::function(), score::function()]);
+        functions.extend([text::function(), score::function(), snippet::function(), source::function()]);
         let in_analyzer = self.analyzer().iter().flat_map(|a| &a.rules).any(|rule| rule.name() == RULE);
         let added = self.analyzer_rules().iter().flatten().any(|rule| rule.name() == RULE);
         let in_optimizer = self.optimizer().iter().flat_map(|o| &o.rules).any(|rule| rule.name() == search::RULE);
@@ -92,11 +100,16 @@ fn register(state: &mut SessionState, engine: &Arc<LsmEngine>) {
     }
     state.register_table_options_extension(TableOptionNames);
     state.table_factories_mut().insert(FILE_TYPE.into(), factory(engine));
+    if !names_arguments(state.table_functions()) {
+        let registered = state.register_relation_planner(Arc::new(NamedArguments));
+        registered.expect("a session takes every planner of relations");
+    }
     for (name, function) in functions_of() {
         state.register_udtf(name, function);
     }
     let distances = distance::functions(|name| state.scalar_functions().get(name).cloned());
-    for function in distances.into_iter().chain([text::function(), score::function()]) {
+    let of_rows = [text::function(), score::function(), snippet::function(), source::function()];
+    for function in distances.into_iter().chain(of_rows) {
         state.register_udf(function).expect("a session takes every scalar function");
     }
     if !state.analyzer().rules.iter().any(|rule| rule.name() == RULE) {
@@ -109,10 +122,21 @@ fn factory(engine: &Arc<LsmEngine>) -> Arc<LsmTableFactory> {
 }
 
 fn functions_of() -> impl Iterator<Item = (&'static str, Arc<dyn TableFunctionImpl>)> {
-    LsmFunction::ALL.iter().map(|function| {
+    let of_tables = LsmFunction::ALL.iter().map(|function| {
         let implementation: Arc<dyn TableFunctionImpl> = Arc::new(LsmTableFunction::new(*function));
         (function.name(), implementation)
-    })
+    });
+    let searches = SearchFunction::ALL.iter().map(|function| {
+        let implementation: Arc<dyn TableFunctionImpl> = Arc::new(SearchTableFunction::new(*function));
+        (function.name(), implementation)
+    });
+    of_tables.chain(searches)
+}
+
+/// Whether the session that has `functions` knows ours already, and what plans their named arguments with them.
+fn names_arguments(functions: &HashMap<String, Arc<TableFunction>>) -> bool {
+    let known = functions.get(SearchFunction::Vector.name());
+    known.is_some_and(|function| (function.function().as_ref() as &dyn Any).is::<SearchTableFunction>())
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Hash for TextMatch {
     }
 }
 
-fn is_text(data_type: &DataType) -> bool {
+pub(super) fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
@@ -140,12 +140,13 @@ pub(super) fn bound(call: Expr, analyzer: Arc<TextAnalyzer>) -> Expr {
     }
 }
 
-/// The query that a filter asks of a column, if it is nothing but that.
+/// The query that a filter asks of a column, if it is nothing but that. None if a text without a word matches, as it
+/// does `NOT a`: what indexes know of NULL is the same, and no words lead to the rows.
 pub(super) fn search_of(filter: &Expr) -> Option<TextSearch> {
     let Expr::ScalarFunction(call) = filter else { return None };
     let function = call.func.inner().downcast_ref::<TextMatch>()?;
     let [Expr::Column(column), Expr::Literal(query, _)] = call.args.as_slice() else { return None };
     let query = query.try_as_str()??;
     // What is no query is told when it runs.
-    TextSearch::parse(&column.name, query, &function.analyzer).ok()
+    TextSearch::parse(&column.name, query, &function.analyzer).ok().filter(|search| !search.query.matches(|_| false))
 }

@@ -169,7 +169,7 @@ fn class_of_source(source: &(dyn StdError + Send + Sync + 'static)) -> Error {
         if error.is::<prost::DecodeError>() {
             return Error::corrupt("a file is damaged: restore it from a backup");
         }
-        if let Some(store) = error.downcast_ref::<object_store::Error>() {
+        if let Some(store) = error.downcast_ref::<object_store::Error>().filter(|store| !is_generic(store)) {
             return match store {
                 object_store::Error::NotFound { path, .. } => {
                     Error::corrupt("an object that should exist is missing: restore it from a backup")
@@ -190,6 +190,11 @@ fn class_of_source(source: &(dyn StdError + Send + Sync + 'static)) -> Error {
         below = error.source();
     }
     Error::unavailable("the storage failed")
+}
+
+/// Whether only what is below tells what happened.
+fn is_generic(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. })
 }
 
 #[cfg(test)]
@@ -213,6 +218,11 @@ mod tests {
         assert_eq!(kind(LanceError::not_found("x")), ErrorKind::Corrupt);
         assert_eq!(kind(LanceError::io("timeout")), ErrorKind::Unavailable);
         assert_eq!(kind(LanceError::from(IoError::from(IoErrorKind::PermissionDenied))), ErrorKind::Invalid);
+        let local = |kind| object_store::Error::Generic { store: "local", source: IoError::from(kind).into() };
+        assert_eq!(kind(LanceError::from(local(IoErrorKind::UnexpectedEof))), ErrorKind::Corrupt);
+        assert_eq!(kind(LanceError::from(local(IoErrorKind::TimedOut))), ErrorKind::Unavailable);
+        let silent = object_store::Error::Generic { store: "s3", source: "503".into() };
+        assert_eq!(kind(LanceError::from(silent)), ErrorKind::Unavailable);
         assert_eq!(kind(LanceError::Shared { source: LanceError::not_found("x").into() }), ErrorKind::Corrupt);
     }
 

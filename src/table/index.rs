@@ -72,6 +72,7 @@ impl LsmTable {
         let _one_at_a_time = self.index_change.lock().await;
         let schema = self.table_schema();
         let index = index.resolved(&schema)?;
+        self.context.indexes.check_name(&index.name)?;
         let mut created = false;
         self.check_may_change_indexes()?;
         let mut decide = |indexes: &Indexes| {
@@ -103,35 +104,30 @@ impl LsmTable {
         Ok(created)
     }
 
-    /// Takes the index of this name from the table and returns whether there was one. Its parts in memory are freed at
+    /// Takes the index of this name from the table, or a Lance index of this name from the base if the table has no such
+    /// index, and returns whether there was one. Its parts in memory are freed at
     /// once; those of generations go with them.
     ///
     /// # Errors
     /// `Invalid` if there is none and not `if_exists`; otherwise as [`create_index`](Self::create_index).
     pub async fn drop_index(&self, name: &str, if_exists: bool) -> Result<bool> {
         let _one_at_a_time = self.index_change.lock().await;
-        let mut dropped = false;
         self.check_may_change_indexes()?;
         let mut decide = |indexes: &Indexes| {
-            let specs = indexes.specs();
-            dropped = specs.iter().any(|there| there.name == name);
-            match specs.iter().find(|there| there.name == name) {
-                Some(index) => {
-                    let rest: Vec<IndexSpec> = specs.iter().filter(|there| there.name != name).cloned().collect();
-                    Ok(Some((index.column.clone(), of_column(&rest, &index.column).1)))
-                }
-                None if if_exists => Ok(None),
-                None => {
-                    let known: Vec<&str> = specs.iter().map(|there| there.name.as_str()).collect();
-                    Err(Error::invalid(format!("there is no index '{name}': there are ({})", known.join(", "))))
-                }
-            }
+            let all = || indexes.specs().iter().chain(indexes.left_out());
+            let Some(index) = all().find(|there| there.name == name) else { return Ok(None) };
+            let rest: Vec<IndexSpec> = all().filter(|there| there.name != name).cloned().collect();
+            Ok(Some(of_column(&rest, &index.column)))
         };
-        self.commit_base(BaseCommit::Declare(&mut decide)).await?;
-        if dropped {
-            self.commit_base(BaseCommit::Drop(name)).await?;
+        let undeclared = self.commit_base(BaseCommit::Declare(&mut decide)).await?;
+        // There may be one that is not declared: of a statement that ended halfway, or of another program.
+        let dropped = self.commit_base(BaseCommit::Drop(name)).await? || undeclared;
+        if dropped || if_exists {
+            return Ok(dropped);
         }
-        Ok(dropped)
+        let indexes = self.indexes();
+        let known: Vec<&str> = indexes.iter().map(|there| there.name.as_str()).collect();
+        Err(Error::invalid(format!("there is no index '{name}': there are ({})", known.join(", "))))
     }
 
     /// What each source has of each index.
@@ -177,20 +173,21 @@ impl LsmTable {
         Ok(all)
     }
 
-    /// Does `commit` on the newest base, again if others came before, and takes over what comes out.
-    async fn commit_base(&self, mut commit: BaseCommit<'_>) -> Result<()> {
+    /// Does `commit` on the newest base, again if others came before, takes over what comes out, and returns whether there
+    /// was anything to do.
+    async fn commit_base(&self, mut commit: BaseCommit<'_>) -> Result<bool> {
         for attempt in 1.. {
             self.shards.check_open()?;
             self.context.refresh_base().await?;
             let base = Arc::clone(&self.control.current().base);
             match Box::pin(commit.run(&base)).await {
-                Ok(Some(newer)) => return self.context.adopt_base(newer),
-                Ok(None) => return Ok(()),
+                Ok(Some(newer)) => return self.context.adopt_base(newer).map(|()| true),
+                Ok(None) => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn check_may_change_indexes(&self) -> Result<()> {

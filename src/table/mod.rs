@@ -17,7 +17,7 @@ pub use info::{Metric, SourceInfo, WalInfo};
 pub use statement::{Statement, StatementKind};
 
 pub use crate::base::{AdoptSpec, CreateSpec};
-pub use crate::planner::{FilterSupport, ScanRequest, Search, TextRanking, TextScorer, VectorSearch};
+pub use crate::planner::{FilterSupport, ScanRequest, Search, TextRanking, TextScorer, VectorSearch, source_names};
 pub use crate::text_search::{TextAnalyzer, TextSearch};
 pub use crate::version::Snapshot;
 pub use crate::writer::PendingWrite;

@@ -130,7 +130,10 @@ impl LsmTable {
         // Again with the new rows: who took a snapshot since the first time saw the old ones too.
         self.control.update(|version| {
             version.replacements += 1;
-            version.base = base;
+            // An index may have been declared meanwhile, by a later version.
+            if base.version() > version.base.version() {
+                version.base = base;
+            }
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
         self.context.base_in_doubt.store(false, Ordering::Release);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use lance_index::scalar::InvertedIndexParams;
@@ -162,6 +163,33 @@ impl Tokenizer {
             f(&token.text, u32::try_from(token.position).unwrap_or(u32::MAX));
         }
     }
+
+    /// The words of `text` in their order, and where they stand in it.
+    pub fn words(&mut self, text: &str) -> Vec<Word> {
+        let mut words = Vec::new();
+        let mut stream = self.0.token_stream_for_doc(text);
+        while stream.advance() {
+            let token = stream.token();
+            let bytes = token.offset_from..token.offset_to;
+            // A tokenizer whose offsets are not of this text has no words to show.
+            if text.get(bytes.clone()).is_some() {
+                let position = u32::try_from(token.position).unwrap_or(u32::MAX);
+                words.push(Word { text: token.text.clone(), position, bytes });
+            }
+        }
+        words
+    }
+}
+
+/// A word of a document and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// The word as an index has it.
+    pub text: String,
+    /// Its place among the words.
+    pub position: u32,
+    /// Its place in the document.
+    pub bytes: Range<usize>,
 }
 
 impl Analyzer for TextAnalyzer {

@@ -7,12 +7,14 @@ mod analyzer;
 mod leaf;
 mod matching;
 mod scoring;
+mod snippet;
 mod survey;
 mod text;
 
-pub use analyzer::{TextAnalyzer, Tokenizer};
+pub use analyzer::{TextAnalyzer, Tokenizer, Word};
 pub use leaf::Pattern;
 pub use matching::matching;
-pub use scoring::{ranking, scores};
+pub use scoring::{best, scores};
+pub use snippet::{SnippetStyle, snippet};
 pub use survey::{Survey, Weights, patterns};
-pub use text::{TextSearch, append, index_of};
+pub use text::{TextSearch, append, index_of, text_at};

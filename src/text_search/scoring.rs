@@ -7,20 +7,39 @@ use super::leaf::leaf;
 use super::matching::others;
 use super::survey::Weights;
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
-use crate::text_index::{self, Field, Mask, Search, TextIndex};
+use crate::text_index::{self, Field, Hit, Mask, Search, TextIndex};
 
-/// What each row of `index` scores.
-pub fn scores(query: &AnalyzedQuery, weights: &Weights, index: &TextIndex) -> Vec<f32> {
-    let scorer = Scorer { weights, index };
+/// What each row of `index` below `watermark` scores.
+pub fn scores(query: &AnalyzedQuery, weights: &Weights, index: &TextIndex, watermark: u32) -> Vec<f32> {
+    let scorer = Scorer { weights, index, watermark: watermark.min(index.rows()) };
     match scorer.part(query) {
         Some(part) => part.scores,
-        None => vec![0.0; index.rows() as usize],
+        None => vec![0.0; scorer.watermark as usize],
     }
+}
+
+/// The `k` rows of `index` that `mask` lets through and that score most, if they score anything: by score, then by row.
+///
+/// Their words lead to them if these are not too many and the query is of a form that can be ranked; if not, all rows
+/// that have one are scored.
+pub fn best(query: &AnalyzedQuery, weights: &Weights, index: &TextIndex, mask: Mask<'_>, k: usize) -> Vec<Hit> {
+    let field = Field { index, average_length: weights.average_length(), precision: Default::default() };
+    if let Some(ranked) = ranking(query, weights, index, mask.watermark())
+        && let Ok(hits) = Search::new(&[field], mask).top_k(&ranked, k, 0.0)
+    {
+        return hits;
+    }
+    let hits = (0..).zip(scores(query, weights, index, mask.watermark())).map(|(row, score)| Hit { row, score });
+    let mut hits: Vec<Hit> = hits.filter(|hit| hit.score > 0.0 && mask.is_visible(hit.row)).collect();
+    hits.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.row.cmp(&b.row)));
+    hits.truncate(k);
+    hits
 }
 
 struct Scorer<'a> {
     weights: &'a Weights,
     index: &'a TextIndex,
+    watermark: u32,
 }
 
 /// The rows that a part of a query matches, and what they score; others score 0.
@@ -57,7 +76,7 @@ impl Scorer<'_> {
             Query::Or(parts) => self.joined(parts, |a, b| a | b),
             Query::Not(query) => {
                 let part = self.part(query)?;
-                Some(Part { rows: others(part.rows, self.index.rows()), scores: vec![0.0; part.scores.len()] })
+                Some(Part { rows: others(part.rows, self.watermark), scores: vec![0.0; part.scores.len()] })
             }
             Query::Prefer { must, should } => match (self.part(must), self.part(should)) {
                 (Some(must), Some(should)) => {
@@ -82,7 +101,7 @@ impl Scorer<'_> {
     }
 
     fn clause(&self, clause: &AnalyzedClause) -> Part {
-        let rows = self.index.rows();
+        let rows = self.watermark;
         let query = leaf(clause, self.index, rows, |word| self.weights.of(word));
         let field =
             Field { index: self.index, average_length: self.weights.average_length(), precision: Default::default() };
@@ -102,12 +121,7 @@ const MAX_WORDS: usize = 1024;
 
 /// The query of which `index` finds the rows that score most among those below `watermark`; `None` if it is of another
 /// form, as `a OR NOT b`, which also matches rows that no word leads to.
-pub fn ranking(
-    query: &AnalyzedQuery,
-    weights: &Weights,
-    index: &TextIndex,
-    watermark: u32,
-) -> Option<text_index::Query> {
+fn ranking(query: &AnalyzedQuery, weights: &Weights, index: &TextIndex, watermark: u32) -> Option<text_index::Query> {
     let ranked = Ranking { weights, index, watermark }.part(query).ok()??;
     let mut words = 0;
     ranked.for_each_term(&mut |_| words += 1);
@@ -209,7 +223,7 @@ mod tests {
             let query = query(text);
             let asked = patterns(&query);
             let weights = Weights::new(&Survey::of(&index, &asked, 300, None), &asked);
-            let scores = scores(&query, &weights, &index);
+            let scores = scores(&query, &weights, &index, 300);
             let bits = matching(&query, &index, 300);
             for (row, score) in scores.iter().enumerate() {
                 assert_eq!(*score > 0.0, bits[row / 64] >> (row % 64) & 1 == 1, "{text}, row {row} scores {score}");
@@ -236,6 +250,46 @@ mod tests {
     }
 
     #[test]
+    fn the_best_rows_of_any_query_are_those_that_score_most() {
+        let mut rng = StdRng::seed_from_u64(8);
+        let index = corpus(&mut rng, 300);
+        let many = (0..2 * MAX_WORDS).map(|i| [(format!("ab{i}"), 0), ("cd".to_string(), 1)]);
+        index.append(300, many).unwrap();
+        let deep = (0..31).fold("a*".to_string(), |query, _| format!("(cd AND (de OR {query}))"));
+        let deep = format!("ac OR {deep}");
+        assert_eq!(query(&deep).height(), crate::query_syntax::MAX_DEPTH);
+        let (dead, allowed) = ([0b110, u64::MAX], [0b1111, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
+        for text in ["ab cd", "a*", "+cd a*", "ab OR NOT cd", "ab AND (cd OR NOT de)", "NOT ab", "the", &deep] {
+            let query = query(text);
+            let asked = patterns(&query);
+            let weights = Weights::new(&Survey::of(&index, &asked, index.rows(), None), &asked);
+            for watermark in [250, index.rows()] {
+                let scores = scores(&query, &weights, &index, watermark);
+                assert_eq!(scores.len(), watermark as usize);
+                let masks = [
+                    Mask::new(watermark),
+                    Mask::new(watermark).without(&dead),
+                    Mask::new(watermark).without(&dead).within(&allowed),
+                ];
+                for mask in masks {
+                    let is_found = |(row, score): &(usize, &f32)| **score > 0.0 && mask.is_visible(*row as u32);
+                    let mut expected: Vec<f32> =
+                        scores.iter().enumerate().filter(is_found).map(|(_, score)| *score).collect();
+                    expected.sort_by(|a, b| b.total_cmp(a));
+                    expected.truncate(20);
+                    let hits = best(&query, &weights, &index, mask, 20);
+                    assert_eq!(hits.len(), expected.len(), "{text}");
+                    for (hit, score) in hits.iter().zip(expected) {
+                        assert!(mask.is_visible(hit.row), "{text}");
+                        let is_near = |score: f32| (hit.score - score).abs() < 1e-4;
+                        assert!(is_near(score) && is_near(scores[hit.row as usize]), "{text}: {hit:?}, not {score}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn scores_of_trees_that_cannot_be_ranked_count_what_matches() {
         let index = TextIndex::new(true);
         let words = |text: &'static str| text.split(' ').zip(0..);
@@ -244,7 +298,7 @@ mod tests {
             let query = query(text);
             let asked = patterns(&query);
             let weights = Weights::new(&Survey::of(&index, &asked, 4, None), &asked);
-            scores(&query, &weights, &index)
+            scores(&query, &weights, &index, 4)
         };
         let (ab, cd) = (of("ab"), of("cd"));
         assert_eq!(of("ab OR NOT cd"), [ab[0], 0.0, ab[2], 0.0]);

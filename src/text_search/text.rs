@@ -78,7 +78,10 @@ pub fn append(index: &TextIndex, start: usize, column: &ArrayRef, analyzer: &Tex
 }
 
 /// The text in a row; `None` if it is NULL.
-fn text_at(column: &ArrayRef, row: usize) -> Result<Option<&str>> {
+///
+/// # Errors
+/// `Invalid` if it is no column of texts.
+pub fn text_at(column: &ArrayRef, row: usize) -> Result<Option<&str>> {
     if column.is_null(row) {
         return Ok(None);
     }

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::base::{BaseTable, Indexes};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index_spec::{IndexKind, IndexSpec};
 use crate::memtable::{RowIndexFactory, ScalarRowsFactory, TextRowsFactory, VectorRowsFactory};
 use crate::schema::TableSchema;
@@ -34,6 +34,17 @@ impl IndexSet {
     /// What makes the indexes.
     pub fn all(&self) -> Arc<Vec<Factory>> {
         self.all.load_full()
+    }
+
+    /// Nothing, if a declared index may have this name.
+    ///
+    /// # Errors
+    /// `Invalid` if one of the embedder's has it.
+    pub fn check_name(&self, name: &str) -> Result<()> {
+        match self.own.iter().any(|own| own.name() == name) {
+            true => Err(Error::invalid(format!("the program has an index '{name}' of its own: choose another name"))),
+            false => Ok(()),
+        }
     }
 
     /// Whether rows become visible only when they are indexed.
@@ -73,6 +84,8 @@ fn factory(index: &IndexSpec, all: &Indexes, schema: &TableSchema) -> Result<Fac
     Ok(match &index.kind {
         IndexKind::Text(_) => Arc::new(TextRowsFactory::try_new(schema, name, column, all.text_analyzer(column))?),
         IndexKind::Vector(vector) => Arc::new(VectorRowsFactory::try_new(schema, name, column, vector.metric)?),
-        IndexKind::BTree | IndexKind::Bitmap => Arc::new(ScalarRowsFactory::try_new(schema, name, column)?),
+        kind @ (IndexKind::BTree | IndexKind::Bitmap) => {
+            Arc::new(ScalarRowsFactory::try_new(schema, name, column, kind)?)
+        }
     })
 }

@@ -389,6 +389,8 @@ impl ShardWriter {
             let shard = &mut version.shards[self.index];
             shard.frozen.insert(0, std::mem::replace(&mut shard.active, active));
         });
+        // Its indexes are complete once they have its rows.
+        self.index_wake.notify_waiters();
     }
 
     /// Tells the listener of memtables that were frozen.

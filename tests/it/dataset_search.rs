@@ -331,3 +331,42 @@ async fn vectors_of_any_width_are_found_in_generations() {
         assert_eq!(found, [99, 100, 101], "width {width}");
     }
 }
+
+#[tokio::test]
+async fn a_vector_that_is_far_longer_than_the_others_is_found_after_a_flush() {
+    let mut rng = SmallRng::seed_from_u64(0x1E20);
+    for (metric, longest) in [(Metric::InnerProduct, 1e19), (Metric::Cosine, 1e-20), (Metric::L2, 1e19)] {
+        let table = Adopted::new("IVF_FLAT", metric, ("lsm.ack", "memory"), &mut rng).await;
+        // It points where no other does.
+        let odd = |i: usize, by: f32| if i == 1 { -5.0 * by } else { by };
+        let mut rows: Vec<_> = (10_000..15_000).map(|id| (id, id, Some(vector(&mut rng)))).collect();
+        rows[77].2 = Some((0..WIDTH).map(|i| odd(i, longest)).collect());
+        table.table.put(batch(&rows)).await.unwrap();
+        let (function, direction) = sql_of(metric);
+        let by = if metric == Metric::L2 { longest } else { 1.0 };
+        let query: Vec<String> = (0..WIDTH).map(|i| format!("{:e}", odd(i, by))).collect();
+        let search = format!(
+            "SELECT id FROM t WHERE id >= 10000 ORDER BY {function}(e, [{}]) {direction} LIMIT 1",
+            query.join(", ")
+        );
+        let mut found = Vec::new();
+        for flush in [false, true] {
+            if flush {
+                table.table.flush().await.unwrap();
+            }
+            found.push(ids(&table.session, &search).await);
+        }
+        assert_eq!(found, [[10_077], [10_077]], "{metric:?}");
+        for _ in 0..3 {
+            let query = vector(&mut rng).iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
+            let search =
+                format!("SELECT id FROM t WHERE id >= 10000 ORDER BY {function}(e, [{query}]) {direction} LIMIT 20");
+            let approximate = ids(&table.session, &search).await;
+            table.set("SET lsm.search.mode = 'exact'").await;
+            let exact = ids(&table.session, &search).await;
+            table.set("SET lsm.search.mode = 'auto'").await;
+            let hits = exact.iter().filter(|id| approximate.contains(id)).count();
+            assert!(hits >= 16, "{metric:?}: {hits} of 20");
+        }
+    }
+}

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, FixedSizeListArray, Int64Array, RecordBatch, RecordBatchIterator, StringArray};
-use arrow::datatypes::Float32Type;
+use arrow::array::{
+    ArrayRef, FixedSizeListArray, Int64Array, RecordBatch, RecordBatchIterator, StringArray, StructArray,
+};
+use arrow::datatypes::{DataType, Field, Float32Type};
 use datafusion::physical_plan::EmptyRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::AdoptSpec;
 use datafusion_lsm::error::ErrorKind;
@@ -15,7 +18,7 @@ use datafusion_lsm::table::{IndexInfo, LsmTable};
 use lance::index::DatasetIndexExt;
 use lance::index::vector::VectorIndexParams;
 use lance_index::IndexType;
-use lance_index::scalar::InvertedIndexParams;
+use lance_index::scalar::{BuiltinIndexType, InvertedIndexParams, ScalarIndexParams};
 use lance_linalg::distance::DistanceType;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -255,8 +258,134 @@ async fn every_kind_of_index_is_made_of_the_base() {
     for index in info.iter().filter(|i| i.source == "base") {
         assert_eq!((index.indexed, index.rows), (300, 300), "{}", index.index);
     }
+    // What is there is not made again.
+    let before = lance::Dataset::open(&uri).await.unwrap().version().version;
+    for index in table.indexes() {
+        assert!(!table.create_index(&index, true).await.unwrap());
+    }
+    assert_eq!(lance::Dataset::open(&uri).await.unwrap().version().version, before);
     drop(table);
     assert_eq!(open(&uri).await.indexes().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_that_are_told_much_are_indexed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_string_lossy().into_owned();
+    let table = create(&uri).await;
+    replace(&table, 0..20).await;
+    for kind in [
+        "fts(max_token_length=none, stem=false, ascii_folding=false)",
+        "fts(language=German, stop_words=['x', 'y'], tokenizer=whitespace)",
+        "fts(tokenizer=ngram, ngram_min=2, ngram_max=4, prefix_only=true)",
+        "fts(stop_words=false, lower_case=false)",
+    ] {
+        assert!(table.create_index(&index("body", kind), false).await.unwrap());
+        let before = table.snapshot().version().base.version();
+        assert!(!table.create_index(&index("body", kind), true).await.unwrap());
+        assert_eq!(table.snapshot().version().base.version(), before, "{kind}");
+        table.drop_index("body_fts", false).await.unwrap();
+    }
+}
+
+/// Puts other rows into the base.
+async fn replace(table: &Arc<LsmTable>, ids: std::ops::Range<i64>) {
+    let batch = rows(&ids.collect::<Vec<_>>(), "row");
+    let stream = futures::stream::iter([Ok(batch)]);
+    table.replace_all(Box::pin(RecordBatchStreamAdapter::new(table.schema(), stream))).await.unwrap();
+}
+
+/// How many rows of the base have the index of this name, and what Lance has under it.
+async fn of_base(table: &LsmTable, uri: &str, name: &str) -> (u64, Vec<String>) {
+    let info = table.index_info().await.unwrap();
+    let indexed = info.iter().find(|i| i.source == "base" && i.index.name == name).map_or(0, |i| i.indexed);
+    let lance = lance::Dataset::open(uri).await.unwrap();
+    let kind = |i: &lance_table::format::IndexMetadata| i.index_details.as_ref().unwrap().type_url.clone();
+    let all = lance.load_indices().await.unwrap();
+    (indexed, all.iter().filter(|i| i.name == name).map(kind).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_no_longer_what_its_name_says_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_string_lossy().into_owned();
+    let table = create(&uri).await;
+    replace(&table, 0..50).await;
+    let mut lance = lance::Dataset::open(&uri).await.unwrap();
+    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+    lance.create_index(&["id"], IndexType::BTree, Some("w".into()), &params, false).await.unwrap();
+    let words = index("body", "fts(name='w')");
+    assert!(table.create_index(&words, false).await.unwrap());
+    let (indexed, kinds) = of_base(&table, &uri, "w").await;
+    assert_eq!(indexed, 50);
+    assert!(kinds.len() == 1 && kinds[0].ends_with("InvertedIndexDetails"), "{kinds:?}");
+    // Of the rows that it has none is left.
+    replace(&table, 100..130).await;
+    assert_eq!(of_base(&table, &uri, "w").await.0, 0);
+    assert!(!table.create_index(&words, true).await.unwrap());
+    let (indexed, kinds) = of_base(&table, &uri, "w").await;
+    assert_eq!((indexed, kinds.len()), (30, 1));
+    // Dropped and made again while another process still builds it: what comes late is not taken for it.
+    table.drop_index("w", false).await.unwrap();
+    assert!(table.create_index(&index("body", "fts(name='w', language=German)"), false).await.unwrap());
+    assert_eq!(table.snapshot().version().base.build_index(&words).await.unwrap().map(|b| b.version()), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_takes_what_is_not_declared() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_string_lossy().into_owned();
+    let table = create(&uri).await;
+    replace(&table, 0..50).await;
+    let mut lance = lance::Dataset::open(&uri).await.unwrap();
+    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+    for if_exists in [false, true] {
+        lance.checkout_latest().await.unwrap();
+        lance.create_index(&["id"], IndexType::BTree, Some("orphan".into()), &params, false).await.unwrap();
+        assert!(table.drop_index("orphan", if_exists).await.unwrap());
+        assert_eq!(of_base(&table, &uri, "orphan").await.1.len(), 0);
+    }
+    assert_eq!(table.drop_index("orphan", false).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(!table.drop_index("__lance_mem_wal", true).await.unwrap());
+    assert_eq!(scan(&open(&uri).await).await.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_indexes_of_one_name_that_are_created_at_once_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_string_lossy().into_owned();
+    let first = create(&uri).await;
+    for round in 0..4 {
+        let second = open(&uri).await;
+        let (words, numbers) = (index("body", "fts(name='same')"), index("id", "btree(name='same')"));
+        let (a, b) = tokio::join!(first.create_index(&words, false), second.create_index(&numbers, false));
+        assert!(a.is_ok() != b.is_ok(), "round {round}");
+        assert_eq!(a.and(b).unwrap_err().kind(), ErrorKind::Invalid);
+        let third = open(&uri).await;
+        assert_eq!(names(&third), ["same"]);
+        first.drop_index("same", false).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_within_a_column_is_not_taken_for_a_column() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().join("t").to_string_lossy().into_owned();
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..20).map(|i| format!("text {i}"))));
+    let inner = StructArray::from(vec![(Arc::new(Field::new("body", DataType::Utf8, true)), Arc::clone(&texts))]);
+    let batch = RecordBatch::try_from_iter([
+        ("id", Arc::new(Int64Array::from_iter_values(0..20)) as ArrayRef),
+        ("body", texts),
+        ("meta", Arc::new(inner) as ArrayRef),
+    ])
+    .unwrap();
+    let schema = batch.schema();
+    let mut dataset = lance::Dataset::write(RecordBatchIterator::new([Ok(batch)], schema), &uri, None).await.unwrap();
+    let params = InvertedIndexParams::default();
+    dataset.create_index(&["meta.body"], IndexType::Inverted, Some("inner".into()), &params, false).await.unwrap();
+    let adopt = AdoptSpec { key: vec!["id".into()], ..AdoptSpec::default() };
+    let table = LsmTable::builder(&uri).adopt(adopt).open().await.unwrap();
+    assert!(table.indexes().is_empty(), "{:?}", table.indexes());
 }
 
 #[tokio::test(flavor = "multi_thread")]

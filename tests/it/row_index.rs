@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use arrow::array::RecordBatch;
-use datafusion_lsm::error::Result;
-use datafusion_lsm::ids::GenerationId;
+use datafusion_lsm::error::{ErrorKind, Result};
+use datafusion_lsm::events::EventListener;
+use datafusion_lsm::ids::{GenerationId, ShardId};
+use datafusion_lsm::index_spec::IndexSpec;
 use datafusion_lsm::memtable::{RowIndex, RowIndexFactory};
 use datafusion_lsm::schema::TableSchema;
+use datafusion_lsm::settings::Settings;
 use datafusion_lsm::table::{Components, LsmTable};
 
+use crate::support::soon;
 use crate::table::{rows, scan, spec};
 
 /// Counts rows; panics at the row given.
@@ -75,6 +79,26 @@ async fn a_panicking_index_loses_no_row_and_is_reported() {
     let memtable = sources.iter().find(|s| s.kind == "memtable").unwrap();
     assert!(memtable.error.as_ref().unwrap().contains("the index breaks as the test wants"));
     table.flush().await.unwrap();
+    assert_eq!(scan(&table).await.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_index_beside_one_of_the_program_of_the_same_name_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let uri = dir.path().to_string_lossy().into_owned();
+    let table = open(&uri, usize::MAX).await;
+    let same = IndexSpec::parse("body", "fts(name='counting')").unwrap().remove(0);
+    assert_eq!(table.create_index(&same, false).await.unwrap_err().kind(), ErrorKind::Invalid);
+    table.close().await.unwrap();
+    // A program without an index of its own may have made one.
+    let other = LsmTable::open(&uri, Settings::default()).await.unwrap();
+    other.create_index(&same, false).await.unwrap();
+    other.close().await.unwrap();
+    let table = open(&uri, usize::MAX).await;
+    for i in 0..10 {
+        soon("a row is written", table.put(rows(&[i], "row"))).await.unwrap();
+    }
+    soon("a flush", table.flush()).await.unwrap();
     assert_eq!(scan(&table).await.len(), 10);
 }
 
@@ -150,4 +174,69 @@ async fn rows_wait_for_a_slow_index_only_with_index_sync() {
     }
     table.flush().await.unwrap();
     assert_eq!(scan(&table).await.len(), 5);
+}
+
+/// Holds memory until it is frozen, and flushes until it is.
+#[derive(Debug, Default, Clone)]
+struct Thawed(Arc<Cold>);
+
+#[derive(Debug, Default)]
+struct Cold {
+    is_frozen: Mutex<bool>,
+    froze: Condvar,
+}
+
+const SPARE: usize = 1 << 20;
+
+impl RowIndex for Thawed {
+    fn append(&self, _: usize, _: &RecordBatch) -> Result<()> {
+        assert!(!*self.0.is_frozen.lock().unwrap(), "rows came after the last");
+        Ok(())
+    }
+
+    fn freeze(&self) {
+        assert!(!std::mem::replace(&mut *self.0.is_frozen.lock().unwrap(), true), "once");
+        self.0.froze.notify_all();
+    }
+
+    fn memory(&self) -> usize {
+        if *self.0.is_frozen.lock().unwrap() { 0 } else { SPARE }
+    }
+}
+
+impl RowIndexFactory for Thawed {
+    fn name(&self) -> &str {
+        "thawed"
+    }
+
+    fn create(&self, _: &TableSchema, generation: GenerationId) -> Arc<dyn RowIndex> {
+        Arc::new(if generation == GenerationId(1) { self.clone() } else { Self::default() })
+    }
+}
+
+impl EventListener for Thawed {
+    fn on_flush_written(&self, _: ShardId, _: GenerationId) {
+        drop(self.0.froze.wait_while(self.0.is_frozen.lock().unwrap(), |is_frozen| !*is_frozen).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_a_frozen_memtable_gives_back_what_only_appending_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Thawed::default();
+    let components =
+        Components { indexes: vec![Arc::new(index.clone())], events: Arc::new(index), ..Components::default() };
+    let builder = LsmTable::builder(dir.path().to_str().unwrap()).create(spec(1)).components(components);
+    let table = builder.open().await.unwrap();
+    for i in 0..3 {
+        table.put(rows(&[i], "row")).await.unwrap();
+    }
+    let memtable = Arc::clone(table.snapshot().memtables(0)[0].table());
+    let before = memtable.memory();
+    assert!(!memtable.indexes()[0].is_frozen());
+    table.flush().await.unwrap();
+    assert!(memtable.indexes()[0].is_frozen());
+    assert_eq!(memtable.memory() + SPARE, before);
+    assert_eq!(scan(&table).await.len(), 3);
+    table.close().await.unwrap();
 }

@@ -10,6 +10,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use lance::Dataset;
 use lance::dataset::mem_wal::{LsmScanner, ShardSnapshot};
 use lance::dataset::optimize::{CompactionOptions, compact_files};
+use lance::dataset::{UpdateBuilder, WriteParams};
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::optimize::OptimizeOptions;
@@ -21,12 +22,15 @@ use roaring::RoaringTreemap;
 
 use crate::place::{Place, spec, strings};
 use crate::support::number_from_env;
-use datafusion_lsm::dataset::DatasetTextIndex;
+use datafusion_lsm::base::{AdoptSpec, BaseTable};
+use datafusion_lsm::cache::MemoryBudget;
+use datafusion_lsm::dataset::{DatasetOpener, DatasetTextIndex};
+use datafusion_lsm::error::ErrorKind;
 use datafusion_lsm::index_spec::IndexSpec;
 use datafusion_lsm::store::TablePaths;
 use datafusion_lsm::table::{CreateSpec, LsmTable};
-use datafusion_lsm::text_index::{Field as Searched, Mask, Search, TextIndex};
-use datafusion_lsm::text_search::{Survey, TextAnalyzer, TextSearch, Weights, index_of, matching, patterns, ranking};
+use datafusion_lsm::text_index::{Mask, TextIndex};
+use datafusion_lsm::text_search::{Survey, TextAnalyzer, TextSearch, Weights, best, index_of, matching, patterns};
 
 const WORDS: [&str; 24] = [
     "log",
@@ -128,9 +132,7 @@ fn find(
         of(&bits) && !of(dead)
     };
     let rows = (0..index.rows()).filter(is_found).map(&id).collect();
-    let query = ranking(&search.query, weights, index, index.rows()).unwrap();
-    let field = Searched { index, average_length: weights.average_length(), precision: Default::default() };
-    let hits = Search::new(&[field], Mask::new(index.rows()).without(dead)).top_k(&query, k, 0.0).unwrap();
+    let hits = best(&search.query, weights, index, Mask::new(index.rows()).without(dead), k);
     Found { rows, best: hits.into_iter().map(|hit| (id(hit.row), hit.score)).collect() }
 }
 
@@ -340,4 +342,83 @@ async fn an_index_of_other_words_is_none() {
     lance.create_index(&["name"], IndexType::Inverted, None, &params, false).await.unwrap();
     assert!(place.reopen().await.text_index(1, &analyzer).await.unwrap().is_none());
     assert!(place.reopen().await.text_index(0, &analyzer).await.unwrap().is_none());
+}
+
+/// A dataset of Lance's with stable row ids, two fragments of 300 texts and a text index of both.
+async fn stable_dataset(place: &Place, rng: &mut StdRng) -> Dataset {
+    let rows = batch(0..600, rng);
+    let schema = rows.schema();
+    let params = WriteParams { max_rows_per_file: 300, enable_stable_row_ids: true, ..Default::default() };
+    let rows = RecordBatchIterator::new([Ok(rows)], schema);
+    let mut lance = Dataset::write(rows, place.io.uri(), Some(params)).await.unwrap();
+    let params = InvertedIndexParams::default().with_position(true);
+    lance.create_index(&["name"], IndexType::Inverted, Some("texts".into()), &params, false).await.unwrap();
+    lance
+}
+
+/// Compares the index of a dataset, made a table, with a look at all rows.
+async fn check_adopted(place: &Place, rng: &mut StdRng) {
+    let adopt = AdoptSpec { key: vec!["id".into()], ..AdoptSpec::default() };
+    let base = BaseTable::adopt(&place.opener, &place.io, &adopt).await.unwrap();
+    let index = base.text_index(1, &TextAnalyzer::default_one()).await.unwrap().unwrap();
+    let all = rows(base.scan(&[1], &[]).unwrap()).await;
+    let beside = rows(base.scan_beside(&index, &[1], &[]).unwrap()).await;
+    for share in [0.0, 0.1] {
+        check(&index, &all, &beside, &some_of(&all, rng, share)).await;
+    }
+}
+
+#[tokio::test]
+async fn texts_of_fragments_that_are_gone_count_nowhere_if_row_ids_are_stable() {
+    let mut rng = StdRng::seed_from_u64(0x60E);
+    let place = Place::new().await;
+    let mut lance = stable_dataset(&place, &mut rng).await;
+    lance.delete("id < 300").await.unwrap();
+    assert!(lance.get_fragment(0).is_none(), "the fragment is gone");
+    check_adopted(&place, &mut rng).await;
+}
+
+#[tokio::test]
+async fn a_text_that_changed_is_in_one_partition_of_an_index_alone() {
+    let mut rng = StdRng::seed_from_u64(0xC4A);
+    let place = Place::new().await;
+    let lance = stable_dataset(&place, &mut rng).await;
+    let update = UpdateBuilder::new(Arc::new(lance)).update_where("id % 5 = 1").unwrap();
+    let update = update.set("name", "'log log log structured tree'").unwrap().build().unwrap();
+    let mut lance = Arc::unwrap_or_clone(update.execute().await.unwrap().new_dataset);
+    lance.optimize_indices(&OptimizeOptions::merge(1)).await.unwrap();
+    assert_eq!(lance.load_indices_by_name("texts").await.unwrap().len(), 1);
+    check_adopted(&place, &mut rng).await;
+}
+
+#[tokio::test]
+async fn an_index_gives_all_memory_back_when_nobody_uses_it() {
+    let mut rng = StdRng::seed_from_u64(0x3E3);
+    let place = Place::new().await;
+    stable_dataset(&place, &mut rng).await;
+    let adopt = AdoptSpec { key: vec!["id".into()], ..AdoptSpec::default() };
+    BaseTable::adopt(&place.opener, &place.io, &adopt).await.unwrap();
+    let budget = MemoryBudget::new(1 << 30);
+    let opener = DatasetOpener::new(Default::default(), Arc::clone(&budget));
+    let base = BaseTable::open(&opener, &place.io).await.unwrap().unwrap();
+    let (analyzer, before) = (TextAnalyzer::default_one(), budget.used());
+    let index = base.text_index(1, &analyzer).await.unwrap().unwrap();
+    let opened = budget.used();
+    let words = TextSearch::parse("name", "l* OR m* OR t*", &analyzer).unwrap().query;
+    let parts = index.load(&words).await.unwrap();
+    let loaded = budget.used();
+    assert!(before < opened && opened < loaded);
+    budget.reclaim();
+    assert_eq!(budget.used(), loaded, "a query holds the words");
+    drop(parts);
+    assert_eq!(budget.used(), opened);
+    budget.reclaim();
+    drop(index);
+    assert_eq!(budget.used(), before);
+    // It is opened again, and told when it has too much.
+    let index = base.text_index(1, &analyzer).await.unwrap().unwrap();
+    budget.set_limit(1);
+    assert_eq!(index.load(&words).await.unwrap_err().kind(), ErrorKind::Backpressure);
+    budget.set_limit(1 << 30);
+    assert!(!index.load(&words).await.unwrap().is_empty());
 }

@@ -13,8 +13,8 @@ pub(super) struct Documents {
 }
 
 impl Documents {
-    /// Of these row ids, of which the dataset has those that `is_there`.
-    pub(super) fn new(row_ids: Vec<u64>, is_there: impl Fn(u64) -> bool) -> Self {
+    /// Of these row ids, of which the dataset has those that `is_there`, which is asked once for each.
+    pub(super) fn new(row_ids: Vec<u64>, mut is_there: impl FnMut(u64) -> bool) -> Self {
         let mut gone = vec![0; row_ids.len().div_ceil(64)];
         for (i, _) in row_ids.iter().enumerate().filter(|(_, id)| !is_there(**id)) {
             gone[i / 64] |= 1 << (i % 64);

@@ -6,6 +6,7 @@
 
 mod documents;
 mod open;
+mod opened;
 mod partition;
 mod postings;
 
@@ -19,7 +20,9 @@ use crate::error::Result;
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery};
 use crate::text_index::TextIndex;
 use documents::Documents;
-use partition::Partition;
+use partition::{Loaded, Partition};
+
+pub(super) use opened::OpenTextIndexes;
 
 /// The text indexes of one column of a dataset version.
 #[derive(Debug)]
@@ -55,18 +58,24 @@ impl DatasetTextIndex {
     /// no query asked for before.
     ///
     /// # Errors
-    /// `Unavailable` if the storage fails, `Corrupt` if the index is damaged.
+    /// `Unavailable` if the storage fails, `Corrupt` if the index is damaged, `Backpressure` if the words take more memory
+    /// than there is.
     pub async fn load(&self, query: &AnalyzedQuery) -> Result<Vec<TextPart>> {
         let with_positions = self.has_positions && has_phrase(query);
         let load = |partition: &Arc<Partition>| {
             let partition = Arc::clone(partition);
             async move {
-                let words = partition.words(query);
-                let index = partition.load(words, with_positions).await?;
+                let index = partition.load(query, with_positions).await?;
                 Ok(TextPart { index, documents: Arc::clone(partition.documents()) })
             }
         };
         try_join_all(self.partitions.iter().map(load)).await
+    }
+
+    /// Bytes held for words that queries asked for, and for all else.
+    fn memory(&self) -> (usize, usize) {
+        let of = |p: &Arc<Partition>| (p.loaded_memory(), p.memory());
+        self.partitions.iter().map(of).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
     }
 }
 
@@ -79,7 +88,7 @@ fn has_phrase(query: &AnalyzedQuery) -> bool {
 /// The index numbers them anew; rows without a word are in no part.
 #[derive(Debug, Clone)]
 pub struct TextPart {
-    index: Arc<TextIndex>,
+    index: Arc<Loaded>,
     documents: Arc<Documents>,
 }
 

@@ -1,17 +1,20 @@
 //! Opening the text indexes of a column: which of Lance's there are, and which rows each is asked for.
 //!
-//! A fragment is asked of the first index that covers it, so that no row is found twice. An index that makes other words
-//! than the table, or that this version cannot read, is as if it were not there.
+//! A fragment is asked of the first index that covers it, and of the partitions of an index only the newest knows a row:
+//! when Lance adds rows to an index it keeps older partitions as they are, with what these rows had been. So no row is
+//! found twice. An index that makes other words than the table, or that this version cannot read, is as if it were not
+//! there.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{UInt32Type, UInt64Type};
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::index::LanceIndexStoreExt;
+use lance::dataset::scanner::RowAddrMask;
 use lance::index::DatasetIndexExt;
-use lance::index::prefilter::DatasetPreFilter;
 use lance_core::Error as LanceError;
 use lance_core::ROW_ID;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
@@ -21,17 +24,18 @@ use lance_index::scalar::inverted::{
 };
 use lance_index::scalar::lance_format::LanceIndexStore;
 use lance_index::scalar::{IndexStore, InvertedIndexParams};
-use lance_table::format::overlay::staleness::overlay_affects_index;
-use lance_table::format::{Fragment, IndexMetadata};
-use roaring::RoaringBitmap;
+use lance_table::format::IndexMetadata;
+use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::DatasetTextIndex;
 use super::documents::Documents;
 use super::partition::Partition;
 use super::postings::PostingFile;
 use crate::cache::MemoryBudget;
+use crate::dataset::index_rows::{covered, fragments_of, live_rows};
 use crate::error::{Error, Result};
 use crate::store::from_lance;
+use crate::task;
 use crate::text_index::Vocabulary;
 use crate::text_search::TextAnalyzer;
 
@@ -59,10 +63,10 @@ impl DatasetTextIndex {
         // Those that answer most questions first.
         segments.sort_by_key(|segment| !segment.has_positions);
         let fragments = dataset.fragments();
-        let mut left: RoaringBitmap = fragments.iter().filter_map(|f| u32::try_from(f.id).ok()).collect();
+        let mut left = fragments_of(dataset);
         let mut partitions = Vec::new();
         for segment in segments {
-            let covered = segment.current(dataset) & &left;
+            let covered = covered(dataset, segment.index) & &left;
             if !covered.is_empty() {
                 left -= &covered;
                 partitions.extend(segment.partitions(dataset, covered, budget).await?);
@@ -112,18 +116,6 @@ impl<'a> Segment<'a> {
         Ok(Some(Self { index, store: Arc::new(store), partitions, format, has_positions }))
     }
 
-    /// The fragments that it covers and that are as it knows them.
-    fn current(&self, dataset: &Dataset) -> RoaringBitmap {
-        let covered = self.index.fragment_bitmap.clone().unwrap_or_default();
-        let (fields, version) = (&self.index.fields, self.index.dataset_version);
-        let is_current = |fragment: &&Fragment| {
-            !fragment.overlays.iter().any(|o| overlay_affects_index(o, fields, version, dataset.schema()))
-        };
-        let fragments = dataset.fragments();
-        let current = fragments.iter().filter(is_current).filter_map(|f| u32::try_from(f.id).ok());
-        covered & current.collect::<RoaringBitmap>()
-    }
-
     /// Opens its partitions, of which the rows in the fragments `asked` can be found.
     async fn partitions(
         &self,
@@ -131,41 +123,69 @@ impl<'a> Segment<'a> {
         asked: RoaringBitmap,
         budget: &Arc<MemoryBudget>,
     ) -> Result<Vec<Arc<Partition>>> {
-        let mask = match DatasetPreFilter::create_restricted_deletion_mask(Arc::clone(dataset), asked.clone()) {
-            Some(mask) => Some(mask.await.map_err(from_lance)?),
-            None => None,
-        };
-        let stable = dataset.manifest().uses_stable_row_ids();
-        let is_there = |row_id: u64| {
-            (stable || asked.contains((row_id >> 32) as u32)) && mask.as_ref().is_none_or(|mask| mask.selected(row_id))
-        };
-        let opening: Vec<_> = self.partitions.iter().map(|id| self.partition(*id, &is_there, budget)).collect();
-        let opened: Result<Vec<_>> = stream::iter(opening).buffered(CONCURRENT).try_collect().await;
-        opened.map_err(|error| damaged(self.index, error))
+        let mask = live_rows(dataset, &asked, Some(RoaringBitmap::new())).await?;
+        let fragments = (!dataset.manifest().uses_stable_row_ids()).then_some(asked);
+        let reading: Vec<_> = self.partitions.iter().map(|id| self.read(*id)).collect();
+        let read: Result<Vec<_>> = stream::iter(reading).buffered(CONCURRENT).try_collect().await;
+        let (read, budget) = (read.map_err(|error| damaged(self.index, error))?, Arc::clone(budget));
+        let open = move || Stored { fragments, mask }.open(read, &budget);
+        task::blocking(open).await.map_err(|error| damaged(self.index, error))
     }
 
-    async fn partition(
-        &self,
-        id: u64,
-        is_there: impl Fn(u64) -> bool,
-        budget: &Arc<MemoryBudget>,
-    ) -> Result<Arc<Partition>> {
+    async fn read(&self, id: u64) -> Result<Read> {
         let open = async |file: &str| self.store.open_index_file(&format!("part_{id}_{file}")).await;
         let words = TokenSet::load(open(TOKENS_FILE).await.map_err(from_lance)?, self.format).await;
-        let words = words.and_then(|words| words.to_batch(TokenSetFormat::Fst)).map_err(from_lance)?;
-        let words = words.column_by_name(TOKEN_FST_BYTES_COL).and_then(|words| words.as_binary_opt::<i64>());
-        let words = words.ok_or_else(|| Error::internal("Lance did not give a vocabulary"))?.value(0).to_vec();
-        let words = Vocabulary::try_new(words).map_err(|e| Error::corrupt("a vocabulary is damaged").with_source(e))?;
         let postings = PostingFile::try_new(open(INVERT_LIST_FILE).await.map_err(from_lance)?);
         let postings =
             postings.ok_or_else(|| Error::corrupt("postings are of a format that their index does not have"))?;
         let documents = open(DOCS_FILE).await.map_err(from_lance)?;
         let documents = documents.read_range(0..documents.num_rows(), Some(&[ROW_ID, NUM_TOKEN_COL])).await;
-        let documents = documents.map_err(from_lance)?;
-        let row_ids = documents.column(0).as_primitive::<UInt64Type>().values().to_vec();
-        let lengths = documents.column(1).as_primitive::<UInt32Type>().values().to_vec();
-        Ok(Partition::new(words, postings, Documents::new(row_ids, is_there), lengths, budget))
+        Ok(Read { id, words: words.map_err(from_lance)?, postings, documents: documents.map_err(from_lance)? })
     }
+}
+
+/// A partition as it was read.
+struct Read {
+    id: u64,
+    words: TokenSet,
+    postings: PostingFile,
+    /// Row ids, and how many words each has.
+    documents: RecordBatch,
+}
+
+/// The rows that an index is asked for.
+struct Stored {
+    /// The fragments that row ids name, if they name any.
+    fragments: Option<RoaringBitmap>,
+    mask: Option<RowAddrMask>,
+}
+
+impl Stored {
+    fn has(&self, row_id: u64) -> bool {
+        self.fragments.as_ref().is_none_or(|fragments| fragments.contains((row_id >> 32) as u32))
+            && self.mask.as_ref().is_none_or(|mask| mask.selected(row_id))
+    }
+
+    /// The partitions of an index. Their numbers ascend as they were written.
+    fn open(&self, mut read: Vec<Read>, budget: &Arc<MemoryBudget>) -> Result<Vec<Arc<Partition>>> {
+        read.sort_unstable_by_key(|read| Reverse(read.id));
+        let mut newer = (read.len() > 1).then(RoaringTreemap::new);
+        let mut is_there = |row_id: u64| self.has(row_id) && newer.as_mut().is_none_or(|newer| newer.insert(row_id));
+        let open = |Read { words, postings, documents, .. }| {
+            let row_ids = documents.column(0).as_primitive::<UInt64Type>().values().to_vec();
+            let lengths = documents.column(1).as_primitive::<UInt32Type>().values();
+            let documents = Documents::new(row_ids, &mut is_there);
+            Ok(Partition::new(vocabulary(words)?, postings, documents, Arc::from(lengths.as_ref()), budget))
+        };
+        read.into_iter().map(open).collect()
+    }
+}
+
+fn vocabulary(words: TokenSet) -> Result<Vocabulary> {
+    let words = words.to_batch(TokenSetFormat::Fst).map_err(from_lance)?;
+    let words = words.column_by_name(TOKEN_FST_BYTES_COL).and_then(|words| words.as_binary_opt::<i64>());
+    let words = words.ok_or_else(|| Error::internal("Lance did not give a vocabulary"))?.value(0).to_vec();
+    Vocabulary::try_new(words).map_err(|e| Error::corrupt("a vocabulary is damaged").with_source(e))
 }
 
 fn damaged(index: &IndexMetadata, error: Error) -> Error {

@@ -49,11 +49,28 @@ impl PostingFile {
         self.reader.num_rows()
     }
 
+    /// How many postings each of these words has, whose numbers ascend.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(super) async fn lengths(&self, words: &[u64]) -> Result<Vec<usize>> {
+        let read = self.read_columns(words, &[LENGTH_COL]).await?;
+        Ok(read.column(0).as_primitive::<UInt32Type>().values().iter().map(|length| *length as usize).collect())
+    }
+
     /// Reads the postings of words, whose numbers ascend, as they are stored: a row a word.
     ///
     /// # Errors
     /// `Corrupt` if there is no such word, `Unavailable` if the storage fails.
     pub(super) async fn read(&self, words: &[u64], with_positions: bool) -> Result<RecordBatch> {
+        let mut columns = vec![POSTING_COL, LENGTH_COL];
+        columns.extend(if with_positions { self.positions } else { &[] });
+        let read = self.read_columns(words, &columns).await?;
+        let schema = Schema::new_with_metadata(read.schema().fields().clone(), self.metadata.clone());
+        Ok(RecordBatch::try_new(Arc::new(schema), read.columns().to_vec())?)
+    }
+
+    async fn read_columns(&self, words: &[u64], columns: &[&str]) -> Result<RecordBatch> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for word in words {
             let word = usize::try_from(*word).ok().filter(|word| *word < self.words());
@@ -65,14 +82,11 @@ impl PostingFile {
                 _ => ranges.push(word..word + 1),
             }
         }
-        let mut columns = vec![POSTING_COL, LENGTH_COL];
-        columns.extend(if with_positions { self.positions } else { &[] });
-        let read = self.reader.read_ranges(&ranges, Some(&columns)).await.map_err(from_lance)?;
+        let read = self.reader.read_ranges(&ranges, Some(columns)).await.map_err(from_lance)?;
         if read.num_rows() != words.len() {
             return Err(Error::corrupt("postings are missing in a text index: drop it and create it anew"));
         }
-        let schema = Schema::new_with_metadata(read.schema().fields().clone(), self.metadata.clone());
-        Ok(RecordBatch::try_new(Arc::new(schema), read.columns().to_vec())?)
+        Ok(read)
     }
 }
 

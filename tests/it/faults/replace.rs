@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use datafusion_lsm::error::{ErrorKind, Result};
 use datafusion_lsm::ids::ShardId;
+use datafusion_lsm::index_spec::IndexSpec;
 use datafusion_lsm::manifest::ManifestStore;
 use datafusion_lsm::store::IoOp;
 use datafusion_lsm::table::{LsmTable, StatementKind};
@@ -161,4 +162,25 @@ async fn generations_that_a_replacement_could_not_trim_leave_with_the_next_flush
     assert_eq!(named, [2]);
     drop(table);
     assert_eq!(numbers(&place.rows(&place.open(quiet()).await.unwrap()).await), [(2, 20), (3, 30)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_created_while_rows_are_replaced_stays() {
+    let place = Place::simple();
+    let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+    let table = place.open_with(quiet(), &faults, &events).await;
+    table.put(some(&[(1, 10)])).await.unwrap();
+    let gate = faults.hold(IoOp::Sync, "_versions", At::After);
+    let meanwhile = async {
+        gate.reached().await;
+        table.create_index(&IndexSpec::parse("s", "fts").unwrap()[0], false).await.unwrap();
+        gate.open();
+    };
+    let (replaced, ()) = tokio::join!(replace(&table, &[(2, 20)]), meanwhile);
+    assert_eq!(replaced.unwrap(), 1);
+    assert_eq!(table.indexes().len(), 1);
+    assert_eq!(numbers(&place.rows(&table).await), [(2, 20)]);
+    table.put(some(&[(3, 30)])).await.unwrap();
+    assert_eq!(numbers(&place.rows(&table).await), [(2, 20), (3, 30)]);
+    assert_eq!(place.open(quiet()).await.unwrap().indexes().len(), 1);
 }

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::array_value_to_string;
 use datafusion_lsm::error::ErrorKind;
+use datafusion_lsm::index_spec::IndexSpec;
 use datafusion_lsm::table::LsmTable;
 use lance::Dataset;
 use lance::dataset::{ColumnAlteration, NewColumnTransform};
@@ -116,4 +117,30 @@ async fn a_column_that_was_dropped_and_added_again_is_another_one() {
     let error = table.refresh().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     assert!(error.message().contains("open it again"), "{error}");
+}
+
+#[tokio::test]
+async fn indexes_of_columns_that_are_gone_or_others_now_are_left_out() {
+    let place = Place::simple();
+    let table = place.open(quiet()).await.unwrap();
+    table.put(numbered(KeyType::Int64, &[(1, 1)])).await.unwrap();
+    for (column, kind) in [("s", "fts"), ("n", "btree"), ("k", "btree(name='key')")] {
+        table.create_index(&IndexSpec::parse(column, kind).unwrap()[0], false).await.unwrap();
+    }
+    table.flush().await.unwrap();
+    table.close().await.unwrap();
+    let mut base = Dataset::open(&place.uri()).await.unwrap();
+    base.drop_columns(&["n"]).await.unwrap();
+    base.alter_columns(&[ColumnAlteration::new("s".into()).rename("n".into())]).await.unwrap();
+    let table = LsmTable::open(&place.uri(), quiet()).await.unwrap();
+    let names = |table: &LsmTable| -> BTreeSet<String> { table.indexes().into_iter().map(|i| i.name).collect() };
+    assert_eq!(names(&table), ["key".to_string(), "n_btree".into()].into(), "the index of texts is left out");
+    assert!(table.drop_index("s_fts", false).await.unwrap(), "it can be dropped");
+    assert!(!table.drop_index("s_fts", true).await.unwrap());
+    table.create_index(&IndexSpec::parse("n", "fts(name='s_fts')").unwrap()[0], false).await.unwrap();
+    table.drop_index("n_btree", false).await.unwrap();
+    table.close().await.unwrap();
+    base.checkout_latest().await.unwrap();
+    base.drop_columns(&["n"]).await.unwrap();
+    assert_eq!(names(&LsmTable::open(&place.uri(), quiet()).await.unwrap()), ["key".to_string()].into());
 }

@@ -1,5 +1,7 @@
 //! What a source of rows can be asked, Arrow in and Arrow out: the seam between plan nodes and what is behind them.
 
+mod value_ranges;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use futures::stream::BoxStream;
 use roaring::RoaringTreemap;
 
 use crate::error::Result;
+
+pub use value_ranges::{ValueRange, ValueRanges};
 
 /// The column by which Lance names a row of a dataset.
 pub const ROW_ID: &str = "_rowid";
@@ -61,6 +65,9 @@ pub trait KeyProbe: Debug + Send + Sync {
     /// # Errors
     /// `Corrupt` if a key is NULL.
     fn superseded(&self, keys: &[arrow::array::ArrayRef]) -> Result<Vec<bool>>;
+
+    /// Keeps that these are all superseded rows, so that a mask of the same rows knows them without asking for keys.
+    fn keep(&self, superseded: &Arc<RoaringTreemap>);
 }
 
 /// Rows among which the best of one source are, and what it took to find them.

@@ -1,0 +1,261 @@
+//! A search without a statement: what `vector_search` and `text_search` find, planned directly.
+//!
+//! The plan has the nodes that the statement has. What it has not is the way there, a logical plan and all rules of an
+//! optimizer, which take longer than the search of what is in memory.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, Float32Array, RecordBatch};
+use datafusion::arrow::compute::SortOptions;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::catalog::Session;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::utils::SingleRowListArrayBuilder;
+use datafusion::common::{Column, DFSchema};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, SortExpr, lit};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::expressions::{Column as PhysicalColumn, is_not_null};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect};
+
+use super::provider::LsmTableProvider;
+use super::search::{Search, Target, is_exact, nearest, wanted};
+use super::search_call::{DISTANCE, K, SCORE, text_column, vector_column};
+use super::{distance, score, text};
+use crate::distance::Metric;
+use crate::error::{Error, Result};
+use crate::table::{LsmTable, TextSearch};
+use crate::version::Snapshot;
+
+/// The best rows of a table: those nearest to a vector, or whose texts fit a query best.
+///
+/// They come the best first, as the table functions of these names return them: the columns that are asked for, and
+/// `_distance` (Float64) or `_score` (Float32). A row without a distance is not found, nor is a text that does not match.
+/// Options of the session count, as `SET lsm.search.mode` does.
+#[derive(Debug, Clone)]
+pub struct TableSearch {
+    table: Arc<LsmTable>,
+    snapshot: Option<Arc<Snapshot>>,
+    column: String,
+    query: Query,
+    filters: Vec<Expr>,
+    columns: Option<Vec<String>>,
+    k: usize,
+}
+
+/// What is searched for.
+#[derive(Debug, Clone)]
+enum Query {
+    Vector(Metric, Arc<[f32]>),
+    Text(String),
+}
+
+impl TableSearch {
+    /// The rows whose vectors in `column` are nearest to `query`, which has as many elements as they have.
+    pub fn nearest(table: &Arc<LsmTable>, column: &str, metric: Metric, query: &[f32]) -> Self {
+        Self::of(table, column, Query::Vector(metric, query.into()))
+    }
+
+    /// The rows whose texts in `column` score most for `query`.
+    pub fn text(table: &Arc<LsmTable>, column: &str, query: &str) -> Self {
+        Self::of(table, column, Query::Text(query.to_string()))
+    }
+
+    fn of(table: &Arc<LsmTable>, column: &str, query: Query) -> Self {
+        let (table, column) = (Arc::clone(table), column.to_string());
+        Self { table, snapshot: None, column, query, filters: Vec::new(), columns: None, k: K }
+    }
+
+    /// How many rows; 10 unless told.
+    #[must_use]
+    pub fn k(self, k: usize) -> Self {
+        Self { k, ..self }
+    }
+
+    /// Only rows that pass `filter` too, which is of the table's columns.
+    #[must_use]
+    pub fn filter(mut self, filter: Expr) -> Self {
+        self.filters.push(filter);
+        self
+    }
+
+    /// The columns that come out, in this order; all unless told.
+    #[must_use]
+    pub fn select(self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { columns: Some(columns.into_iter().map(Into::into).collect()), ..self }
+    }
+
+    /// The rows as of `snapshot`, and not as of now.
+    #[must_use]
+    pub fn as_of(self, snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot: Some(snapshot), ..self }
+    }
+
+    /// Plans the search and runs it.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan), and what reading raises.
+    pub async fn rows(&self, session: &dyn Session) -> Result<Vec<RecordBatch>> {
+        Ok(collect(self.plan(session)?, session.task_ctx()).await?)
+    }
+
+    /// The plan of the search, of the rows as of now: one partition, sorted.
+    ///
+    /// # Errors
+    /// `Invalid` if a column is not there or not of the type that is searched, a vector has another size or an element
+    /// that is no number, a query cannot be parsed, or a filter cannot be evaluated.
+    pub fn plan(&self, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = self.table.schema();
+        let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
+        let columns = DFSchema::try_from(schema.as_ref().clone())?;
+        let mut filters = self.conditions(session, &columns)?;
+        let mut provider = LsmTableProvider::new(Arc::clone(&self.table)).pinned(Arc::clone(&snapshot));
+
+        let (name, value, target, sort) = match &self.query {
+            Query::Vector(metric, query) => {
+                let value = self.distance(*metric, query, &schema)?;
+                let sort = value.clone().sort(metric.nearest_is_smallest(), false);
+                (DISTANCE, value, nearest(&sort.expr, &sort, &schema), sort)
+            }
+            Query::Text(query) => {
+                text_column(schema.field_with_name(&self.column).map_err(|_| self.no_column(&self.column))?)?;
+                let analyzer = self.table.text_analyzer(&self.column);
+                let search = TextSearch::parse(&self.column, query, &analyzer)?;
+                let scorer = Arc::new(self.table.text_scorer(&snapshot, search)?);
+                provider = provider.scored(vec![Arc::clone(&scorer)]);
+                let arguments = vec![Expr::Column(Column::from_name(&self.column)), lit(query.clone())];
+                let matching = ScalarFunction::new_udf(text::function(), arguments.clone());
+                filters.push(text::bound(Expr::ScalarFunction(matching), analyzer));
+                let [text, query] = arguments.try_into().map_err(|_| Error::internal("a score has two arguments"))?;
+                let value = score::bound(text, query, Arc::clone(&scorer));
+                let sort = value.clone().sort(false, false);
+                (SCORE, value, Some(Target::Fitting(scorer)), sort)
+            }
+        };
+        if let Some(target) = target.filter(|_| wanted(self.k) && !is_exact(session.config_options(), &self.table)) {
+            provider = provider.searching(Search { target, k: self.k, filters: filters.clone() });
+        }
+
+        let selected = self.selected(&schema)?;
+        let read = self.read(&selected, &filters, &schema)?;
+        let read_schema = Arc::new(schema.project(&read)?);
+        let mut plan = provider.plan_scan(session, Some(&read), &filters, None)?;
+        let of_read = DFSchema::try_from(read_schema.as_ref().clone())?;
+        if let Some(predicate) = conjunction(filters) {
+            plan = Arc::new(FilterExec::try_new(session.create_physical_expr(predicate, &of_read)?, plan)?);
+        }
+        let value = session.create_physical_expr(value, &of_read)?;
+        let ranked = projection(&selected, &schema, &read_schema)?.into_iter().chain([(value, name.to_string())]);
+        plan = Arc::new(ProjectionExec::try_new(ranked.collect::<Vec<_>>(), plan)?);
+        self.best(plan, name, &sort)
+    }
+
+    /// The best of the rows of `plan`, by its last column.
+    fn best(&self, plan: Arc<dyn ExecutionPlan>, name: &str, sort: &SortExpr) -> Result<Arc<dyn ExecutionPlan>> {
+        let value: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(name, plan.schema().fields().len() - 1));
+        let options = SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first };
+        let order = LexOrdering::new([PhysicalSortExpr::new(Arc::clone(&value), options)]);
+        let order = order.ok_or_else(|| Error::internal("a search has an order"))?;
+        if self.k == 0 {
+            return Ok(Arc::new(EmptyExec::new(plan.schema())));
+        }
+        let partitions = plan.output_partitioning().partition_count();
+        let sorted = SortExec::new(order.clone(), plan).with_preserve_partitioning(partitions > 1);
+        let mut plan: Arc<dyn ExecutionPlan> = Arc::new(sorted.with_fetch(Some(self.k)));
+        if partitions > 1 {
+            plan = Arc::new(SortPreservingMergeExec::new(order, plan).with_fetch(Some(self.k)));
+        }
+        if let Query::Text(_) = self.query {
+            return Ok(plan);
+        }
+        // NULLs are last, so what they leave out is not missing.
+        let ranked = is_not_null(value)?;
+        Ok(Arc::new(FilterExec::try_new(ranked, plan)?))
+    }
+
+    /// The filters as the optimizer would hand them to a scan.
+    fn conditions(&self, session: &dyn Session, columns: &DFSchema) -> Result<Vec<Expr>> {
+        if self.filters.is_empty() {
+            return Ok(Vec::new());
+        }
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(columns.clone()))
+            .with_config_options(Arc::clone(session.config().options()))
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        let condition = |filter: &Expr| -> Result<Expr> {
+            let bound = filter.clone().transform(|expr| match text::text_of(&expr) {
+                Some(Expr::Column(column)) => {
+                    let analyzer = self.table.text_analyzer(&column.name);
+                    Ok(Transformed::yes(text::bound(expr, analyzer)))
+                }
+                _ => Ok(Transformed::no(expr)),
+            })?;
+            Ok(simplifier.simplify(simplifier.coerce(bound.data, columns)?)?)
+        };
+        self.filters.iter().map(condition).collect()
+    }
+
+    /// The distance of a row.
+    fn distance(&self, metric: Metric, query: &[f32], schema: &Schema) -> Result<Expr> {
+        let field = schema.field_with_name(&self.column).map_err(|_| self.no_column(&self.column))?;
+        let (_, width) = vector_column(field)?;
+        if query.len() != width {
+            return Err(Error::invalid(format!(
+                "'{}' has vectors of {width} elements, and the one searched for has {}",
+                self.column,
+                query.len()
+            )));
+        }
+        if query.iter().any(|element| !element.is_finite()) {
+            return Err(Error::invalid("the vector searched for has an element that is no finite number"));
+        }
+        let elements: ArrayRef = Arc::new(Float32Array::from(query.to_vec()));
+        let element = Arc::new(Field::new_list_field(DataType::Float32, true));
+        let vector = SingleRowListArrayBuilder::new(elements).with_field(&element).build_list_scalar();
+        let arguments = vec![Expr::Column(Column::from_name(&self.column)), Expr::Literal(vector, None)];
+        Ok(Expr::ScalarFunction(ScalarFunction::new_udf(distance::function(metric), arguments)))
+    }
+
+    /// The places of the columns that come out.
+    fn selected(&self, schema: &Schema) -> Result<Vec<usize>> {
+        match &self.columns {
+            None => Ok((0..schema.fields().len()).collect()),
+            Some(names) => names.iter().map(|name| schema.index_of(name).map_err(|_| self.no_column(name))).collect(),
+        }
+    }
+
+    /// The places of the columns that are read for that, in their order.
+    fn read(&self, selected: &[usize], filters: &[Expr], schema: &Schema) -> Result<Vec<usize>> {
+        let mut read: BTreeSet<usize> = selected.iter().copied().collect();
+        let asked = filters.iter().flat_map(|filter| filter.column_refs()).map(|column| column.name.as_str());
+        for name in asked.chain([self.column.as_str()]) {
+            read.insert(schema.index_of(name).map_err(|_| self.no_column(name))?);
+        }
+        Ok(read.into_iter().collect())
+    }
+
+    fn no_column(&self, name: &str) -> Error {
+        let schema = self.table.schema();
+        let there: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        Error::invalid(format!("there is no column '{name}', there are: {}", there.join(", ")))
+    }
+}
+
+/// The columns at the places `selected` of `schema`, of a plan that reads those of `read`.
+fn projection(selected: &[usize], schema: &Schema, read: &Schema) -> Result<Vec<(Arc<dyn PhysicalExpr>, String)>> {
+    let column = |at: &usize| -> Result<(Arc<dyn PhysicalExpr>, String)> {
+        let name = schema.field(*at).name();
+        Ok((Arc::new(PhysicalColumn::new(name, read.index_of(name)?)), name.clone()))
+    };
+    selected.iter().map(column).collect()
+}
