@@ -20,14 +20,13 @@ use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::dataset::{DatasetHandle, DatasetOpener, DatasetTextIndex, FileLayout};
+use crate::dataset::{DatasetHandle, DatasetOpener, FileLayout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::index_spec::IndexSpec;
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::store::ObjectIo;
-use crate::text_search::TextAnalyzer;
 
 pub use indexes::Indexes;
 pub use sharding::{Sharding, bucket};
@@ -151,27 +150,6 @@ impl BaseTable {
     /// `Invalid` if a filter cannot be evaluated on the table's columns.
     pub fn scan(&self, projection: &[usize], filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
         self.handle.scan(projection, filters)
-    }
-
-    /// The text indexes of the stored column `column` whose words are those that `analyzer` makes, if there are any.
-    ///
-    /// # Errors
-    /// `Unavailable` if the storage fails, `Corrupt` if an index is damaged.
-    pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
-        self.handle.text_index(column, analyzer).await
-    }
-
-    /// Like [`Self::scan`], of the rows that `index` does not know.
-    ///
-    /// # Errors
-    /// As [`Self::scan`].
-    pub fn scan_beside(
-        &self,
-        index: &DatasetTextIndex,
-        projection: &[usize],
-        filters: &[Expr],
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.handle.scan_beside(index, projection, filters)
     }
 
     /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.

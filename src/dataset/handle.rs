@@ -18,21 +18,19 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
-use lance::index::DatasetIndexExt;
 use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadOptions};
 use lance_core::datatypes::Schema as LanceSchema;
-use lance_table::format::{Fragment, IndexMetadata};
-use parking_lot::Mutex;
+use lance_table::format::IndexMetadata;
 use roaring::{RoaringBitmap, RoaringTreemap};
-use tokio::sync::OnceCell;
 
 use super::failure::{diagnose, diagnose_index, from_plan};
-use super::index_catalog::{IndexCatalog, IndexEntry, TEXT_DETAILS, ValueEntry};
+use super::index_catalog::{IndexCatalog, IndexEntry, ValueEntry};
 use super::layout::FileLayout;
+use super::lazy_indexes::LazyIndexes;
 use super::origin::{Origins, field_id};
 use super::resident::{Loading, ROW_BYTES, Residency, Resident, ResidentRows};
 use super::scan::DatasetScanExec;
-use super::text_index::{DatasetTextIndex, OpenTextIndexes};
+use super::text_index::{DatasetTextIndex, OpenTextIndexes, no_text_indexes};
 use super::value_index::{DatasetValueIndex, ValueCandidates};
 use super::vector_index::DatasetVectorIndex;
 use crate::cache::{MemoryBudget, MemoryLease};
@@ -45,10 +43,6 @@ use crate::source::ValueRanges;
 use crate::store::from_lance;
 use crate::text_search::TextAnalyzer;
 
-/// An index that is opened when it is first asked for; `None` if it cannot be used.
-type LazyIndex = Arc<OnceCell<Option<Arc<DatasetVectorIndex>>>>;
-/// The same of values.
-type LazyValueIndex = Arc<OnceCell<Option<Arc<DatasetValueIndex>>>>;
 /// An index of values is used if it leaves at most one row in so many, which are taken one by one.
 const VALUE_SHARE: u64 = 64;
 
@@ -63,10 +57,10 @@ pub struct DatasetHandle {
     label: String,
     resident: Arc<Resident>,
     catalog: IndexCatalog,
-    vector_indexes: Mutex<HashMap<(usize, Metric), LazyIndex>>,
+    vector_indexes: LazyIndexes<(usize, Metric), DatasetVectorIndex>,
     budget: Arc<MemoryBudget>,
     text_indexes: Arc<OpenTextIndexes>,
-    value_indexes: Mutex<HashMap<usize, LazyValueIndex>>,
+    value_indexes: LazyIndexes<usize, DatasetValueIndex>,
 }
 
 impl DatasetHandle {
@@ -99,10 +93,10 @@ impl DatasetHandle {
             label,
             resident,
             catalog,
-            vector_indexes: Mutex::default(),
-            text_indexes: OpenTextIndexes::new(&budget),
+            vector_indexes: LazyIndexes::default(),
+            text_indexes: no_text_indexes(&budget),
             budget,
-            value_indexes: Mutex::default(),
+            value_indexes: LazyIndexes::default(),
         }))
     }
 
@@ -162,7 +156,8 @@ impl DatasetHandle {
     /// # Errors
     /// `Unavailable` if the storage fails.
     pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
-        self.text_indexes.get(column, analyzer, || self.open_text_index(column, analyzer)).await
+        let open = || self.open_text_index(column, analyzer);
+        self.text_indexes.get((column, analyzer.told().clone()), open).await
     }
 
     /// Searches go without the text indexes of the stored column `column` from now on, of which one failed with `error`.
@@ -170,20 +165,19 @@ impl DatasetHandle {
     /// # Errors
     /// `error` if it is nothing that is wrong with an index: it may be asked again.
     pub async fn give_up_text_index(&self, column: usize, analyzer: &TextAnalyzer, error: Error) -> Result<()> {
-        let indexes = self.index_metadata(column, TEXT_DETAILS).await?;
-        self.check_unusable(&indexes, error).await?;
-        self.text_indexes.give_up(column, analyzer);
+        self.check_unusable(self.text_segments(column), error).await?;
+        self.text_indexes.give_up((column, analyzer.told().clone()));
         Ok(())
     }
 
     async fn open_text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
-        let indexes = self.index_metadata(column, TEXT_DETAILS).await?;
-        if indexes.is_empty() {
+        let segments = self.text_segments(column);
+        if segments.is_empty() {
             return Ok(None);
         }
-        match DatasetTextIndex::open(&self.dataset, &indexes, analyzer, &self.budget).await {
+        match DatasetTextIndex::open(&self.dataset, segments, analyzer, &self.budget).await {
             Ok(index) => Ok(index.map(Arc::new)),
-            Err(error) => self.check_unusable(&indexes, error).await.map(|()| None),
+            Err(error) => self.check_unusable(segments, error).await.map(|()| None),
         }
     }
 
@@ -200,21 +194,11 @@ impl DatasetHandle {
 
     /// Whether the stored column `column` has text indexes, whatever their words.
     pub fn has_text_index(&self, column: usize) -> bool {
-        field_id(self.schema.numbered().field(column)).is_some_and(|field| self.catalog.has_text(field))
+        !self.text_segments(column).is_empty()
     }
 
-    /// Like [`Self::scan`], of the rows that `index` does not know.
-    ///
-    /// # Errors
-    /// As [`Self::scan`].
-    pub fn scan_beside(
-        self: &Arc<Self>,
-        index: &DatasetTextIndex,
-        projection: &[usize],
-        filters: &[Expr],
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let scan = DatasetScanExec::try_new(Arc::clone(self), projection.to_vec(), filters)?;
-        Ok(Arc::new(scan.of_fragments(Arc::clone(index.uncovered()))))
+    fn text_segments(&self, column: usize) -> &[IndexMetadata] {
+        field_id(self.schema.numbered().field(column)).map_or(&[], |field| self.catalog.find_texts(field))
     }
 
     /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.
@@ -324,12 +308,11 @@ impl DatasetHandle {
         metric: Metric,
     ) -> Result<Option<Arc<DatasetVectorIndex>>> {
         let Some(entry) = self.index_entry(column, metric) else { return Ok(None) };
-        let cell = Arc::clone(self.vector_indexes.lock().entry((column, metric)).or_default());
         let open = async || match DatasetVectorIndex::open(self, column, entry).await {
             Ok(index) => Ok(Some(Arc::new(index))),
             Err(error) => self.check_unusable(&entry.segments, error).await.map(|()| None),
         };
-        cell.get_or_try_init(open).await.cloned()
+        self.vector_indexes.get((column, metric), open).await
     }
 
     /// Searches go without the index of the logical column `column` for `metric` from now on, which failed with `error`.
@@ -339,7 +322,7 @@ impl DatasetHandle {
     pub async fn give_up_vector_index(&self, column: usize, metric: Metric, error: Error) -> Result<()> {
         let segments = self.index_entry(column, metric).map_or(&[][..], |entry| &entry.segments);
         self.check_unusable(segments, error).await?;
-        self.vector_indexes.lock().insert((column, metric), Arc::new(OnceCell::new_with(Some(None))));
+        self.vector_indexes.give_up((column, metric));
         Ok(())
     }
 
@@ -372,7 +355,7 @@ impl DatasetHandle {
                 Ok(None) => continue,
                 Err(error) => {
                     self.check_unusable(&entry.segments, error).await?;
-                    self.value_indexes.lock().insert(column, Arc::new(OnceCell::new_with(Some(None))));
+                    self.value_indexes.give_up(column);
                     continue;
                 }
             };
@@ -386,14 +369,13 @@ impl DatasetHandle {
 
     /// Opened once; `None` if there is none that can be used.
     async fn value_index(&self, column: usize, entry: &ValueEntry) -> Result<Option<Arc<DatasetValueIndex>>> {
-        let cell = Arc::clone(self.value_indexes.lock().entry(column).or_default());
         let name = self.origins.name(column).unwrap_or_default();
         let data_type = self.schema.stored().field(column).data_type();
         let open = async || match DatasetValueIndex::open(&self.dataset, name, data_type, entry).await {
             Ok(index) => Ok(index.map(Arc::new)),
             Err(error) => self.check_unusable(&entry.segments, error).await.map(|()| None),
         };
-        cell.get_or_try_init(open).await.cloned()
+        self.value_indexes.get(column, open).await
     }
 
     /// The place of a column and its index of values. Those of floats are not asked: Lance orders NaN and zeros otherwise
@@ -446,7 +428,7 @@ impl DatasetHandle {
         fragments: Option<&RoaringBitmap>,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let schema = self.origins.schema_of(columns, true);
-        let read: SendableRecordBatchStream = self.reader_of(columns, fragments)?.execute(0, Arc::default())?;
+        let read: SendableRecordBatchStream = self.reader(columns, fragments)?.execute(0, Arc::default())?;
         let (handle, columns) = (Arc::clone(self), columns.to_vec());
         let rows = read.then(move |batch| {
             let (handle, columns, schema) = (Arc::clone(&handle), columns.clone(), Arc::clone(&schema));
@@ -458,22 +440,6 @@ impl DatasetHandle {
             }
         });
         Ok(rows.boxed())
-    }
-
-    /// What the manifest says of the indexes of the stored column `column` whose details have a type of the name
-    /// `kind`, segment by segment.
-    ///
-    /// # Errors
-    /// `Unavailable` if the storage fails.
-    pub(crate) async fn index_metadata(&self, column: usize, kind: &str) -> Result<Vec<IndexMetadata>> {
-        let Some(field) = field_id(self.schema.numbered().field(column)) else { return Ok(Vec::new()) };
-        let all = self.dataset.load_indices().await;
-        let all = all.map_err(|error| from_lance(error).with_context("dataset", self.dataset.uri()))?;
-        let is_kind = |index: &&IndexMetadata| {
-            index.keyed_field() == Some(field)
-                && index.index_details.as_ref().is_some_and(|details| details.type_url.ends_with(kind))
-        };
-        Ok(all.iter().filter(is_kind).cloned().collect())
     }
 
     /// Whether row ids name rows wherever they are, and do not say in which fragment.
@@ -493,22 +459,16 @@ impl DatasetHandle {
     }
 
     /// A read of the stored columns `columns` and the row id, as Lance lays them out; of some fragments, or all.
-    pub(super) fn reader(&self, columns: &[usize], of: Option<&Arc<Vec<Fragment>>>) -> Result<FilteredReadExec> {
+    pub(super) fn reader(&self, columns: &[usize], fragments: Option<&RoaringBitmap>) -> Result<FilteredReadExec> {
         let projection = self.dataset.empty_projection().union_schema(&self.lance_schema(columns)?).with_row_id();
         let mut options = FilteredReadOptions::new(projection);
-        if let Some(fragments) = of {
-            options = options.with_fragments(Arc::clone(fragments));
+        if let Some(wanted) = fragments {
+            let all = self.dataset.fragments().iter();
+            let of = all.filter(|f| u32::try_from(f.id).is_ok_and(|id| wanted.contains(id))).cloned();
+            options = options.with_fragments(Arc::new(of.collect()));
         }
         FilteredReadExec::try_new(Arc::clone(&self.dataset), options, None)
             .map_err(|error| from_lance(error).with_context("dataset", self.dataset.uri()))
-    }
-
-    fn reader_of(&self, columns: &[usize], fragments: Option<&RoaringBitmap>) -> Result<FilteredReadExec> {
-        let of = |wanted: &RoaringBitmap| {
-            let all = self.dataset.fragments().iter();
-            all.filter(|f| u32::try_from(f.id).is_ok_and(|id| wanted.contains(id))).cloned().collect()
-        };
-        self.reader(columns, fragments.map(|wanted| Arc::new(of(wanted))).as_ref())
     }
 
     /// Whether its rows are in memory.

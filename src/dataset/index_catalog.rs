@@ -1,5 +1,6 @@
 //! Which indexes a dataset has for searches, by what Lance's metadata says.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::store::from_lance;
 /// What the type of an index's details ends with.
 const DETAILS: &str = "VectorIndexDetails";
 /// The same of text indexes.
-pub(super) const TEXT_DETAILS: &str = "InvertedIndexDetails";
+const TEXT_DETAILS: &str = "InvertedIndexDetails";
 /// The same of indexes of values that give every row.
 const VALUE_DETAILS: [&str; 2] = ["BTreeIndexDetails", "BitmapIndexDetails"];
 
@@ -80,8 +81,8 @@ impl fmt::Display for IndexKind {
 #[derive(Debug, Default)]
 pub(super) struct IndexCatalog {
     entries: Vec<IndexEntry>,
-    /// The fields that have text indexes.
-    texts: Vec<i32>,
+    /// The text indexes of each field, segment by segment, whatever their words.
+    texts: HashMap<i32, Vec<IndexMetadata>>,
     values: Vec<ValueEntry>,
 }
 
@@ -100,11 +101,13 @@ impl IndexCatalog {
         if indexes.iter().any(|index| index.name == FRAG_REUSE_INDEX_NAME) {
             return Ok(Self::default());
         }
-        let (mut entries, mut texts) = (Vec::<IndexEntry>::new(), Vec::new());
+        let (mut entries, mut texts) = (Vec::<IndexEntry>::new(), HashMap::<i32, Vec<IndexMetadata>>::new());
         let mut values = Vec::<ValueEntry>::new();
         for index in indexes.iter() {
             let is_text = index.index_details.as_ref().is_some_and(|any| any.type_url.ends_with(TEXT_DETAILS));
-            texts.extend(index.keyed_field().filter(|_| is_text));
+            if let Some(field) = index.keyed_field().filter(|_| is_text) {
+                texts.entry(field).or_default().push(index.clone());
+            }
             if let Some(entry) = value_entry_of(index) {
                 match values.iter_mut().find(|e| e.name == entry.name && e.field == entry.field) {
                     Some(there) => there.segments.extend(entry.segments),
@@ -120,9 +123,9 @@ impl IndexCatalog {
         Ok(Self { entries, texts, values })
     }
 
-    /// Whether a field has a text index.
-    pub(super) fn has_text(&self, field: i32) -> bool {
-        self.texts.contains(&field)
+    /// The text indexes of a field, segment by segment.
+    pub(super) fn find_texts(&self, field: i32) -> &[IndexMetadata] {
+        self.texts.get(&field).map_or(&[], Vec::as_slice)
     }
 
     /// The index of a field for a metric; of several the one that covers most fragments.

@@ -9,6 +9,7 @@ mod index_catalog;
 mod index_coverage;
 mod index_rows;
 mod layout;
+mod lazy_indexes;
 mod opener;
 mod origin;
 mod resident;

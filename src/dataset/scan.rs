@@ -24,7 +24,6 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
-use lance_table::format::Fragment;
 use parking_lot::Mutex;
 
 use super::failure::{diagnose, from_plan};
@@ -40,8 +39,6 @@ pub struct DatasetScanExec {
     columns: Vec<usize>,
     returned: usize,
     filter: Option<Arc<dyn PhysicalExpr>>,
-    /// All, if none are named.
-    fragments: Option<Arc<Vec<Fragment>>>,
     /// What the filter lets columns have that have an index of values.
     ranges: Arc<[ValueRanges]>,
     properties: Arc<PlanProperties>,
@@ -82,7 +79,6 @@ impl DatasetScanExec {
             columns,
             returned,
             filter: filter.transpose()?,
-            fragments: None,
             ranges: Arc::new([]),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -96,18 +92,11 @@ impl DatasetScanExec {
         self.ranges = known.cloned().collect();
         self
     }
-
-    /// The same of these fragments alone.
-    pub(super) fn of_fragments(mut self, fragments: Arc<Vec<Fragment>>) -> Self {
-        self.fragments = Some(fragments);
-        self
-    }
 }
 
 /// One read from storage.
 struct StorageRead {
     shape: Shape,
-    fragments: Option<Arc<Vec<Fragment>>>,
     ranges: Arc<[ValueRanges]>,
     metrics: ExecutionPlanMetricsSet,
     context: Arc<TaskContext>,
@@ -137,8 +126,8 @@ impl StorageRead {
 
     /// The rows as Lance reads them.
     fn all(self) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
-        let Self { shape, fragments, context, readers, time, .. } = self;
-        let reader: Arc<dyn ExecutionPlan> = Arc::new(shape.handle.reader(&shape.columns, fragments.as_ref())?);
+        let Self { shape, context, readers, time, .. } = self;
+        let reader: Arc<dyn ExecutionPlan> = Arc::new(shape.handle.reader(&shape.columns, None)?);
         readers.lock().push(Arc::clone(&reader));
         let handle = Arc::clone(&shape.handle);
         let read = reader.execute(0, context)?.or_else(move |error| {
@@ -235,10 +224,9 @@ impl ExecutionPlan for DatasetScanExec {
         let batch_size = context.session_config().batch_size().max(1);
         let baseline = BaselineMetrics::new(&self.metrics, 0);
         let (readers, time) = (Arc::clone(&self.readers), baseline.elapsed_compute().clone());
-        let (fragments, ranges, metrics) = (self.fragments.clone(), Arc::clone(&self.ranges), self.metrics.clone());
-        let read = StorageRead { shape, fragments, ranges, metrics, context, readers, time };
-        let residency = if read.fragments.is_some() { Residency::Storage } else { self.handle.residency() };
-        let rows = match residency {
+        let (ranges, metrics) = (Arc::clone(&self.ranges), self.metrics.clone());
+        let read = StorageRead { shape, ranges, metrics, context, readers, time };
+        let rows = match self.handle.residency() {
             Residency::Rows(rows) => in_memory(&rows, read.shape, batch_size).boxed(),
             Residency::Load(loading) => {
                 let load = async move {
@@ -276,10 +264,7 @@ impl ExecutionPlan for DatasetScanExec {
 
     fn partition_statistics(&self, _partition: Option<usize>) -> DataFusionResult<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema());
-        let rows = match &self.fragments {
-            None => self.handle.rows(),
-            Some(fragments) => fragments.iter().map(|f| f.num_rows().or(f.physical_rows).unwrap_or(0)).sum(),
-        };
+        let rows = self.handle.rows();
         statistics.num_rows = match self.filter {
             None if self.ranges.is_empty() => Precision::Exact(rows),
             _ => Precision::Inexact(rows),
@@ -293,9 +278,6 @@ impl DisplayAs for DatasetScanExec {
         let schema = self.schema();
         let names: Vec<&str> = schema.fields()[..self.returned].iter().map(|f| f.name().as_str()).collect();
         write!(f, "DatasetScanExec: source={}, projection=[{}]", self.handle.label(), names.join(", "))?;
-        if let Some(fragments) = &self.fragments {
-            write!(f, ", fragments={}", fragments.len())?;
-        }
         let indexes: Vec<&str> =
             self.ranges.iter().filter_map(|ranges| self.handle.value_index_name(&ranges.column)).collect();
         if !indexes.is_empty() {

@@ -64,8 +64,8 @@ impl<'a> StoredTexts<'a> {
     }
 
     /// The fragments whose texts no index knows; all if `None`.
-    fn unknown(&self) -> Option<RoaringBitmap> {
-        self.indexed.as_ref().map(|indexed| indexed.index.uncovered_fragments())
+    fn unknown(&self) -> Option<&RoaringBitmap> {
+        self.indexed.as_ref().map(|indexed| indexed.index.uncovered())
     }
 
     /// What the live texts have of the words of `patterns`, and how many texts had to be read for that.
@@ -80,8 +80,8 @@ impl<'a> StoredTexts<'a> {
             survey = task::blocking(move || Ok(survey_parts(&parts, &patterns, &superseded))).await?;
         }
         let unknown = self.unknown();
-        if unknown.as_ref().is_none_or(|fragments| !fragments.is_empty()) {
-            let mut rows = self.live.handle().rows_of(&[self.column], unknown.as_ref())?;
+        if unknown.is_none_or(|fragments| !fragments.is_empty()) {
+            let mut rows = self.live.handle().rows_of(&[self.column], unknown)?;
             while let Some(batch) = rows.try_next().await? {
                 let ids = batch.column(1).as_primitive::<UInt64Type>().values();
                 let dead = self.dead(ids);
@@ -124,8 +124,8 @@ impl<'a> StoredTexts<'a> {
             found = task::blocking(matching).await?;
         }
         let unknown = answered.and_then(|_| self.unknown());
-        if unknown.as_ref().is_none_or(|fragments| !fragments.is_empty()) {
-            let mut rows = self.live.handle().rows_of(&[self.column], unknown.as_ref())?;
+        if unknown.is_none_or(|fragments| !fragments.is_empty()) {
+            let mut rows = self.live.handle().rows_of(&[self.column], unknown)?;
             while let Some(batch) = rows.try_next().await? {
                 let (texts, search) = (Arc::clone(batch.column(0)), self.search.clone());
                 let matches = task::blocking(move || search.matching(&texts)).await?;
@@ -226,8 +226,8 @@ impl StoredRanking {
             hits.into_iter().for_each(|(row, score)| top.offer(row, score));
             unknown = texts.unknown();
         }
-        if unknown.as_ref().is_none_or(|fragments: &RoaringBitmap| !fragments.is_empty()) {
-            let mut rows = live.handle().rows_of(&[texts.column], unknown.as_ref())?;
+        if unknown.is_none_or(|fragments| !fragments.is_empty()) {
+            let mut rows = live.handle().rows_of(&[texts.column], unknown)?;
             while let Some(batch) = rows.try_next().await? {
                 let (column, scorer) = (Arc::clone(batch.column(0)), Arc::clone(scorer));
                 let scores = task::blocking(move || scorer.scores(&column)).await?;

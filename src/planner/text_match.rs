@@ -7,10 +7,11 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::SchemaRef;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use roaring::RoaringTreemap;
 
 use super::point_lookup::projected;
 use crate::block_list::MemTableRows;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memtable::{MemTableView, TextRows};
 use crate::source::RowSource;
 use crate::task;
@@ -31,7 +32,7 @@ impl TextMatches {
     }
 
     /// The positions of the rows, in order.
-    fn find(rows: &MemTableRows, searches: &[TextSearch], blocked: &roaring::RoaringTreemap) -> Result<Vec<usize>> {
+    fn find(rows: &MemTableRows, searches: &[TextSearch], blocked: &RoaringTreemap) -> Result<Vec<usize>> {
         let view = rows.view();
         Ok(positions(matching_rows(view, searches, view.live_words(blocked))?, view.watermark()))
     }
@@ -100,16 +101,30 @@ impl RowSource for TextMatches {
         schema: &SchemaRef,
         batch_size: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let (rows, searches) = (self.rows.clone(), Arc::clone(&self.searches));
-        let (projection, schema) = (projection.to_vec(), Arc::clone(schema));
-        stream::once(async move {
-            let (source, blocked) = (rows.clone(), rows.blocked().await?);
-            let found = task::blocking(move || Self::find(&source, &searches, &blocked)).await?;
-            let batches: Vec<Vec<usize>> = found.chunks(batch_size.max(1)).map(<[usize]>::to_vec).collect();
-            let take = move |found: Vec<usize>| rows.view().take(&found, &projection, &schema);
-            Ok::<_, crate::error::Error>(stream::iter(batches.into_iter().map(take)))
-        })
-        .try_flatten()
-        .boxed()
+        let searches = Arc::clone(&self.searches);
+        let find = move |rows: &MemTableRows, blocked: &RoaringTreemap| Self::find(rows, &searches, blocked).map(Some);
+        found(&self.rows, find, projection, schema, batch_size)
     }
+}
+
+/// The rows at the positions that `find` finds, given those that newer sources supersede; all live rows if it says
+/// that finding does not pay.
+pub(super) fn found(
+    rows: &MemTableRows,
+    find: impl FnOnce(&MemTableRows, &RoaringTreemap) -> Result<Option<Vec<usize>>> + Send + 'static,
+    projection: &[usize],
+    schema: &SchemaRef,
+    batch_size: usize,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let (rows, projection, schema) = (rows.clone(), projection.to_vec(), Arc::clone(schema));
+    stream::once(async move {
+        let (source, blocked) = (rows.clone(), rows.blocked().await?);
+        let found = task::blocking(move || find(&source, &blocked)).await?;
+        let Some(found) = found else { return Ok(rows.rows(&projection, &schema, batch_size)) };
+        let batches: Vec<Vec<usize>> = found.chunks(batch_size.max(1)).map(<[usize]>::to_vec).collect();
+        let take = move |found: Vec<usize>| rows.view().take(&found, &projection, &schema);
+        Ok::<_, Error>(stream::iter(batches.into_iter().map(take)).boxed())
+    })
+    .try_flatten()
+    .boxed()
 }

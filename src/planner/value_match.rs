@@ -8,17 +8,15 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
-use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::stream::BoxStream;
 use roaring::RoaringTreemap;
 
-use super::text_match::positions;
+use super::text_match::{found, positions};
 use crate::block_list::MemTableRows;
 use crate::error::Result;
 use crate::memtable::{MemTableView, ScalarRows};
 use crate::schema::TableSchema;
 use crate::source::{RowSource, ValueRanges};
-use crate::task;
 
 /// An index helps as long as it leaves at most one row in so many.
 const SHARE: usize = 4;
@@ -93,18 +91,9 @@ impl RowSource for ValueMatches {
         schema: &SchemaRef,
         batch_size: usize,
     ) -> BoxStream<'static, Result<RecordBatch>> {
-        let (rows, ranges) = (self.rows.clone(), Arc::clone(&self.ranges));
-        let (projection, schema) = (projection.to_vec(), Arc::clone(schema));
-        stream::once(async move {
-            let (source, blocked) = (rows.clone(), rows.blocked().await?);
-            let found = task::blocking(move || Ok(Self::find(&source, &ranges, &blocked))).await?;
-            let Some(found) = found else { return Ok(rows.rows(&projection, &schema, batch_size)) };
-            let batches: Vec<Vec<usize>> = found.chunks(batch_size.max(1)).map(<[usize]>::to_vec).collect();
-            let take = move |found: Vec<usize>| rows.view().take(&found, &projection, &schema);
-            Ok::<_, crate::error::Error>(stream::iter(batches.into_iter().map(take)).boxed())
-        })
-        .try_flatten()
-        .boxed()
+        let ranges = Arc::clone(&self.ranges);
+        let find = move |rows: &MemTableRows, blocked: &RoaringTreemap| Ok(Self::find(rows, &ranges, blocked));
+        found(&self.rows, find, projection, schema, batch_size)
     }
 }
 

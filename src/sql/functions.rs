@@ -4,22 +4,18 @@
 //! Planning only finds the table; the work is in the stream. A flush that happened while planning would happen under
 //! EXPLAIN, and twice.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, TableReference};
-use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use futures::stream;
 
 use super::provider::LsmTableProvider;
-use super::report;
+use super::{report, when_read};
 use crate::error::Error;
 use crate::table::LsmTable;
 
@@ -126,9 +122,10 @@ impl TableProvider for Call {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = find(state, &self.name).await?;
         let (function, index) = (self.function, self.index.clone());
-        let partition = Arc::new(Partition { function, table, index, schema: self.schema() });
-        let exec = StreamingTableExec::try_new(self.schema(), vec![partition], projection, None, false, limit)?;
-        Ok(Arc::new(exec))
+        when_read::plan(self.schema(), projection, limit, move || {
+            let (table, index) = (Arc::clone(&table), index.clone());
+            Box::pin(async move { report::run(function, &table, index.as_deref()).await.map(Some) })
+        })
     }
 }
 
@@ -144,32 +141,5 @@ pub(super) async fn find(session: &dyn Session, name: &TableReference) -> Result
     match provider.downcast_ref::<LsmTableProvider>() {
         Some(provider) => Ok(Arc::clone(provider.table())),
         None => Err(Error::invalid(format!("'{name}' is not an LSM table")).into()),
-    }
-}
-
-/// Does the work of a call when it is read.
-struct Partition {
-    function: LsmFunction,
-    table: Arc<LsmTable>,
-    index: Option<String>,
-    schema: SchemaRef,
-}
-
-impl PartitionStream for Partition {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (function, table, index) = (self.function, Arc::clone(&self.table), self.index.clone());
-        let batch = stream::once(async move { Ok(Box::pin(report::run(function, &table, index.as_deref())).await?) });
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), batch))
-    }
-}
-
-impl fmt::Debug for Partition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Partition");
-        debug.field("function", &self.function).field("table", &self.table.uri()).finish_non_exhaustive()
     }
 }

@@ -4,26 +4,23 @@
 //! read. Of its clauses it keeps name, table, USING and columns, and drops WITH; DROP INDEX it does not plan at all. So
 //! [`LsmSqlExt::lsm_sql`] takes both from the parser.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DataFusionError, Result, TableReference};
+use datafusion::common::{Result, TableReference};
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateIndex, Expr, LogicalPlan, LogicalPlanBuilder, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as ParsedStatement;
 use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr as SqlExpr, ObjectType, Statement};
-use futures::stream;
 
 use super::functions::find;
 use super::provider::LsmTableProvider;
+use super::when_read;
 use crate::error::Error;
 use crate::index_spec::IndexSpec;
 use crate::table::LsmTable;
@@ -141,39 +138,16 @@ impl TableProvider for IndexStatement {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = self.find(state).await?;
-        let partition = Arc::new(Partition { statement: self.clone(), table, schema: self.schema() });
-        Ok(Arc::new(StreamingTableExec::try_new(self.schema(), vec![partition], projection, None, false, limit)?))
-    }
-}
-
-/// Does it when it is read.
-struct Partition {
-    statement: IndexStatement,
-    table: Option<Arc<LsmTable>>,
-    schema: SchemaRef,
-}
-
-impl fmt::Debug for Partition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Partition").field("statement", &self.statement).finish_non_exhaustive()
-    }
-}
-
-impl PartitionStream for Partition {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (statement, table) = (self.statement.clone(), self.table.clone());
-        let done = async move {
-            if let Some(table) = table {
-                Box::pin(statement.run(&table)).await?;
-            }
-            Ok::<_, DataFusionError>(stream::empty())
-        };
-        let rows = futures::TryStreamExt::try_flatten(stream::once(done));
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
+        let statement = self.clone();
+        when_read::plan(self.schema(), projection, limit, move || {
+            let (statement, table) = (statement.clone(), table.clone());
+            Box::pin(async move {
+                if let Some(table) = table {
+                    statement.run(&table).await?;
+                }
+                Ok(None)
+            })
+        })
     }
 }
 

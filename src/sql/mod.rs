@@ -32,6 +32,7 @@ mod table_search;
 mod target;
 mod text;
 mod vector_name;
+mod when_read;
 
 pub use engine::{LsmEngine, OpenRequest};
 pub use factory::LsmTableFactory;

@@ -19,6 +19,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::declaration::Declaration;
 use super::options::SessionOptions;
 use super::replace_sink::{self, Replace};
+use super::rule::needs_rule;
 use super::search::{Search, Target};
 use super::sink::{LsmSink, Write};
 use super::text;
@@ -252,7 +253,7 @@ impl TableProvider for LsmTableProvider {
     }
 
     async fn delete_from(&self, _state: &dyn Session, _filters: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
-        Err(without_rule("DELETE").into())
+        Err(Error::invalid(needs_rule("DELETE")).into())
     }
 
     async fn update(
@@ -261,19 +262,12 @@ impl TableProvider for LsmTableProvider {
         _assignments: Vec<(String, Expr)>,
         _filters: Vec<Expr>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Err(without_rule("UPDATE").into())
+        Err(Error::invalid(needs_rule("UPDATE")).into())
     }
 
     async fn truncate(&self, _state: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(replace_sink::truncate(&self.table))
     }
-}
-
-fn without_rule(statement: &str) -> Error {
-    Error::invalid(format!(
-        "{statement} needs the statement rule: make the session with LsmSessionExt::with_lsm, or add LsmStatementRule \
-         to its analyzer"
-    ))
 }
 
 #[cfg(test)]

@@ -60,6 +60,14 @@ impl AnalyzerRule for LsmStatementRule {
     }
 }
 
+/// What a session without the rule is told that asks for what only the rule makes possible.
+pub(super) fn needs_rule(what: &str) -> String {
+    format!(
+        "{what} needs the statement rule: make the session with LsmSessionExt::with_lsm, or add LsmStatementRule to its \
+         analyzer"
+    )
+}
+
 /// The snapshots of one statement.
 #[derive(Debug, Default)]
 pub(super) struct Pins(HashMap<usize, Pin>);

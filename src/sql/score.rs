@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::rule::needs_rule;
 use super::text::text_and_query;
 use crate::table::TextScorer;
 
@@ -106,10 +107,7 @@ impl ScalarUDFImpl for Score {
             return Ok(ColumnarValue::Array(new_null_array(&DataType::Float32, args.number_rows)));
         }
         let Some(scorer) = &self.scorer else {
-            return exec_err!(
-                "{NAME} needs the statement rule: make the session with LsmSessionExt::with_lsm, or add \
-                 LsmStatementRule to its analyzer"
-            );
+            return exec_err!("{}", needs_rule(NAME));
         };
         if let ColumnarValue::Scalar(text) = text {
             let scores = scorer.scores(&text.to_array()?)?;

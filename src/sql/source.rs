@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::rule::needs_rule;
 use crate::table::{Snapshot, source_names};
 
 /// The function's name.
@@ -83,10 +84,7 @@ impl ScalarUDFImpl for Source {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let Some(snapshot) = &self.snapshot else {
-            return exec_err!(
-                "{NAME} needs the statement rule: make the session with LsmSessionExt::with_lsm, or add \
-                 LsmStatementRule to its analyzer"
-            );
+            return exec_err!("{}", needs_rule(NAME));
         };
         let key: Vec<ArrayRef> = args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect::<Result<_>>()?;
         Ok(ColumnarValue::Array(Arc::new(source_names(snapshot, &key)?)))

@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatc
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 use datafusion::physical_plan::{ExecutionPlan, collect};
+use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::mem_wal::{LsmScanner, ShardSnapshot};
 use lance::dataset::optimize::{CompactionOptions, compact_files};
@@ -24,7 +25,7 @@ use crate::place::{Place, spec, strings};
 use crate::support::number_from_env;
 use datafusion_lsm::base::{AdoptSpec, BaseTable};
 use datafusion_lsm::cache::MemoryBudget;
-use datafusion_lsm::dataset::{DatasetOpener, DatasetTextIndex};
+use datafusion_lsm::dataset::{DatasetHandle, DatasetOpener, DatasetTextIndex};
 use datafusion_lsm::error::ErrorKind;
 use datafusion_lsm::index_spec::IndexSpec;
 use datafusion_lsm::store::TablePaths;
@@ -102,6 +103,12 @@ fn batch(ids: impl IntoIterator<Item = i64>, rng: &mut StdRng) -> RecordBatch {
 async fn rows(plan: Arc<dyn ExecutionPlan>) -> RecordBatch {
     let schema = plan.schema();
     concat_batches(&schema, &collect(plan, Arc::default()).await.unwrap()).unwrap()
+}
+
+/// The same rows as `all`, but only those that `index` does not know.
+async fn beside(handle: &Arc<DatasetHandle>, index: &DatasetTextIndex, all: &RecordBatch) -> RecordBatch {
+    let read: Vec<RecordBatch> = handle.rows_of(&[1], Some(index.uncovered())).unwrap().try_collect().await.unwrap();
+    concat_batches(&all.schema(), &read).unwrap()
 }
 
 /// A text and the row id it has.
@@ -236,10 +243,10 @@ async fn a_generation_has_the_text_index_of_its_memtable() {
     assert_eq!(shard.generations.len(), 4);
     let mut theirs = ShardSnapshot::new(shard.shard.0).with_current_generation(9);
     for generation in &shard.generations {
-        let index = generation.text_index(1, &analyzer).await.unwrap().unwrap();
-        assert!(index.is_complete());
+        let index = generation.handle().text_index(1, &analyzer).await.unwrap().unwrap();
+        assert!(index.uncovered().is_empty());
         let all = rows(generation.scan(&[1], &[]).unwrap()).await;
-        let beside = rows(generation.scan_beside(&index, &[1], &[]).unwrap()).await;
+        let beside = beside(generation.handle(), &index, &all).await;
         assert_eq!(beside.num_rows(), 0);
         for share in [0.0, 0.02, 0.6] {
             check(&index, &all, &beside, &some_of(&all, &mut rng, share)).await;
@@ -318,10 +325,10 @@ async fn an_index_that_lance_made_is_searched_with_all_that_happened_since() {
                 _ => {}
             }
             let base = place.reopen().await;
-            let index = base.text_index(1, &analyzer).await.unwrap().unwrap();
-            assert_eq!(index.is_complete(), step == 3, "step {step}");
+            let index = base.handle().text_index(1, &analyzer).await.unwrap().unwrap();
+            assert_eq!(index.uncovered().is_empty(), step == 3, "step {step}");
             let all = rows(base.scan(&[1], &[]).unwrap()).await;
-            let beside = rows(base.scan_beside(&index, &[1], &[]).unwrap()).await;
+            let beside = beside(base.handle(), &index, &all).await;
             assert!(beside.num_rows() < all.num_rows() / 2, "step {step}: {} beside", beside.num_rows());
             let blocked = some_of(&all, &mut rng, 0.2);
             check(&index, &all, &beside, &blocked).await;
@@ -337,11 +344,11 @@ async fn an_index_of_other_words_is_none() {
     place.create(&spec()).await;
     let mut lance = place.lance().await;
     append(&mut lance, batch(0..50, &mut rng)).await;
-    assert!(place.reopen().await.text_index(1, &analyzer).await.unwrap().is_none());
+    assert!(place.reopen().await.handle().text_index(1, &analyzer).await.unwrap().is_none());
     let params = InvertedIndexParams::default().stem(false);
     lance.create_index(&["name"], IndexType::Inverted, None, &params, false).await.unwrap();
-    assert!(place.reopen().await.text_index(1, &analyzer).await.unwrap().is_none());
-    assert!(place.reopen().await.text_index(0, &analyzer).await.unwrap().is_none());
+    assert!(place.reopen().await.handle().text_index(1, &analyzer).await.unwrap().is_none());
+    assert!(place.reopen().await.handle().text_index(0, &analyzer).await.unwrap().is_none());
 }
 
 /// A dataset of Lance's with stable row ids, two fragments of 300 texts and a text index of both.
@@ -360,9 +367,9 @@ async fn stable_dataset(place: &Place, rng: &mut StdRng) -> Dataset {
 async fn check_adopted(place: &Place, rng: &mut StdRng) {
     let adopt = AdoptSpec { key: vec!["id".into()], ..AdoptSpec::default() };
     let base = BaseTable::adopt(&place.opener, &place.io, &adopt).await.unwrap();
-    let index = base.text_index(1, &TextAnalyzer::default_one()).await.unwrap().unwrap();
+    let index = base.handle().text_index(1, &TextAnalyzer::default_one()).await.unwrap().unwrap();
     let all = rows(base.scan(&[1], &[]).unwrap()).await;
-    let beside = rows(base.scan_beside(&index, &[1], &[]).unwrap()).await;
+    let beside = beside(base.handle(), &index, &all).await;
     for share in [0.0, 0.1] {
         check(&index, &all, &beside, &some_of(&all, rng, share)).await;
     }
@@ -402,7 +409,7 @@ async fn an_index_gives_all_memory_back_when_nobody_uses_it() {
     let opener = DatasetOpener::new(Default::default(), Arc::clone(&budget));
     let base = BaseTable::open(&opener, &place.io).await.unwrap().unwrap();
     let (analyzer, before) = (TextAnalyzer::default_one(), budget.used());
-    let index = base.text_index(1, &analyzer).await.unwrap().unwrap();
+    let index = base.handle().text_index(1, &analyzer).await.unwrap().unwrap();
     let opened = budget.used();
     let words = TextSearch::parse("name", "l* OR m* OR t*", &analyzer).unwrap().query;
     let parts = index.load(&words).await.unwrap();
@@ -416,7 +423,7 @@ async fn an_index_gives_all_memory_back_when_nobody_uses_it() {
     drop(index);
     assert_eq!(budget.used(), before);
     // It is opened again, and told when it has too much.
-    let index = base.text_index(1, &analyzer).await.unwrap().unwrap();
+    let index = base.handle().text_index(1, &analyzer).await.unwrap().unwrap();
     budget.set_limit(1);
     assert_eq!(index.load(&words).await.unwrap_err().kind(), ErrorKind::Backpressure);
     budget.set_limit(1 << 30);

@@ -13,7 +13,6 @@ mod postings;
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use lance_table::format::Fragment;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use crate::error::Result;
@@ -22,29 +21,19 @@ use crate::text_index::TextIndex;
 use documents::Documents;
 use partition::{Loaded, Partition};
 
-pub(super) use opened::OpenTextIndexes;
+pub(super) use opened::{OpenTextIndexes, no_text_indexes};
 
 /// The text indexes of one column of a dataset version.
 #[derive(Debug)]
 pub struct DatasetTextIndex {
     partitions: Vec<Arc<Partition>>,
     has_positions: bool,
-    uncovered: Arc<Vec<Fragment>>,
+    uncovered: RoaringBitmap,
 }
 
 impl DatasetTextIndex {
-    /// Whether no row has to be found in another way: no fragment is uncovered.
-    pub fn is_complete(&self) -> bool {
-        self.uncovered.is_empty()
-    }
-
     /// The fragments whose rows it does not know, by their ids.
-    pub fn uncovered_fragments(&self) -> RoaringBitmap {
-        self.uncovered.iter().filter_map(|fragment| u32::try_from(fragment.id).ok()).collect()
-    }
-
-    /// The fragments whose rows it does not know.
-    pub(super) fn uncovered(&self) -> &Arc<Vec<Fragment>> {
+    pub fn uncovered(&self) -> &RoaringBitmap {
         &self.uncovered
     }
 

@@ -14,10 +14,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::index::LanceIndexStoreExt;
 use lance::dataset::scanner::RowAddrMask;
-use lance::index::DatasetIndexExt;
 use lance_core::Error as LanceError;
 use lance_core::ROW_ID;
-use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_index::scalar::inverted::{
     DOCS_FILE, INVERT_LIST_FILE, METADATA_FILE, NUM_TOKEN_COL, TOKEN_FST_BYTES_COL, TOKEN_SET_FORMAT_KEY, TOKENS_FILE,
     TokenSet, TokenSetFormat,
@@ -51,11 +49,6 @@ impl DatasetTextIndex {
         analyzer: &TextAnalyzer,
         budget: &Arc<MemoryBudget>,
     ) -> Result<Option<Self>> {
-        // Its indexes name rows by addresses that are no more.
-        let all = dataset.load_indices().await.map_err(from_lance)?;
-        if all.iter().any(|index| index.name == FRAG_REUSE_INDEX_NAME) {
-            return Ok(None);
-        }
         let mut segments = Vec::new();
         for index in indexes {
             segments.extend(Segment::open(dataset, index, analyzer).await?);
@@ -75,9 +68,8 @@ impl DatasetTextIndex {
         if left.len() == fragments.len() as u64 && !left.is_empty() {
             return Ok(None);
         }
-        let uncovered = fragments.iter().filter(|f| u32::try_from(f.id).is_ok_and(|id| left.contains(id)));
         let has_positions = partitions.iter().all(|partition| partition.has_positions());
-        Ok(Some(Self { partitions, has_positions, uncovered: Arc::new(uncovered.cloned().collect()) }))
+        Ok(Some(Self { partitions, has_positions, uncovered: left }))
     }
 }
 
