@@ -20,6 +20,9 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::L2, Self::Cosine, Self::InnerProduct];
+
     /// Whether the smallest value is the nearest.
     pub fn nearest_is_smallest(self) -> bool {
         self != Self::InnerProduct

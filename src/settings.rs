@@ -60,6 +60,16 @@ pub enum SearchMode {
     Exact,
 }
 
+/// Which rows say what a word weighs in the score of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SearchStats {
+    /// The live rows of the snapshot: scores do not change when rows are moved.
+    Live,
+    /// All rows that sources hold, superseded ones as well: cheaper, and scores change when rows are moved.
+    Physical,
+}
+
 /// What DROP TABLE does with the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -96,6 +106,7 @@ named_enum!(Ack { "durable" => Durable, "memory" => Memory });
 named_enum!(OnConflict { "replace" => Replace, "error" => Error, "ignore" => Ignore });
 named_enum!(Recovery { "strict" => Strict, "quarantine" => Quarantine });
 named_enum!(SearchMode { "auto" => Auto, "exact" => Exact });
+named_enum!(SearchStats { "live" => Live, "physical" => Physical });
 named_enum!(OnDrop { "keep" => Keep, "delete" => Delete });
 
 trait Value: Sized {
@@ -131,7 +142,7 @@ macro_rules! value_by_enum {
     )*};
 }
 
-value_by_enum!(Access, Ack, OnConflict, Recovery, SearchMode, OnDrop);
+value_by_enum!(Access, Ack, OnConflict, Recovery, SearchMode, SearchStats, OnDrop);
 
 /// A number of bytes; reads `64MiB` and the like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -262,6 +273,8 @@ settings! {
     on_drop: OnDrop = "lsm.drop", OnDrop::Keep;
     /// How the nearest rows are found.
     search_mode: SearchMode = "lsm.search.mode", SearchMode::Auto;
+    /// Which rows say what words weigh in scores.
+    search_stats: SearchStats = "lsm.search.stats", SearchStats::Live;
     /// How many partitions of a vector index are looked into; none is by its size and the filter.
     search_nprobes: Option<usize> = "lsm.search.nprobes", None;
     /// How many rows a search keeps in view on its way through a graph of a vector index; none is by what is asked for.

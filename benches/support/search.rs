@@ -67,7 +67,7 @@ impl<'a> OurSearch<'a> {
 
     /// The ids and scores of the texts that score best.
     pub(crate) async fn scores(&self, query: &TextQuery) -> Result<Vec<(i64, f64)>> {
-        scored(&self.rows(TableSearch::text(&self.ours.table, TEXT, &query.typed())).await?, "_score")
+        scored(&self.rows(TableSearch::text(&self.ours.table, [TEXT], &query.typed())).await?, "_score")
     }
 }
 

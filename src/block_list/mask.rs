@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::generation::Generation;
 use crate::key::PrimaryKey;
 use crate::memtable::MemTableView;
-use crate::source::{Dropped, KeyProbe, RowMask, RowSource};
+use crate::source::{Dropped, KeyProbe, RowMask, RowSource, WorkListener};
 use crate::task;
 
 /// Keys to probe from which on resolving leaves the async workers.
@@ -91,6 +91,7 @@ impl RowSource for MemTableRows {
         projection: &[usize],
         schema: &SchemaRef,
         batch_size: usize,
+        _: WorkListener,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let (view, projection, schema) = (self.view.clone(), projection.to_vec(), Arc::clone(schema));
         if self.newer.is_empty() {

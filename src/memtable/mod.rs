@@ -18,6 +18,6 @@ pub use key_index::KeyIndex;
 pub use row_index::{IndexState, Indexed, RowIndex, RowIndexFactory};
 pub use scalar_rows::{ScalarRows, ScalarRowsFactory};
 pub use table::MemTable;
-pub use text_rows::{TextRows, TextRowsFactory};
+pub use text_rows::{TextFields, TextRows, TextRowsFactory};
 pub use vector_rows::{NearestRequest, NearestRows, VectorRows, VectorRowsFactory};
 pub use view::MemTableView;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::GenerationId;
 use crate::schema::TableSchema;
 use crate::text_index::TextIndex;
-use crate::text_search::{TextAnalyzer, TextSearch, append, matching};
+use crate::text_search::{TextAnalyzer, TextColumn, TextSearch, append, matching_counted};
 
 /// Makes a [`TextRows`] for each memtable.
 #[derive(Debug)]
@@ -58,9 +58,9 @@ pub struct TextRows {
 }
 
 impl TextRows {
-    /// The index of `view` that answers `search`, if there is one that was not given up.
-    pub fn of(view: &MemTableView, search: &TextSearch) -> Option<(Indexed<Self>, Arc<IndexState>)> {
-        let answers = |rows: &Self| rows.name == search.column && rows.analyzer == search.analyzer;
+    /// The index of the column `column` of `view`, if there is one that was not given up.
+    pub fn of(view: &MemTableView, column: &TextColumn) -> Option<(Indexed<Self>, Arc<IndexState>)> {
+        let answers = |rows: &Self| rows.name == column.name && rows.analyzer == column.analyzer;
         view.table().find_index(answers)
     }
 
@@ -78,15 +78,46 @@ impl TextRows {
     pub fn analyzer(&self) -> &Arc<TextAnalyzer> {
         &self.analyzer
     }
+}
+
+/// The texts of all columns that a query asks.
+#[derive(Debug)]
+pub struct TextFields {
+    columns: Vec<Indexed<TextRows>>,
+    indexed: usize,
+}
+
+impl TextFields {
+    /// The indexes of `view` that answer `search`, if each of its columns has one that was not given up.
+    pub fn of(view: &MemTableView, search: &TextSearch) -> Option<Self> {
+        let (mut columns, mut indexed) = (Vec::with_capacity(search.columns.len()), view.watermark());
+        for column in &search.columns {
+            let (rows, state) = TextRows::of(view, column)?;
+            indexed = indexed.min(state.indexed());
+            columns.push(rows);
+        }
+        Some(Self { columns, indexed })
+    }
+
+    /// How many of the first rows all of them have; at most the watermark.
+    pub fn indexed(&self) -> usize {
+        self.indexed
+    }
+
+    /// The indexes, in the order of the columns.
+    pub fn indexes(&self) -> Vec<&TextIndex> {
+        self.columns.iter().map(|rows| rows.index()).collect()
+    }
 
     /// Which of the first `rows` rows may match: those that do, and those that are not indexed yet. Row `r` may if bit
-    /// `r % 64` of word `r / 64` is set; rows without a text count as empty ones.
-    pub fn candidates(&self, search: &TextSearch, indexed: usize, rows: usize) -> Vec<u64> {
-        let indexed = indexed.min(rows);
-        let mut words = matching(&search.query, &self.index, u32::try_from(indexed).unwrap_or(u32::MAX));
+    /// `r % 64` of word `r / 64` is set; rows without a text count as empty ones. And how many postings that took.
+    pub fn candidates(&self, search: &TextSearch, rows: usize) -> (Vec<u64>, usize) {
+        let indexed = self.indexed.min(rows);
+        let below = u32::try_from(indexed).unwrap_or(u32::MAX);
+        let (mut words, postings) = matching_counted(search, &self.indexes(), below);
         words.resize(rows.div_ceil(64), 0);
         (indexed..rows).for_each(|row| words[row / 64] |= 1 << (row % 64));
-        words
+        (words, postings)
     }
 }
 

@@ -121,6 +121,11 @@ impl VectorRows {
         view.table().find_index(|rows: &Self| rows.answers(column, metric))
     }
 
+    /// Whether `view` has an index of this column, whatever its metric.
+    pub fn of_column(view: &MemTableView, column: usize) -> bool {
+        view.table().find_index(|rows: &Self| rows.column == column).is_some()
+    }
+
     /// Finds rows of `view`, of which the first `indexed` are indexed and the others are looked at one by one.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use datafusion::physical_plan::{PlanProperties, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
 use crate::size::row_bytes;
+use crate::source::Work;
 
 /// Properties of a leaf with `partitions` unordered partitions that yields as it goes.
 pub(super) fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanProperties> {
@@ -49,6 +50,13 @@ pub(super) fn counted(
         }
     });
     Box::pin(datafusion::physical_plan::coop::cooperative(RecordBatchStreamAdapter::new(schema, stream.boxed())))
+}
+
+/// Shows the work of a source among the metrics.
+pub(super) fn record(work: &Work, metrics: &ExecutionPlanMetricsSet, partition: usize) {
+    for (kind, much) in work.iter() {
+        MetricBuilder::new(metrics).counter(kind, partition).add(much);
+    }
 }
 
 fn bytes_counter(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Count {

@@ -16,7 +16,7 @@ use datafusion::physical_plan::{
 use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 
 use super::leaf;
-use crate::source::RowSource;
+use crate::source::{RowSource, Work};
 
 /// Scans one source per partition.
 ///
@@ -32,6 +32,8 @@ pub struct MemTableScanExec {
     projection: Vec<usize>,
     schema: SchemaRef,
     fetch: Option<usize>,
+    /// Why no index finds the rows that a search wants.
+    flat: Option<&'static str>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -40,7 +42,22 @@ impl MemTableScanExec {
     /// A scan of `sources`; `projection` holds places in the logical schema and `schema` is that projection.
     pub fn new(sources: Vec<Arc<dyn RowSource>>, projection: Vec<usize>, schema: SchemaRef) -> Self {
         let properties = leaf::properties(&schema, sources.len());
-        Self { sources, projection, schema, fetch: None, properties, metrics: ExecutionPlanMetricsSet::new() }
+        let metrics = ExecutionPlanMetricsSet::new();
+        Self { sources, projection, schema, fetch: None, flat: None, properties, metrics }
+    }
+
+    /// The same scan, of which EXPLAIN tells why no index finds the rows that a search wants.
+    #[must_use]
+    pub fn because(self, flat: Option<&'static str>) -> Self {
+        Self { flat, ..self }
+    }
+}
+
+impl MemTableScanExec {
+    /// The same scan with nothing counted.
+    fn anew(&self) -> Self {
+        let scan = Self::new(self.sources.clone(), self.projection.clone(), Arc::clone(&self.schema));
+        Self { fetch: self.fetch, ..scan.because(self.flat) }
     }
 }
 
@@ -51,6 +68,9 @@ impl DisplayAs for MemTableScanExec {
         write!(f, "MemTableScanExec: sources=[{}], projection=[{}]", sources.join(", "), names.join(", "))?;
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;
+        }
+        if let Some(flat) = self.flat {
+            write!(f, ", flat={flat}")?;
         }
         Ok(())
     }
@@ -78,8 +98,13 @@ impl ExecutionPlan for MemTableScanExec {
             return internal_err!("MemTableScanExec has no partition {partition}");
         };
         let batch_size = context.session_config().batch_size();
-        let rows = source.rows(&self.projection, &self.schema, batch_size).map_err(DataFusionError::from);
-        let rows = dropped_counted(rows, source.row_count(), &self.metrics, partition);
+        let metrics = self.metrics.clone();
+        let told = Arc::new(move |work: &Work| leaf::record(work, &metrics, partition));
+        let rows = source.rows(&self.projection, &self.schema, batch_size, told).map_err(DataFusionError::from);
+        let rows = match source.yields_all() {
+            true => dropped_counted(rows, source.row_count(), &self.metrics, partition).boxed(),
+            false => rows.boxed(),
+        };
         let mut left = self.fetch.unwrap_or(usize::MAX);
         // A source may have batches without rows: only one that `fetch` left nothing of ends the scan.
         let rows = rows
@@ -94,9 +119,7 @@ impl ExecutionPlan for MemTableScanExec {
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        let mut scan = Self::new(self.sources.clone(), self.projection.clone(), Arc::clone(&self.schema));
-        scan.fetch = limit;
-        Some(Arc::new(scan))
+        Some(Arc::new(Self { fetch: limit, ..self.anew() }))
     }
 
     fn fetch(&self) -> Option<usize> {
@@ -121,9 +144,7 @@ impl ExecutionPlan for MemTableScanExec {
     }
 
     fn reset_state(self: Arc<Self>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let mut scan = Self::new(self.sources.clone(), self.projection.clone(), Arc::clone(&self.schema));
-        scan.fetch = self.fetch;
-        Ok(Arc::new(scan))
+        Ok(Arc::new(self.anew()))
     }
 }
 
@@ -158,6 +179,7 @@ mod tests {
 
     use super::*;
     use crate::error::Result;
+    use crate::source::WorkListener;
 
     /// Batches as they are.
     #[derive(Debug)]
@@ -172,7 +194,13 @@ mod tests {
             self.0.iter().map(RecordBatch::num_rows).sum()
         }
 
-        fn rows(&self, _: &[usize], _: &SchemaRef, _: usize) -> BoxStream<'static, Result<RecordBatch>> {
+        fn rows(
+            &self,
+            _: &[usize],
+            _: &SchemaRef,
+            _: usize,
+            _: WorkListener,
+        ) -> BoxStream<'static, Result<RecordBatch>> {
             stream::iter(self.0.clone().into_iter().map(Ok)).boxed()
         }
     }

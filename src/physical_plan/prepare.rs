@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use datafusion::common::{DataFusionError, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, SendableRecordBatchStream,
 };
 use futures::{TryStreamExt, stream};
 
-use crate::source::Preparation;
+use super::leaf;
+use crate::source::{Preparation, Work};
 
 /// Prepares, then yields its input as it is.
 ///
@@ -81,12 +82,12 @@ impl ExecutionPlan for PrepareExec {
         let (input, preparations, metrics) = (Arc::clone(&self.input), self.preparations.clone(), self.metrics.clone());
         let told = Arc::clone(&self.told);
         let rows = stream::once(async move {
-            let mut work = Vec::new();
+            let mut work = Work::default();
             for preparation in preparations {
-                work.extend(preparation.prepare().await.map_err(DataFusionError::from)?);
+                work.extend(&preparation.prepare().await.map_err(DataFusionError::from)?);
             }
             if !told.swap(true, Ordering::Relaxed) {
-                work.into_iter().for_each(|(name, n)| MetricBuilder::new(&metrics).counter(name, partition).add(n));
+                leaf::record(&work, &metrics, partition);
             }
             input.execute(partition, context)
         })
@@ -130,8 +131,10 @@ mod tests {
             format!("{} words", self.0)
         }
 
-        async fn prepare(&self) -> Result<Vec<(&'static str, usize)>> {
-            Ok(vec![("words", self.0)])
+        async fn prepare(&self) -> Result<Work> {
+            let mut work = Work::default();
+            work.add("words", self.0);
+            Ok(work)
         }
     }
 

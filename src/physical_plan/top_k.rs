@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{DataFusionError, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
@@ -70,9 +70,7 @@ impl ExecutionPlan for TopKExec {
         let metrics = self.metrics.clone();
         let rows = stream::once(async move {
             let found = source.best(&projection, &schema).await.map_err(DataFusionError::from)?;
-            for (name, count) in found.work {
-                MetricBuilder::new(&metrics).counter(name, partition).add(count);
-            }
+            leaf::record(&found.work, &metrics, partition);
             Ok(found.rows)
         })
         .try_filter(|batch| future::ready(batch.num_rows() > 0));

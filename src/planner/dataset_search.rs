@@ -20,7 +20,7 @@ use super::stored_texts::passing;
 use super::vector_search::VectorSearch;
 use crate::dataset::{Allowed, DatasetHandle, DatasetVectorIndex};
 use crate::error::Result;
-use crate::source::{Best, TopKSource};
+use crate::source::{Best, Flat, TopKSource, Work};
 use crate::text_search::TextSearch;
 
 /// Rows left by a filter up to which they are compared one by one.
@@ -54,32 +54,33 @@ impl DatasetSearch {
         let live = LiveRows::resolve(&self.rows).await?;
         let index = self.rows.handle().vector_index(self.search.column, self.search.metric).await?;
         let mut pass = Pass { rows: &live, handle: live.handle(), search: &self.search, projection, passing: None };
-        let mut work = Work { dropped: live.dropped_rows().map_or(0, |rows| rows.len() as usize), ..Work::default() };
-        let passed = passing(&live, self.texts.iter(), self.search.beside_texts.as_ref(), &self.search.ranges).await?;
-        (work.texts, work.by_value) = (passed.texts_read, passed.by_value);
-        pass.passing = passed.rows;
-        work.candidates = match &pass.passing {
+        let mut work = Work::default();
+        ["distances", "partitions", "flat"].into_iter().for_each(|kind| work.add(kind, 0));
+        let dropped = live.dropped_rows().map_or(0, |rows| rows.len() as usize);
+        work.add("rows_dropped", dropped);
+        let (texts, predicate) = (self.texts.iter(), self.search.beside_texts.as_ref());
+        pass.passing = passing(&live, texts, predicate, &self.search.ranges, &mut work).await?;
+        let candidates = match &pass.passing {
             Some(passing) => passing.len() as usize,
-            None => pass.handle.rows().saturating_sub(work.dropped),
+            None => pass.handle.rows().saturating_sub(dropped),
         };
+        work.add("candidates", candidates);
         let ranking = match (&pass.passing, index) {
             (Some(passing), _) if passing.len() <= FEW.max(4 * self.search.k as u64) => {
                 let mut ranking = Ranking::new(&self.search);
                 let passing: Vec<u64> = passing.iter().collect();
                 pass.compare(&passing, &mut ranking).await?;
-                work.flat = passing.len();
+                work.flat(Flat::FewPass, passing.len());
                 ranking
             }
             (_, Some(index)) if self.is_meaningful() => match pass.by_index(&index, &mut work).await? {
                 Some(ranking) => ranking,
-                None => {
-                    work.short = 1;
-                    pass.flat(None, &mut work).await?
-                }
+                None => pass.flat(Flat::FellShort, &mut work).await?,
             },
-            _ => pass.flat(None, &mut work).await?,
+            (_, Some(_)) => pass.flat(Flat::HugeQuery, &mut work).await?,
+            (_, None) => pass.flat(Flat::NoIndex, &mut work).await?,
         };
-        work.distances += ranking.compared();
+        work.add("distances", ranking.compared());
         let found = ranking.into_rows();
         Ok((live, found, work))
     }
@@ -87,36 +88,6 @@ impl DatasetSearch {
     /// Whether estimates tell something of distances from the query.
     fn is_meaningful(&self) -> bool {
         self.search.query.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() < HUGE
-    }
-}
-
-/// What EXPLAIN ANALYZE tells.
-#[derive(Debug, Default)]
-struct Work {
-    candidates: usize,
-    distances: usize,
-    flat: usize,
-    texts: usize,
-    dropped: usize,
-    partitions: usize,
-    short: usize,
-    /// Rows that indexes of values left to the filter, if they were asked.
-    by_value: Option<u64>,
-}
-
-impl Work {
-    fn into_counts(self) -> Vec<(&'static str, usize)> {
-        let by_value = self.by_value.map(|rows| ("rows_by_value", rows as usize));
-        let counts = [
-            ("candidates", self.candidates),
-            ("distances", self.distances),
-            ("flat", self.flat),
-            ("texts_read", self.texts),
-            ("rows_dropped", self.dropped),
-            ("partitions", self.partitions),
-            ("index_fell_short", self.short),
-        ];
-        counts.into_iter().chain(by_value).collect()
     }
 }
 
@@ -178,7 +149,7 @@ impl<'a> Pass<'a> {
                     return Ok(None);
                 }
             };
-            work.partitions += candidates.partitions;
+            work.add("partitions", candidates.partitions);
             ranking = Ranking::new(self.search);
             let known = stale.len();
             self.verify(&candidates.rows, &mut ranking, &mut stale).await?;
@@ -188,7 +159,7 @@ impl<'a> Pass<'a> {
             if found >= enough || !candidates.more {
                 break;
             }
-            work.distances += found;
+            work.add("distances", found);
             (wanted, share) = (wanted.saturating_mul(2), share / 2.0);
         }
         let is_allowed = |id: &u64| match &self.passing {
@@ -196,14 +167,14 @@ impl<'a> Pass<'a> {
             None => !stale.contains(*id),
         };
         if found < search.k && !self.is_complete(found, index, &stale) {
-            work.distances += found;
+            work.add("distances", found);
             return Ok(None);
         }
         let odd: Vec<u64> = coverage.odd().iter().copied().filter(is_allowed).collect();
         self.compare(&odd, &mut ranking).await?;
-        work.flat += odd.len();
+        work.flat(Flat::Odd, odd.len());
         if !coverage.uncovered().is_empty() {
-            self.scan(Some(coverage.uncovered()), &mut ranking, work).await?;
+            self.scan(Some(coverage.uncovered()), Flat::NotIndexed, &mut ranking, work).await?;
         }
         if ranking.wants_missing() && !coverage.missing().is_empty() {
             let missing: Vec<u64> = coverage.missing().iter().filter(is_allowed).collect();
@@ -233,14 +204,21 @@ impl<'a> Pass<'a> {
         found >= there
     }
 
-    /// Compares all rows, or those of the given fragments.
-    async fn flat(&self, fragments: Option<&RoaringBitmap>, work: &mut Work) -> Result<Ranking<'a>> {
+    /// Compares all rows.
+    async fn flat(&self, why: Flat, work: &mut Work) -> Result<Ranking<'a>> {
         let mut ranking = Ranking::new(self.search);
-        self.scan(fragments, &mut ranking, work).await?;
+        self.scan(None, why, &mut ranking, work).await?;
         Ok(ranking)
     }
 
-    async fn scan(&self, fragments: Option<&RoaringBitmap>, ranking: &mut Ranking<'_>, work: &mut Work) -> Result<()> {
+    /// Compares all rows, or those of the given fragments.
+    async fn scan(
+        &self,
+        fragments: Option<&RoaringBitmap>,
+        why: Flat,
+        ranking: &mut Ranking<'_>,
+        work: &mut Work,
+    ) -> Result<()> {
         let mut columns = vec![self.search.column];
         columns.extend(self.rows.key_columns());
         let mut rows = self.handle.rows_of(&columns, fragments)?;
@@ -251,7 +229,7 @@ impl<'a> Pass<'a> {
                 Some(passing) => BooleanBuffer::collect_bool(ids.len(), |row| passing.contains(ids[row])),
                 None => self.rows.live(ids, &values[1..])?,
             };
-            work.flat += allowed.count_set_bits();
+            work.flat(why, allowed.count_set_bits());
             ranking.offer(ids, values[0].as_fixed_size_list(), |row| allowed.value(row));
         }
         Ok(())
@@ -279,6 +257,6 @@ impl TopKSource for DatasetSearch {
             Some(rows) => batch_of(schema, rows.columns().to_vec(), found.ids.len())?,
             None => live.take(&found.ids, projection, schema).await?,
         };
-        Ok(Best { rows, work: work.into_counts() })
+        Ok(Best { rows, work })
     }
 }

@@ -13,14 +13,16 @@ use super::point_lookup::{PointLookup, projected};
 use super::pushdown::{FilterSupport, key_filter, support};
 use super::sources::{Source, of_source};
 use super::stored_matches::StoredMatches;
-use super::stored_texts::StoredRanking;
+use super::stored_ranking::StoredRanking;
 use super::text_match::TextMatches;
 use super::text_ranking::{MemTableRanking, TextRanking};
 use super::text_scorer::TextScorer;
 use super::value_match::{ValueMatches, value_ranges};
 use super::vector_search::{MemTableSearch, VectorSearch};
 use crate::block_list::BlockLists;
+use crate::distance::Metric;
 use crate::error::Result;
+use crate::memtable::VectorRows;
 use crate::physical_plan::{AppendExec, FirstMatchExec, PrepareExec, TopKExec};
 use crate::source::{Preparation, RowSource, TopKSource, ValueRanges};
 use crate::text_search::TextSearch;
@@ -69,6 +71,21 @@ impl Search {
                 Some(Arc::new(StoredRanking::try_new(rows, ranking, texts)?))
             }
         }
+    }
+}
+
+impl Search {
+    /// Why no index of `source` finds the best rows.
+    fn missing_index(&self, source: &Source) -> &'static str {
+        let Self::Vector(search) = self else { return "no index" };
+        let of_other_metric = match source {
+            Source::MemTable(rows) => VectorRows::of_column(rows.view(), search.column),
+            Source::Stored(rows) if rows.handle().is_resident() => return "in memory",
+            Source::Stored(rows) => {
+                Metric::ALL.iter().any(|metric| rows.handle().vector_index_kind(search.column, *metric).is_some())
+            }
+        };
+        if of_other_metric { "other metric" } else { "no index" }
     }
 }
 
@@ -137,7 +154,11 @@ fn plan_rows(
             if source.is_resident() { &mut resident } else { &mut arms }.push(rows);
             continue;
         }
-        let rows = source.live(projection, &schema, &pushed, &ranges)?;
+        let why = match search {
+            Some(search) => Some(search.missing_index(&source)),
+            None => (!texts.is_empty()).then_some("no index"),
+        };
+        let rows = source.live(projection, &schema, &pushed, &ranges, why)?;
         if source.is_resident() { &mut resident } else { &mut arms }.push(rows);
     }
     match resident.len() {

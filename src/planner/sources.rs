@@ -123,7 +123,8 @@ impl Source {
     }
 
     /// A plan of its live rows, projected to the logical columns `projection`, of which `schema` is. Rows that do not
-    /// pass all `filters`, or whose values are not in all of `ranges`, may be left out.
+    /// pass all `filters`, or whose values are not in all of `ranges`, may be left out. `why` no index finds rows, if a
+    /// search wants some.
     ///
     /// # Errors
     /// `Invalid` if a filter cannot be evaluated on the table's columns.
@@ -133,14 +134,22 @@ impl Source {
         schema: &SchemaRef,
         filters: &[Expr],
         ranges: &[ValueRanges],
+        why: Option<&'static str>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = match self {
-            Self::MemTable(rows) => return Ok(of_source(Arc::new(rows.clone()), projection, schema)),
+            Self::MemTable(rows) => {
+                let scan = MemTableScanExec::new(vec![Arc::new(rows.clone())], projection.to_vec(), Arc::clone(schema));
+                return Ok(Arc::new(scan.because(why)));
+            }
             Self::Stored(rows) => rows,
         };
         let columns: Vec<usize> = projection.iter().chain(&rows.extra).copied().collect();
         let scan = rows.handle().scan_within(&columns, filters, ranges)?;
-        Ok(Arc::new(BlockListExec::new(scan, Arc::clone(&rows.mask), rows.label.clone(), Arc::clone(schema))))
+        let label = match why {
+            Some(why) => format!("{}, flat={why}", rows.label),
+            None => rows.label.clone(),
+        };
+        Ok(Arc::new(BlockListExec::new(scan, Arc::clone(&rows.mask), label, Arc::clone(schema))))
     }
 }
 

@@ -13,8 +13,8 @@ use super::live_rows::LiveRows;
 use super::sources::StoredRows;
 use super::stored_texts::passing;
 use crate::error::{Error, Result};
-use crate::source::RowSource;
-use crate::text_search::TextSearch;
+use crate::source::{RowSource, Work, WorkListener};
+use crate::text_search::{TextColumn, TextSearch};
 
 /// One row in so many: of more, all are read and the others dropped.
 const FEW: u64 = 8;
@@ -27,11 +27,12 @@ pub(super) struct StoredMatches {
 }
 
 impl StoredMatches {
-    /// The rows that match; `None` if there is no text index for one of `searches`.
+    /// The rows that match; `None` if no columns of one of `searches` have text indexes.
     pub(super) fn try_new(rows: &StoredRows, searches: &Arc<[TextSearch]>) -> Option<Self> {
         let (handle, columns) = (rows.handle(), rows.handle().schema().logical());
         let has_index =
-            |search: &TextSearch| columns.index_of(&search.column).is_ok_and(|column| handle.has_text_index(column));
+            |column: &TextColumn| columns.index_of(&column.name).is_ok_and(|column| handle.has_text_index(column));
+        let has_index = |search: &TextSearch| search.columns.iter().all(has_index);
         let indexed: Arc<[TextSearch]> = searches.iter().filter(|search| has_index(search)).cloned().collect();
         (!indexed.is_empty()).then(|| Self { rows: rows.clone(), searches: indexed })
     }
@@ -46,17 +47,25 @@ impl RowSource for StoredMatches {
         self.rows.handle().rows()
     }
 
+    fn yields_all(&self) -> bool {
+        false
+    }
+
     fn rows(
         &self,
         projection: &[usize],
         schema: &SchemaRef,
         batch_size: usize,
+        told: WorkListener,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let (rows, searches) = (self.rows.clone(), Arc::clone(&self.searches));
         let (projection, schema, all) = (projection.to_vec(), Arc::clone(schema), self.row_count() as u64);
         stream::once(async move {
             let live = LiveRows::resolve(&rows).await?;
-            let found = passing(&live, searches.iter(), None, &[]).await?.rows.unwrap_or_default();
+            let mut work = Work::default();
+            work.add("rows_dropped", live.superseded().await?.len() as usize);
+            let found = passing(&live, searches.iter(), None, &[], &mut work).await?.unwrap_or_default();
+            told(&work);
             if found.len() > all / FEW {
                 let read = live.handle().rows_of(&projection, None)?;
                 return Ok::<_, Error>(read.map(move |batch| among(&batch?, &found, &schema)).boxed());

@@ -12,10 +12,10 @@ use roaring::RoaringTreemap;
 use super::point_lookup::projected;
 use crate::block_list::MemTableRows;
 use crate::error::{Error, Result};
-use crate::memtable::{MemTableView, TextRows};
-use crate::source::RowSource;
+use crate::memtable::{MemTableView, TextFields};
+use crate::source::{Flat, RowSource, Work, WorkListener};
 use crate::task;
-use crate::text_search::TextSearch;
+use crate::text_search::{TextColumn, TextSearch};
 
 /// Live rows of a memtable that match all of some queries.
 #[derive(Debug)]
@@ -27,34 +27,51 @@ pub(super) struct TextMatches {
 impl TextMatches {
     /// The rows that match; `None` if no index answers one of `searches`.
     pub(super) fn try_new(rows: &MemTableRows, searches: &Arc<[TextSearch]>) -> Option<Self> {
-        let answered = searches.iter().any(|search| TextRows::of(rows.view(), search).is_some());
+        let answered = searches.iter().any(|search| TextFields::of(rows.view(), search).is_some());
         answered.then(|| Self { rows: rows.clone(), searches: Arc::clone(searches) })
     }
 
-    /// The positions of the rows, in order.
-    fn find(rows: &MemTableRows, searches: &[TextSearch], blocked: &RoaringTreemap) -> Result<Vec<usize>> {
-        let view = rows.view();
-        Ok(positions(matching_rows(view, searches, view.live_words(blocked))?, view.watermark()))
+    /// The positions of the rows, in order, and what finding them took.
+    fn find(rows: &MemTableRows, searches: &[TextSearch], blocked: &RoaringTreemap) -> Result<(Vec<usize>, Work)> {
+        let (view, mut work) = (rows.view(), Work::default());
+        let live = view.live_words(blocked);
+        let count = bits(&live);
+        work.add("candidates", count);
+        work.add("rows_dropped", view.watermark() - count);
+        let found = matching_rows(view, searches, live, &mut work)?;
+        Ok((positions(found, view.watermark()), work))
     }
 }
 
 /// Texts that are looked at together where no index has them.
 const BATCH: usize = 8192;
 
+/// How many bits are set.
+pub(super) fn bits(words: &[u64]) -> usize {
+    words.iter().map(|word| word.count_ones() as usize).sum()
+}
+
 /// Leaves of `words`, a bit a row, those of rows that match all of `searches`.
 ///
 /// # Errors
 /// What reading texts raises.
-pub(super) fn matching_rows(view: &MemTableView, searches: &[TextSearch], mut words: Vec<u64>) -> Result<Vec<u64>> {
+pub(super) fn matching_rows(
+    view: &MemTableView,
+    searches: &[TextSearch],
+    mut words: Vec<u64>,
+    work: &mut Work,
+) -> Result<Vec<u64>> {
     for search in searches {
-        let mut indexed = 0;
-        if let Some((index, state)) = TextRows::of(view, search) {
-            indexed = state.indexed();
-            let candidates = index.candidates(search, indexed, view.watermark());
+        let (mut indexed, mut why) = (0, Flat::NoIndex);
+        if let Some(fields) = TextFields::of(view, search) {
+            (indexed, why) = (fields.indexed(), Flat::NotIndexed);
+            let (candidates, postings) = fields.candidates(search, view.watermark());
+            work.add("postings", postings);
             words.iter_mut().zip(candidates).for_each(|(word, other)| *word &= other);
         }
         for rows in unindexed(&words, indexed, view.watermark()).chunks(BATCH) {
-            let matches = search.matching(&texts_of(view, &search.column, rows)?)?;
+            work.flat(why, rows.len());
+            let matches = search.matching(&texts_of(view, &search.columns, rows)?)?;
             for (i, row) in rows.iter().enumerate() {
                 if matches[i / 64] >> (i % 64) & 1 == 0 {
                     words[row / 64] &= !(1 << (row % 64));
@@ -70,15 +87,15 @@ pub(super) fn unindexed(words: &[u64], indexed: usize, watermark: usize) -> Vec<
     (indexed..watermark).filter(|row| words[row / 64] >> (row % 64) & 1 == 1).collect()
 }
 
-/// The texts of some rows.
+/// The texts of some rows, column by column.
 ///
 /// # Errors
 /// `Internal` if there is no such column, or a kernel fails.
-pub(super) fn texts_of(view: &MemTableView, column: &str, rows: &[usize]) -> Result<ArrayRef> {
+pub(super) fn texts_of(view: &MemTableView, columns: &[TextColumn], rows: &[usize]) -> Result<Vec<ArrayRef>> {
     let schema = view.table().schema().logical();
-    let column = schema.index_of(column)?;
-    let texts = view.take(rows, &[column], &projected(schema, &[column]))?;
-    Ok(Arc::clone(texts.column(0)))
+    let columns = columns.iter().map(|column| schema.index_of(&column.name)).collect::<Result<Vec<_>, _>>()?;
+    let texts = view.take(rows, &columns, &projected(schema, &columns))?;
+    Ok(texts.columns().to_vec())
 }
 
 /// The first `rows` rows whose bit is set in `words`, in order.
@@ -95,32 +112,39 @@ impl RowSource for TextMatches {
         self.rows.row_count()
     }
 
+    fn yields_all(&self) -> bool {
+        false
+    }
+
     fn rows(
         &self,
         projection: &[usize],
         schema: &SchemaRef,
         batch_size: usize,
+        told: WorkListener,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let searches = Arc::clone(&self.searches);
         let find = move |rows: &MemTableRows, blocked: &RoaringTreemap| Self::find(rows, &searches, blocked).map(Some);
-        found(&self.rows, find, projection, schema, batch_size)
+        found(&self.rows, find, projection, schema, batch_size, told)
     }
 }
 
 /// The rows at the positions that `find` finds, given those that newer sources supersede; all live rows if it says
-/// that finding does not pay.
+/// that finding does not pay. `told` gets to know what finding took.
 pub(super) fn found(
     rows: &MemTableRows,
-    find: impl FnOnce(&MemTableRows, &RoaringTreemap) -> Result<Option<Vec<usize>>> + Send + 'static,
+    find: impl FnOnce(&MemTableRows, &RoaringTreemap) -> Result<Option<(Vec<usize>, Work)>> + Send + 'static,
     projection: &[usize],
     schema: &SchemaRef,
     batch_size: usize,
+    told: WorkListener,
 ) -> BoxStream<'static, Result<RecordBatch>> {
     let (rows, projection, schema) = (rows.clone(), projection.to_vec(), Arc::clone(schema));
     stream::once(async move {
         let (source, blocked) = (rows.clone(), rows.blocked().await?);
         let found = task::blocking(move || find(&source, &blocked)).await?;
-        let Some(found) = found else { return Ok(rows.rows(&projection, &schema, batch_size)) };
+        let Some((found, work)) = found else { return Ok(rows.rows(&projection, &schema, batch_size, told)) };
+        told(&work);
         let batches: Vec<Vec<usize>> = found.chunks(batch_size.max(1)).map(<[usize]>::to_vec).collect();
         let take = move |found: Vec<usize>| rows.view().take(&found, &projection, &schema);
         Ok::<_, Error>(stream::iter(batches.into_iter().map(take)).boxed())

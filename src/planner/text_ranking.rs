@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
 use roaring::RoaringTreemap;
 
-use super::text_match::{matching_rows, positions, texts_of, unindexed};
+use super::text_match::{bits, matching_rows, positions, texts_of, unindexed};
 use super::text_scorer::TextScorer;
 use super::value_match::narrow;
 use crate::block_list::MemTableRows;
 use crate::error::Result;
-use crate::memtable::TextRows;
-use crate::source::{Best, RowSource, TopKSource, ValueRanges};
+use crate::memtable::TextFields;
+use crate::source::{Best, Flat, RowSource, TopKSource, ValueRanges, Work};
 use crate::task;
 use crate::text_index::Mask;
 use crate::text_search::{TextSearch, Weights, best};
@@ -45,38 +45,45 @@ pub(super) struct MemTableRanking {
 impl MemTableRanking {
     /// The ranking of the live rows of a memtable that match `texts`; `None` if no index answers it.
     pub(super) fn try_new(rows: &MemTableRows, ranking: &Arc<TextRanking>, texts: &Arc<[TextSearch]>) -> Option<Self> {
-        TextRows::of(rows.view(), ranking.scorer.search())?;
+        TextFields::of(rows.view(), ranking.scorer.search())?;
         Some(Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts) })
     }
 
     fn find(
         &self,
         blocked: &RoaringTreemap,
-        weights: &Weights,
+        weights: &[Weights],
         projection: &[usize],
         schema: &SchemaRef,
     ) -> Result<Best> {
         let (view, scorer) = (self.rows.view(), &self.ranking.scorer);
         let search = scorer.search();
         let mut allowed = view.live_words(blocked);
+        let mut work = Work::default();
+        work.add("postings", 0);
+        work.add("rows_dropped", view.watermark() - bits(&allowed));
         narrow(view, &self.ranking.ranges, &mut allowed);
-        allowed = matching_rows(view, &self.texts, allowed)?;
+        allowed = matching_rows(view, &self.texts, allowed, &mut work)?;
         if let Some(predicate) = &self.ranking.beside_texts {
             allowed = view.passing(allowed, predicate)?;
         }
-        let candidates: usize = allowed.iter().map(|word| word.count_ones() as usize).sum();
-        let Some((index, state)) = TextRows::of(view, search) else {
+        let candidates = bits(&allowed);
+        work.add("candidates", candidates);
+        let Some(texts) = TextFields::of(view, search) else {
             // Given up since the plan was made: all rows are ranked above.
+            work.flat(Flat::NoIndex, candidates);
             let rows = view.take(&positions(allowed, view.watermark()), projection, schema)?;
-            return Ok(Best { rows, work: vec![("candidates", candidates), ("flat", candidates)] });
+            return Ok(Best { rows, work });
         };
-        let indexed = state.indexed().min(view.watermark());
+        let indexed = texts.indexed().min(view.watermark());
         let mask = Mask::new(u32::try_from(indexed).unwrap_or(u32::MAX)).within(&allowed);
-        let hits = best(&search.query, weights, index.index(), mask, self.ranking.k);
+        let (hits, postings) = best(search, weights, &texts.indexes(), mask, self.ranking.k);
+        work.add("postings", postings);
         let mut best: Vec<(f32, usize)> = hits.into_iter().map(|hit| (hit.score, hit.row as usize)).collect();
         let tail = unindexed(&allowed, indexed, view.watermark());
+        work.flat(Flat::NotIndexed, tail.len());
         if !tail.is_empty() {
-            let scores = scorer.scores(&texts_of(view, &search.column, &tail)?)?;
+            let scores = scorer.scores(&texts_of(view, &search.columns, &tail)?)?;
             best.extend(scores.values().iter().copied().zip(tail.iter().copied()).filter(|(score, _)| *score > 0.0));
             best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             best.truncate(self.ranking.k);
@@ -92,7 +99,7 @@ impl MemTableRanking {
             rows.sort_unstable();
         }
         let rows = view.take(&rows, projection, schema)?;
-        Ok(Best { rows, work: vec![("candidates", candidates), ("flat", tail.len())] })
+        Ok(Best { rows, work })
     }
 }
 
@@ -114,14 +121,14 @@ impl TopKSource for MemTableRanking {
         let blocked = self.rows.blocked().await?;
         let weights = self.ranking.scorer.weights().await?;
         let view = self.rows.view();
-        let indexed = TextRows::of(view, self.ranking.scorer.search()).map_or(0, |(_, state)| state.indexed());
+        let indexed = TextFields::of(view, self.ranking.scorer.search()).map_or(0, |texts| texts.indexed());
         let reads =
-            self.ranking.beside_texts.is_some() || self.texts.iter().any(|text| TextRows::of(view, text).is_none());
+            self.ranking.beside_texts.is_some() || self.texts.iter().any(|text| TextFields::of(view, text).is_none());
         if !reads && view.watermark() < indexed + HEAVY {
             return self.find(&blocked, weights, projection, schema);
         }
         let (ranking, weights, projection, schema) =
-            (self.clone(), weights.clone(), projection.to_vec(), Arc::clone(schema));
+            (self.clone(), weights.to_vec(), projection.to_vec(), Arc::clone(schema));
         task::blocking(move || ranking.find(&blocked, &weights, &projection, &schema)).await
     }
 }

@@ -1,4 +1,4 @@
-//! What the texts of a column score for a query, by the words of all live rows of a snapshot.
+//! What texts score for a query, by the words of all live rows of a snapshot, or of all rows that its sources hold.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,55 +6,66 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, Float32Array};
 use async_trait::async_trait;
 use futures::future::try_join_all;
-use roaring::RoaringTreemap;
 use tokio::sync::OnceCell;
 
 use super::live_rows::LiveRows;
 use super::sources::{Source, StoredRows};
-use super::stored_texts::StoredTexts;
-use super::text_match::{texts_of, unindexed};
+use super::text_columns::TextColumns;
+use super::text_match::{bits, texts_of, unindexed};
 use crate::block_list::{BlockLists, MemTableRows};
 use crate::error::{Error, Result};
-use crate::memtable::TextRows;
-use crate::source::{Preparation, RowSource};
+use crate::memtable::{TextFields, TextRows};
+use crate::settings::SearchStats;
+use crate::source::{Flat, Preparation, RowSource, Work};
 use crate::task;
-use crate::text_search::{Pattern, Survey, TextSearch, Weights, index_of, patterns, scores};
+use crate::text_index::TextIndex;
+use crate::text_search::{Pattern, Survey, TextColumn, TextSearch, Weights, index_of, patterns, scores};
 use crate::version::Snapshot;
 
 /// Texts without an index that are looked at together.
 const BATCH: usize = 8192;
 
-/// Scores the texts of one column for one query.
+/// Scores the texts of some columns for one query.
 ///
-/// A score is the same wherever the row is: the words' weights come from all live rows of the snapshot, and the words
+/// A score is the same wherever the row is: the words' weights come from all rows of the snapshot, and the words
 /// of the text from the text itself.
 pub struct TextScorer {
     snapshot: Arc<Snapshot>,
     lists: Arc<BlockLists>,
     search: TextSearch,
-    patterns: Arc<[Pattern]>,
+    stats: SearchStats,
+    /// What is looked for in each column.
+    patterns: Vec<Arc<[Pattern]>>,
     weights: OnceCell<Known>,
 }
 
 #[derive(Debug)]
 struct Known {
-    weights: Weights,
-    work: Vec<(&'static str, usize)>,
+    /// Of each column.
+    weights: Vec<Weights>,
+    work: Work,
 }
 
-/// What one source knows, and how many of its texts had to be read for that.
-type Surveyed = (Survey, usize);
+/// What one source knows of each column, and what that took.
+pub(super) type Surveyed = (Vec<Survey>, Work);
 
 impl TextScorer {
-    /// A scorer of what `search` says.
+    /// A scorer of what `search` says, by the words of the rows that `stats` says.
     ///
     /// # Errors
     /// `Invalid` if there is no such column.
-    pub(crate) fn try_new(snapshot: Arc<Snapshot>, lists: Arc<BlockLists>, search: TextSearch) -> Result<Self> {
+    pub(crate) fn try_new(
+        snapshot: Arc<Snapshot>,
+        lists: Arc<BlockLists>,
+        search: TextSearch,
+        stats: SearchStats,
+    ) -> Result<Self> {
         let columns = snapshot.version().base.schema().logical();
-        columns.index_of(&search.column).map_err(|e| Error::invalid(e.to_string()))?;
-        let patterns = patterns(&search.query).into();
-        Ok(Self { snapshot, lists, search, patterns, weights: OnceCell::new() })
+        for column in &search.columns {
+            columns.index_of(&column.name).map_err(|e| Error::invalid(e.to_string()))?;
+        }
+        let patterns = (0..search.columns.len()).map(|column| patterns(&search.asked_of(column)).into()).collect();
+        Ok(Self { snapshot, lists, search, stats, patterns, weights: OnceCell::new() })
     }
 
     /// What is searched for.
@@ -62,26 +73,28 @@ impl TextScorer {
         &self.search
     }
 
-    /// What words weigh, found out at the first call.
+    /// What words weigh in each column, found out at the first call.
     ///
     /// # Errors
     /// What reading raises.
-    pub(super) async fn weights(&self) -> Result<&Weights> {
+    pub(super) async fn weights(&self) -> Result<&[Weights]> {
         Ok(&self.known().await?.weights)
     }
 
-    /// What `texts` score; a text that does not match scores 0, as NULL does.
+    /// What rows score whose texts are `texts`, those of the columns of the search; a row that does not match scores 0, and
+    /// NULL is a text without words.
     ///
     /// # Errors
     /// `Internal` before [`prepare`](Preparation::prepare), if any text is not NULL.
-    pub fn scores(&self, texts: &ArrayRef) -> Result<Float32Array> {
+    pub fn scores(&self, texts: &[ArrayRef]) -> Result<Float32Array> {
         // Above a side of a join that has no rows nobody counts words.
-        if texts.null_count() == texts.len() {
-            return Ok(vec![0.0; texts.len()].into());
+        if texts.iter().all(|texts| texts.null_count() == texts.len()) {
+            return Ok(vec![0.0; texts.first().map_or(0, |texts| texts.len())].into());
         }
         let known = self.weights.get().ok_or_else(|| Error::internal("texts are scored before words are counted"))?;
-        let index = index_of(texts, &self.search.analyzer)?;
-        Ok(scores(&self.search.query, &known.weights, &index, index.rows()).into())
+        let indexes = self.search.indexes_of(texts)?;
+        let indexes: Vec<&TextIndex> = indexes.iter().collect();
+        Ok(scores(&self.search, &known.weights, &indexes).into())
     }
 
     async fn known(&self) -> Result<&Known> {
@@ -92,19 +105,20 @@ impl TextScorer {
         self.snapshot.check()?;
         let sources = Source::all(&self.snapshot, &self.lists);
         let surveys: Vec<_> = sources.iter().map(|source| self.survey_of(source)).collect();
-        let (mut all, mut flat) = (Survey::default(), 0);
-        for (survey, read) in try_join_all(surveys).await? {
-            all.add(&survey);
-            flat += read;
+        let (mut all, mut work) = (vec![Survey::default(); self.patterns.len()], Work::default());
+        let surveyed = try_join_all(surveys).await?;
+        for (surveys, _) in &surveyed {
+            all.iter_mut().zip(surveys).for_each(|(all, survey)| all.add(survey));
         }
-        let work = vec![
-            ("documents", usize::try_from(all.documents).unwrap_or(usize::MAX)),
-            ("words", all.words.len()),
-            ("flat", flat),
-        ];
-        Ok(Known { weights: Weights::new(&all, &self.patterns), work })
+        work.add("documents", all.iter().map(|survey| usize::try_from(survey.documents).unwrap_or(usize::MAX)).sum());
+        work.add("words", all.iter().map(|survey| survey.words.len()).sum());
+        work.add("flat", 0);
+        surveyed.iter().for_each(|(_, more)| work.extend(more));
+        let weights = all.iter().zip(&self.patterns).map(|(survey, patterns)| Weights::new(survey, patterns)).collect();
+        Ok(Known { weights, work })
     }
 
+    /// What a source knows of each column.
     async fn survey_of(&self, source: &Source) -> Result<Surveyed> {
         match source {
             Source::MemTable(rows) => self.survey_memtable(rows).await,
@@ -112,62 +126,76 @@ impl TextScorer {
         }
     }
 
-    /// Asks the memtable's index, and looks at the texts that it does not have.
+    /// Asks the memtable's indexes, and looks at the texts that they do not have.
     async fn survey_memtable(&self, rows: &MemTableRows) -> Result<Surveyed> {
-        let blocked = rows.blocked().await?;
-        let indexed = TextRows::of(rows.view(), &self.search).map_or(0, |(_, state)| state.indexed());
-        let (search, patterns, heavy) = (
-            self.search.clone(),
-            Arc::clone(&self.patterns),
-            rows.row_count() - indexed.min(rows.row_count()) > BATCH / 8,
-        );
-        let rows = rows.clone();
-        let survey = move || of_memtable(&rows, &blocked, &search, &patterns);
+        let blocked = match self.stats {
+            SearchStats::Live => Some(rows.blocked().await?),
+            SearchStats::Physical => None,
+        };
+        let indexed = TextFields::of(rows.view(), &self.search).map_or(0, |texts| texts.indexed());
+        let heavy = rows.row_count() - indexed.min(rows.row_count()) > BATCH / 8;
+        let (rows, search, patterns) = (rows.clone(), self.search.clone(), self.patterns.clone());
+        let survey = move || {
+            let live = match &blocked {
+                Some(blocked) => rows.view().live_words(blocked),
+                None => vec![u64::MAX; rows.row_count().div_ceil(64)],
+            };
+            let (mut surveys, mut work) = (Vec::new(), Work::default());
+            for (column, patterns) in search.columns.iter().zip(&patterns) {
+                surveys.push(of_memtable(&rows, &live, column, patterns, &mut work)?);
+            }
+            Ok((surveys, work))
+        };
         if heavy { task::blocking(survey).await } else { survey() }
     }
 
     /// Asks the text indexes of a dataset, and reads the texts that these do not know.
     async fn survey_stored(&self, rows: &StoredRows) -> Result<Surveyed> {
-        let live = LiveRows::resolve(rows).await?;
-        StoredTexts::open(&live, &self.search).await?.survey(&self.patterns).await
+        let texts = TextColumns::open(rows.handle(), &self.search).await?;
+        let superseded = match self.stats {
+            SearchStats::Live => Some(LiveRows::resolve(rows).await?.superseded().await?),
+            SearchStats::Physical => None,
+        };
+        texts.survey(&self.patterns, superseded.as_ref()).await
     }
 }
 
+/// What the rows of a memtable whose bit is set in `live` have in one column.
 fn of_memtable(
     rows: &MemTableRows,
-    blocked: &RoaringTreemap,
-    search: &TextSearch,
+    live: &[u64],
+    column: &TextColumn,
     patterns: &[Pattern],
-) -> Result<Surveyed> {
+    work: &mut Work,
+) -> Result<Survey> {
     let view = rows.view();
-    let live = view.live_words(blocked);
-    let (mut survey, mut indexed) = Surveyed::default();
-    if let Some((index, state)) = TextRows::of(view, search) {
-        indexed = state.indexed().min(view.watermark());
-        let all_live = live.iter().map(|word| word.count_ones() as usize).sum::<usize>() == view.watermark();
+    let (mut survey, mut indexed, mut why) = (Survey::default(), 0, Flat::NoIndex);
+    if let Some((texts, state)) = TextRows::of(view, column) {
+        (indexed, why) = (state.indexed().min(view.watermark()), Flat::NotIndexed);
+        let all_live = bits(live) >= view.watermark();
         let dead: Option<Vec<u64>> = (!all_live).then(|| live.iter().map(|word| !word).collect());
         let below = u32::try_from(indexed).unwrap_or(u32::MAX);
-        survey = Survey::of(index.index(), patterns, below, dead.as_deref());
+        survey = Survey::of(texts.index(), patterns, below, dead.as_deref());
     }
-    let tail = unindexed(&live, indexed, view.watermark());
+    let tail = unindexed(live, indexed, view.watermark());
+    work.flat(why, tail.len());
     for rows in tail.chunks(BATCH) {
-        survey.add(&of_texts(&texts_of(view, &search.column, rows)?, search, patterns)?.0);
+        for texts in texts_of(view, std::slice::from_ref(column), rows)? {
+            let index = index_of(&texts, &column.analyzer)?;
+            survey.add(&Survey::of(&index, patterns, index.rows(), None));
+        }
     }
-    Ok((survey, tail.len()))
-}
-
-fn of_texts(texts: &ArrayRef, search: &TextSearch, patterns: &[Pattern]) -> Result<Surveyed> {
-    let index = index_of(texts, &search.analyzer)?;
-    Ok((Survey::of(&index, patterns, index.rows(), None), texts.len()))
+    Ok(survey)
 }
 
 #[async_trait]
 impl Preparation for TextScorer {
     fn label(&self) -> String {
-        format!("words of {} in {}", self.search.query, self.search.column)
+        let stats = if self.stats == SearchStats::Live { "" } else { ", physical" };
+        format!("words of {}{stats}", self.search)
     }
 
-    async fn prepare(&self) -> Result<Vec<(&'static str, usize)>> {
+    async fn prepare(&self) -> Result<Work> {
         Ok(self.known().await?.work.clone())
     }
 }

@@ -11,12 +11,12 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use futures::stream::BoxStream;
 use roaring::RoaringTreemap;
 
-use super::text_match::{found, positions};
+use super::text_match::{bits, found, positions};
 use crate::block_list::MemTableRows;
 use crate::error::Result;
 use crate::memtable::{MemTableView, ScalarRows};
 use crate::schema::TableSchema;
-use crate::source::{RowSource, ValueRanges};
+use crate::source::{RowSource, ValueRanges, Work, WorkListener};
 
 /// An index helps as long as it leaves at most one row in so many.
 const SHARE: usize = 4;
@@ -64,15 +64,17 @@ impl ValueMatches {
         known.then(|| Self { rows: rows.clone(), ranges: Arc::clone(ranges) })
     }
 
-    /// Their positions, in order; `None` if they are too many for the index to be worth it.
-    fn find(rows: &MemTableRows, ranges: &[ValueRanges], blocked: &RoaringTreemap) -> Option<Vec<usize>> {
+    /// Their positions, in order, and what finding them took; `None` if they are too many for the index to be worth it.
+    fn find(rows: &MemTableRows, ranges: &[ValueRanges], blocked: &RoaringTreemap) -> Option<(Vec<usize>, Work)> {
         let view = rows.view();
         let mut words = vec![u64::MAX; view.watermark().div_ceil(64)];
         if !narrow(view, ranges, &mut words) {
             return None;
         }
         words.iter_mut().zip(view.live_words(blocked)).for_each(|(word, live)| *word &= live);
-        Some(positions(words, view.watermark()))
+        let mut work = Work::default();
+        work.add("candidates", bits(&words));
+        Some((positions(words, view.watermark()), work))
     }
 }
 
@@ -85,15 +87,20 @@ impl RowSource for ValueMatches {
         self.rows.row_count()
     }
 
+    fn yields_all(&self) -> bool {
+        false
+    }
+
     fn rows(
         &self,
         projection: &[usize],
         schema: &SchemaRef,
         batch_size: usize,
+        told: WorkListener,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let ranges = Arc::clone(&self.ranges);
         let find = move |rows: &MemTableRows, blocked: &RoaringTreemap| Ok(Self::find(rows, &ranges, blocked));
-        found(&self.rows, find, projection, schema, batch_size)
+        found(&self.rows, find, projection, schema, batch_size, told)
     }
 }
 

@@ -6,14 +6,14 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
 
-use super::text_match::{matching_rows, positions};
+use super::text_match::{bits, matching_rows, positions};
 use super::value_match::narrow;
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
 use crate::error::Result;
 use crate::memtable::{NearestRequest, VectorRows};
 use crate::settings::SearchEffort;
-use crate::source::{Best, RowSource, TopKSource, ValueRanges};
+use crate::source::{Best, Flat, RowSource, TopKSource, ValueRanges, Work};
 use crate::task;
 use crate::text_search::TextSearch;
 
@@ -59,28 +59,30 @@ impl MemTableSearch {
     fn find(&self, blocked: &roaring::RoaringTreemap, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
         let (view, search) = (self.rows.view(), &self.search);
         let mut allowed = view.live_words(blocked);
+        let mut work = Work::default();
+        work.add("rows_dropped", view.watermark() - bits(&allowed));
         narrow(view, &search.ranges, &mut allowed);
-        allowed = matching_rows(view, &self.texts, allowed)?;
+        allowed = matching_rows(view, &self.texts, allowed, &mut work)?;
         if let Some(predicate) = &search.beside_texts {
             allowed = view.passing(allowed, predicate)?;
         }
-        let candidates = allowed.iter().map(|word| word.count_ones() as usize).sum();
+        let candidates = bits(&allowed);
+        work.add("candidates", candidates);
         let request =
             NearestRequest { query: &search.query, k: search.k, nulls_first: search.nulls_first, allowed: &allowed };
         let Some((index, state)) = VectorRows::of(view, search.column, search.metric) else {
             // Given up since the plan was made: all rows are compared above.
             let rows = view.take(&positions(allowed, view.watermark()), projection, schema)?;
-            return Ok(Best { rows, work: work(candidates, 0, candidates) });
+            work.flat(Flat::NoIndex, candidates);
+            return Ok(Best { rows, work });
         };
         let found = index.nearest(view, state.indexed(), &request)?;
         let rows = view.take(&found.rows, projection, schema)?;
-        Ok(Best { rows, work: work(candidates, found.work.exact + found.flat, found.flat) })
+        work.add("estimates", found.work.quick);
+        work.add("distances", found.work.exact + found.flat);
+        work.flat(Flat::NotIndexed, found.flat);
+        Ok(Best { rows, work })
     }
-}
-
-/// Rows that could have been found, exact distances that were computed, and of these those of rows that no index has.
-fn work(candidates: usize, distances: usize, flat: usize) -> Vec<(&'static str, usize)> {
-    vec![("candidates", candidates), ("distances", distances), ("flat", flat)]
 }
 
 #[async_trait]

@@ -67,6 +67,19 @@ impl TextClause {
         }
     }
 
+    /// The same clause in another field, or in none.
+    #[must_use]
+    pub fn in_field(&self, name: Option<&str>) -> Self {
+        let mut clause = self.clone();
+        match &mut clause {
+            Self::Term { field, .. }
+            | Self::Prefix { field, .. }
+            | Self::Fuzzy { field, .. }
+            | Self::Phrase { field, .. } => *field = name.map(String::from),
+        }
+        clause
+    }
+
     /// What to look for, as typed and without escapes.
     pub fn text(&self) -> &str {
         match self {

@@ -39,6 +39,7 @@ pub(super) fn shape(query: &TextQuery) -> String {
         Query::Empty => "Empty".to_string(),
         Query::And(parts) => format!("And[{}]", list(parts)),
         Query::Or(parts) => format!("Or[{}]", list(parts)),
+        Query::Best(parts) => format!("Best[{}]", list(parts)),
         Query::Not(query) => format!("Not[{}]", shape(query)),
         Query::Prefer { must, should } => format!("Prefer[{}, {}]", shape(must), shape(should)),
         Query::Boost { query, factor } => format!("Boost[{}, {}]", shape(query), factor.get()),
@@ -131,12 +132,16 @@ pub(super) fn judge<C>(query: &Query<C>, leaf: &impl Fn(&C) -> Verdict) -> Verdi
     match query {
         Query::Empty => Verdict::NOTHING,
         Query::Clause(clause) => leaf(clause),
-        Query::And(parts) | Query::Or(parts) => {
+        Query::And(parts) | Query::Or(parts) | Query::Best(parts) => {
             let said = saying(parts);
             let mut yes = said.iter().map(|verdict| verdict.matches == Some(true));
             match query {
                 _ if said.is_empty() => Verdict::NOTHING,
                 Query::And(_) => Verdict::combined(&said, yes.all(|yes| yes)),
+                Query::Best(_) if yes.any(|yes| yes) => {
+                    Verdict::yes(said.iter().map(|verdict| verdict.score).fold(0.0, f64::max))
+                }
+                Query::Best(_) => Verdict::NO,
                 _ => Verdict::combined(&said, yes.any(|yes| yes)),
             }
         }
@@ -161,7 +166,9 @@ pub(super) fn judge<C>(query: &Query<C>, leaf: &impl Fn(&C) -> Verdict) -> Verdi
 pub(super) fn negates_twice<C>(query: &Query<C>, below_not: bool) -> bool {
     match query {
         Query::Empty | Query::Clause(_) => false,
-        Query::And(parts) | Query::Or(parts) => parts.iter().any(|part| negates_twice(part, below_not)),
+        Query::And(parts) | Query::Or(parts) | Query::Best(parts) => {
+            parts.iter().any(|part| negates_twice(part, below_not))
+        }
         Query::Not(query) => below_not || negates_twice(query, true),
         Query::Prefer { must, should } => negates_twice(must, below_not) || negates_twice(should, below_not),
         Query::Boost { query, .. } => negates_twice(query, below_not),

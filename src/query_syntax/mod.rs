@@ -10,7 +10,7 @@
 //! operand = "NOT" operand | [ "+" | "-" ] clause ;
 //! clause  = [ field ":" ] atom [ "^" number ] ;
 //! atom    = "(" list ")" | phrase [ "~" digits ] | word [ "*" | "~" [ "1" | "2" ] ] ;
-//! field   = word ;
+//! field   = word | phrase ;
 //! phrase  = '"' { "\" any | any - ( '"' | "\" ) } '"' ;
 //! word    = wordchar { wordchar } ;
 //! wordchar = "\" any | any - ( blank | "(" | ")" | '"' | "^" | "~" | "*" | ":" | "\" ) ;
@@ -24,8 +24,8 @@
 //! - **Signs.** `+` and `-` are operators only at the start of a clause and with a clause right behind them: `foo-bar`,
 //!   `c++` and the dash of `a - b` are words.
 //! - **Keywords** are in capitals and stand alone; `\AND` is the word.
-//! - **Fields.** The first `:` of a word ends a field's name, further ones belong to the word: `at:12:30`. A field of a
-//!   group is the field of all clauses in it that name no other.
+//! - **Fields.** The first `:` of a word ends a field's name, further ones belong to the word: `at:12:30`. A name may be
+//!   quoted: `"my title":tree`. A field of a group is the field of all clauses in it that name no other.
 //! - **Escapes.** `\` takes any character literally, in words and in phrases.
 //! - **Nothing.** An empty query, `()` and `""` say nothing: they are left out of what surrounds them.
 

@@ -7,8 +7,8 @@ impl<C> Query<C> {
     /// The same query in normal form:
     ///
     /// - nothing in it is [`Query::Empty`] unless all of it is;
-    /// - no AND is a part of an AND, no OR of an OR, no [`Query::Prefer`] the `must` of another, and AND and OR have at
-    ///   least two parts;
+    /// - no AND is a part of an AND, no OR of an OR, no [`Query::Best`] of another, no [`Query::Prefer`] the `must` of
+    ///   another, and AND, OR and Best have at least two parts;
     /// - no NOT is right below a NOT;
     /// - boosts are on leaves, one at most on each, and none is 1.
     ///
@@ -37,6 +37,17 @@ impl<C> Query<C> {
                 Self::all(flat)
             }
             Self::Or(parts) => Self::any_flat(parts.into_iter().map(|part| part.normal(factor))),
+            Self::Best(parts) => {
+                let mut flat = Vec::with_capacity(parts.len());
+                for part in parts {
+                    match part.normal(factor) {
+                        Self::Empty => {}
+                        Self::Best(inner) => flat.extend(inner),
+                        other => flat.push(other),
+                    }
+                }
+                Self::best(flat)
+            }
             Self::Not(query) => match query.normal(Factor::ONE) {
                 Self::Empty => Self::Empty,
                 Self::Not(twice) => twice.normal(factor),

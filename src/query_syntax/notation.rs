@@ -8,6 +8,8 @@ use super::query::Query;
 pub(super) const AND: &str = "AND";
 pub(super) const OR: &str = "OR";
 pub(super) const NOT: &str = "NOT";
+/// For people: no query has it.
+const BEST: &str = "|";
 pub(super) const KEYWORDS: [&str; 3] = [AND, OR, NOT];
 
 /// Whether `c` means something anywhere in a word; signs do only at its start.
@@ -36,7 +38,7 @@ enum Binding {
 impl<C> Query<C> {
     fn binding(&self) -> Binding {
         match self {
-            Self::And(_) | Self::Or(_) | Self::Prefer { .. } => Binding::Loose,
+            Self::And(_) | Self::Or(_) | Self::Best(_) | Self::Prefer { .. } => Binding::Loose,
             Self::Not(_) => Binding::Operand,
             Self::Boost { .. } => Binding::Signed,
             Self::Empty | Self::Clause(_) => Binding::Boosted,
@@ -46,7 +48,7 @@ impl<C> Query<C> {
 
 impl<C: Display> Query<C> {
     fn write(&self, f: &mut Formatter<'_>, within: Binding) -> fmt::Result {
-        if let Self::And(parts) | Self::Or(parts) = self
+        if let Self::And(parts) | Self::Or(parts) | Self::Best(parts) = self
             && parts.len() < 2
         {
             return parts.first().unwrap_or(&Self::Empty).write(f, within);
@@ -62,6 +64,7 @@ impl<C: Display> Query<C> {
             Self::Clause(clause) => clause.fmt(f),
             Self::And(parts) => Self::write_joined(f, parts, AND),
             Self::Or(parts) => Self::write_joined(f, parts, OR),
+            Self::Best(parts) => Self::write_joined(f, parts, BEST),
             Self::Not(query) => {
                 write!(f, "{NOT} ")?;
                 query.write(f, Binding::Signed)

@@ -112,7 +112,7 @@ impl<'a> Parser<'a> {
     /// The field that the clause names, and its colon.
     fn field(&mut self) -> Result<Option<String>> {
         let mut ahead = self.cursor.clone();
-        let name = ahead.word(false)?;
+        let name = if ahead.peek() == Some('"') { ahead.quoted()? } else { ahead.word(false)? };
         if name.is_empty() || !ahead.take(':') {
             return Ok(None);
         }
@@ -371,6 +371,8 @@ mod tests {
             ("title:(a body:(b c~) d)", "Or[title=a, Or[body=b, body=Fuzzy(c, 1)], title=d]"),
             ("title:(a) b", "Or[title=a, b]"),
             ("a.b:c", "a.b=c"),
+            ("\"My title\":c", "My title=c"),
+            ("-\"a \\\"b\\\"\":(c \"d e\")^2", "Not[Boost[Or[a \"b\"=c, a \"b\"=Phrase(d e, 0)], 2]]"),
             ("at:12:30", "at=12:30"),
             ("std::vector", "std=:vector"),
             ("title:-5", "title=-5"),

@@ -19,6 +19,9 @@ pub enum Query<C> {
     And(Vec<Self>),
     /// At least one of these.
     Or(Vec<Self>),
+    /// At least one of these; the score is the greatest of theirs. It has no syntax: it is what becomes of a leaf that is
+    /// looked for in several columns.
+    Best(Vec<Self>),
     /// What does not match this. Has no score.
     Not(Box<Self>),
     /// What matches `must`; what also matches `should` scores higher: `+must should`.
@@ -69,6 +72,11 @@ impl<C> Query<C> {
         Self::join(parts, Self::Or)
     }
 
+    /// The best of `parts`; a single one is itself.
+    pub fn best(parts: Vec<Self>) -> Self {
+        Self::join(parts, Self::Best)
+    }
+
     fn join(parts: Vec<Self>, node: fn(Vec<Self>) -> Self) -> Self {
         match <[Self; 1]>::try_from(parts) {
             Ok([only]) => only,
@@ -100,7 +108,7 @@ impl<C> Query<C> {
             Self::Empty => None,
             Self::Clause(clause) => Some(leaf(clause)),
             Self::And(parts) => Self::unless(parts, false, leaf),
-            Self::Or(parts) => Self::unless(parts, true, leaf),
+            Self::Or(parts) | Self::Best(parts) => Self::unless(parts, true, leaf),
             Self::Not(query) => query.says(leaf).map(|says| !says),
             Self::Prefer { must, should } => must.says(leaf).or_else(|| should.says(leaf)),
             Self::Boost { query, .. } => query.says(leaf),
@@ -141,7 +149,7 @@ impl<C> Query<C> {
     fn parts(&self) -> Vec<&Self> {
         match self {
             Self::Empty | Self::Clause(_) => Vec::new(),
-            Self::And(parts) | Self::Or(parts) => parts.iter().collect(),
+            Self::And(parts) | Self::Or(parts) | Self::Best(parts) => parts.iter().collect(),
             Self::Not(query) | Self::Boost { query, .. } => vec![query],
             Self::Prefer { must, should } => vec![must, should],
         }
@@ -158,6 +166,7 @@ impl<C> Query<C> {
             Self::Clause(clause) => leaf(clause),
             Self::And(parts) => Query::And(parts.iter().map(|part| part.mapped(leaf)).collect()),
             Self::Or(parts) => Query::Or(parts.iter().map(|part| part.mapped(leaf)).collect()),
+            Self::Best(parts) => Query::Best(parts.iter().map(|part| part.mapped(leaf)).collect()),
             Self::Not(query) => Query::negated(query.mapped(leaf)),
             Self::Prefer { must, should } => {
                 Query::Prefer { must: Box::new(must.mapped(leaf)), should: Box::new(should.mapped(leaf)) }

@@ -259,6 +259,9 @@ fn is_normal<C>(query: &Query<C>) -> bool {
         Query::Or(parts) => {
             parts.len() > 1 && parts.iter().all(|part| is_normal(part) && !matches!(part, Query::Or(_)))
         }
+        Query::Best(parts) => {
+            parts.len() > 1 && parts.iter().all(|part| is_normal(part) && !matches!(part, Query::Best(_)))
+        }
         Query::Not(query) => is_normal(query) && !matches!(**query, Query::Not(_)),
         Query::Prefer { must, should } => {
             is_normal(must) && is_normal(should) && !matches!(**must, Query::Prefer { .. })
@@ -270,7 +273,12 @@ fn is_normal<C>(query: &Query<C>) -> bool {
 #[test]
 fn the_normal_form_means_the_same() {
     with_seeds(2_000, |random| {
-        let query = random_query(random, WORDS, 6);
+        // Of some leaves the best of several.
+        let query = random_query(random, WORDS, 6).map_clauses(|clause| {
+            let more = random.random_range(0..4_usize).saturating_sub(1);
+            let others = (0..more).map(|_| random_query(random, WORDS, 1));
+            Query::best(std::iter::once(Query::Clause(clause.clone())).chain(others).collect())
+        });
         let (normal, scores) = (query.clone().normalize(), !negates_twice(&query, false));
         assert!(normal == Query::Empty || is_normal(&normal), "{query}: {normal}");
         assert_eq!(normal.clone().normalize(), normal, "{query}");

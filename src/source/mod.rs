@@ -18,6 +18,78 @@ pub use value_ranges::{ValueRange, ValueRanges};
 /// The column by which Lance names a row of a dataset.
 pub const ROW_ID: &str = "_rowid";
 
+/// What a source did for a query: the kinds of work, as EXPLAIN ANALYZE calls them, and how much of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Work(Vec<(&'static str, usize)>);
+
+impl Work {
+    /// Adds so much work of a kind, which is shown even if it is nothing.
+    pub fn add(&mut self, kind: &'static str, much: usize) {
+        match self.0.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, sum)) => *sum += much,
+            None => self.0.push((kind, much)),
+        }
+    }
+
+    /// Adds rows that were looked at one by one, and why.
+    pub fn flat(&mut self, why: Flat, rows: usize) {
+        self.add("flat", rows);
+        if rows > 0 {
+            self.add(why.name(), rows);
+        }
+    }
+
+    /// Adds the work of another.
+    pub fn extend(&mut self, other: &Self) {
+        other.iter().for_each(|(kind, much)| self.add(kind, much));
+    }
+
+    /// The kinds and how much of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.0.iter().copied()
+    }
+}
+
+/// Why rows are looked at one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flat {
+    /// The column has no index here that can be used, or it was given up.
+    NoIndex,
+    /// The index does not have these rows yet.
+    NotIndexed,
+    /// Few rows pass the filter.
+    FewPass,
+    /// The query also matches rows that no word of it leads to.
+    Wordless,
+    /// The query has a phrase, and the index knows no places of words.
+    NoPositions,
+    /// The index gave fewer rows than there must be.
+    FellShort,
+    /// Vectors with NaN or infinity.
+    Odd,
+    /// The query is so long that estimates mean nothing.
+    HugeQuery,
+}
+
+impl Flat {
+    /// What EXPLAIN ANALYZE calls the rows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoIndex => "flat_no_index",
+            Self::NotIndexed => "flat_not_indexed",
+            Self::FewPass => "flat_few_pass",
+            Self::Wordless => "flat_wordless",
+            Self::NoPositions => "flat_no_positions",
+            Self::FellShort => "flat_fell_short",
+            Self::Odd => "flat_odd",
+            Self::HugeQuery => "flat_huge_query",
+        }
+    }
+}
+
+/// Is told the work when it is done.
+pub type WorkListener = Arc<dyn Fn(&Work) + Send + Sync>;
+
 /// Live rows that need no further filter.
 pub trait RowSource: Debug + Send + Sync {
     /// What EXPLAIN calls it, such as `memtable 3`.
@@ -26,13 +98,19 @@ pub trait RowSource: Debug + Send + Sync {
     /// How many rows it has, those that are not live included.
     fn row_count(&self) -> usize;
 
+    /// Whether all live rows come out: then those that do not are superseded or tombstones.
+    fn yields_all(&self) -> bool {
+        true
+    }
+
     /// The live rows, projected to logical columns; `schema` is the projected logical schema. Nothing happens before
-    /// the stream is polled.
+    /// the stream is polled. `told` gets to know what finding them took, if they have to be found.
     fn rows(
         &self,
         projection: &[usize],
         schema: &SchemaRef,
         batch_size: usize,
+        told: WorkListener,
     ) -> BoxStream<'static, Result<RecordBatch>>;
 }
 
@@ -75,8 +153,8 @@ pub trait KeyProbe: Debug + Send + Sync {
 pub struct Best {
     /// The rows, in no particular order.
     pub rows: RecordBatch,
-    /// The work: what EXPLAIN ANALYZE calls it, and how much it was.
-    pub work: Vec<(&'static str, usize)>,
+    /// What that took.
+    pub work: Work,
 }
 
 /// A source that finds its best rows: nearest to a vector, or those whose texts fit a query best.
@@ -101,8 +179,8 @@ pub trait Preparation: Debug + Send + Sync {
     /// What EXPLAIN prints.
     fn label(&self) -> String;
 
-    /// Finds it out, if nobody did. Returns the work: what EXPLAIN ANALYZE calls it, and how much it was.
-    async fn prepare(&self) -> Result<Vec<(&'static str, usize)>>;
+    /// Finds it out, if nobody did. Returns what that took.
+    async fn prepare(&self) -> Result<Work>;
 }
 
 /// The rows of a lookup and what it took.

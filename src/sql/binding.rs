@@ -1,6 +1,6 @@
-//! Finds out whose column the text of each `score`, `text_match` and `snippet` is, and whose key `lsm_source` is asked
+//! Finds out whose columns the texts of each `score`, `text_match` and `snippet` are, and whose key `lsm_source` is asked
 //! about: `score` and `lsm_source` are bound to the statement's snapshot of that table, all that read texts to how the
-//! column's words are made.
+//! columns' words are made and to what a query calls them.
 
 use std::sync::Arc;
 
@@ -12,9 +12,10 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::provider::LsmTableProvider;
 use super::rule::{Pins, provider_of};
-use super::score::{self, NAME};
+use super::score::{self, NAME, ScoredTexts};
+use super::text::{BoundText, Searched};
 use super::{snippet, source, text};
-use crate::table::{TextAnalyzer, TextSearch};
+use crate::table::TextAnalyzer;
 
 /// `plan` with every call of `score`, `text_match`, `snippet` and `lsm_source` bound.
 ///
@@ -42,51 +43,114 @@ fn is_unbound(expr: &Expr) -> bool {
     score::call_of(expr).is_some() || words_of(expr).is_some() || source::key_of(expr).is_some()
 }
 
-/// Tells a call how the words of its text are made.
-type Binding = fn(Expr, Arc<TextAnalyzer>) -> Expr;
+/// `plan` whose calls of `text_match` and `snippet` know what their queries call the texts: before calls are moved to
+/// where columns have other names.
+///
+/// # Errors
+/// What DataFusion raises.
+pub(super) fn label(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let labelled = |expr: Expr| match words_of(&expr) {
+        Some((texts, [], bound)) => {
+            let told = bound_texts(texts, &[], |_| None);
+            Ok(Transformed::yes(bound(expr, told)))
+        }
+        _ => Ok(Transformed::no(expr)),
+    };
+    let plan = plan.transform_down_with_subqueries(|node| node.map_expressions(|expr| expr.transform_up(labelled)))?;
+    Ok(plan.data)
+}
 
-/// The text of a call that asks for nothing but words, and what binds it.
-fn words_of(expr: &Expr) -> Option<(&Expr, Binding)> {
-    let matching = text::text_of(expr).map(|of| (of, text::bound as Binding));
-    matching.or_else(|| snippet::text_of(expr).map(|of| (of, snippet::bound as Binding)))
+/// Puts what is known of its texts into a call.
+type Binding = fn(Expr, Vec<BoundText>) -> Expr;
+
+/// The texts of a call that asks for nothing but words, what is known of them, and what binds it.
+fn words_of(expr: &Expr) -> Option<(&[Expr], &[BoundText], Binding)> {
+    let matching = text::call_of(expr).map(|(texts, told)| (texts, told, text::bound as Binding));
+    matching.or_else(|| snippet::call_of(expr).map(|(texts, told)| (texts, told, snippet::bound as Binding)))
 }
 
 fn bind_call(expr: Expr, node: &LogicalPlan, pins: &mut Pins) -> Result<Transformed<Expr>> {
-    if let Some((Expr::Column(column), bound)) = words_of(&expr)
-        && let Some((provider, column)) = origin(node, column)
-    {
-        return Ok(Transformed::yes(bound(expr, provider.table().text_analyzer(&column))));
+    if let Some((texts, told, bound)) = words_of(&expr) {
+        let origins = origins(texts, node);
+        let texts = bound_texts(texts, told, |place| analyzer(&origins[place]));
+        return Ok(Transformed::yes(bound(expr, texts)));
     }
     if let Some(key) = source::key_of(&expr) {
         return Ok(Transformed::yes(bind_key(key, node, pins)?));
     }
-    let Some((text, query)) = score::call_of(&expr) else { return Ok(Transformed::no(expr)) };
-    let value = constant(query)?;
+    let Some(call) = score::call_of(&expr) else { return Ok(Transformed::no(expr)) };
+    let value = constant(call.query)?;
     let Some(words) = value.try_as_str() else {
         return plan_err!("{NAME} takes a query as text, not as {}", value.data_type());
     };
     // Of NULL nothing is to be known.
     let Some(words) = words else { return Ok(Transformed::no(expr)) };
-    let found = match text {
+    let origins = origins(call.texts, node);
+    let texts = bound_texts(call.texts, call.told, |place| analyzer(&origins[place]));
+    let mut table: Option<LsmTableProvider> = None;
+    let mut names = Vec::with_capacity(origins.len());
+    for (origin, text) in origins.into_iter().zip(call.texts) {
+        let Some((provider, column)) = origin else {
+            return plan_err!(
+                "{NAME} needs a column of an LSM table, whose rows tell what words weigh, and '{text}' is none"
+            );
+        };
+        if table.as_ref().is_some_and(|table| !Arc::ptr_eq(table.table(), provider.table())) {
+            return plan_err!("{NAME} needs columns of one table, and '{text}' is of another: add up a score each");
+        }
+        table = Some(provider);
+        names.push(column);
+    }
+    let Some(table) = table else { return plan_err!("{NAME} takes a text or several, and a query behind them") };
+    let searched = Searched::named(&texts, names)?;
+    let search = searched.search(words)?;
+    let places = searched.places(&search);
+    let scorer = pins.scorer(table.table(), search)?;
+    Ok(Transformed::yes(score::bound(call.texts, call.query.clone(), ScoredTexts { scorer, places, texts })))
+}
+
+/// The table and its column that each text is.
+fn origins(texts: &[Expr], node: &LogicalPlan) -> Vec<Option<(LsmTableProvider, String)>> {
+    let origin = |text: &Expr| match text {
         Expr::Column(column) => origin(node, column),
         _ => None,
     };
-    let Some((provider, column)) = found else {
-        return plan_err!(
-            "{NAME} needs a column of an LSM table, whose rows tell what words weigh, and '{text}' is none"
-        );
+    texts.iter().map(origin).collect()
+}
+
+/// What makes the words of a column.
+fn analyzer(origin: &Option<(LsmTableProvider, String)>) -> Option<Arc<TextAnalyzer>> {
+    origin.as_ref().map(|(provider, column)| provider.table().text_analyzer(column))
+}
+
+/// What is to be known of texts, with what makes the words of each, by its place. What a query calls them stays as it was told first: an optimizer moves calls to where
+/// columns have other names.
+pub(super) fn bound_texts(
+    texts: &[Expr],
+    told: &[BoundText],
+    analyzer: impl Fn(usize) -> Option<Arc<TextAnalyzer>>,
+) -> Vec<BoundText> {
+    let names: Vec<String> = texts.iter().map(|text| name_of(text, false)).collect();
+    let bound = |(place, text): (usize, &Expr)| {
+        let is_double = names.iter().filter(|name| **name == names[place]).count() > 1;
+        let label = told.get(place).map_or_else(|| name_of(text, is_double), |told| told.label.clone());
+        BoundText { label, analyzer: analyzer(place).unwrap_or_else(TextAnalyzer::default_one) }
     };
-    let search = TextSearch::parse(&column, words, &provider.table().text_analyzer(&column))?;
-    let scorer = pins.scorer(provider.table(), search)?;
-    Ok(Transformed::yes(score::bound(text.clone(), query.clone(), scorer)))
+    texts.iter().enumerate().map(bound).collect()
+}
+
+/// What a query calls a text: a column by its name, with that of its table if that is needed.
+fn name_of(text: &Expr, with_table: bool) -> String {
+    match text {
+        Expr::Column(column) if with_table => column.flat_name(),
+        Expr::Column(column) => column.name.clone(),
+        other => other.schema_name().to_string(),
+    }
 }
 
 /// The call of `lsm_source` for `key`, which must be the key columns of one table.
 fn bind_key(key: &[Expr], node: &LogicalPlan, pins: &mut Pins) -> Result<Expr> {
-    let mut origins = key.iter().map(|expr| match expr {
-        Expr::Column(column) => origin(node, column),
-        _ => None,
-    });
+    let mut origins = origins(key, node).into_iter();
     let Some((provider, first)) = origins.next().flatten() else {
         return plan_err!("{} takes the columns of an LSM table's key, and '{}' is none", source::NAME, key[0]);
     };

@@ -21,6 +21,7 @@ pub(super) const OF_A_STATEMENT: &[&str] = &[
     "lsm.on_conflict",
     "lsm.drop",
     "lsm.search.mode",
+    "lsm.search.stats",
     "lsm.search.nprobes",
     "lsm.search.ef",
     "lsm.search.refine",

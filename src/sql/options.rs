@@ -11,7 +11,7 @@ use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 
 use crate::error::{Error, Result};
 use crate::index_spec::{self, IndexSpec};
-use crate::settings::{Ack, OnConflict, SearchEffort, SearchMode, Settings};
+use crate::settings::{Ack, OnConflict, SearchEffort, SearchMode, SearchStats, Settings};
 
 /// The indexes that `key` spells with its value: `lsm.index.body`, `format.lsm.index.body`.
 ///
@@ -69,6 +69,11 @@ impl SessionOptions {
     /// How this session's searches find the nearest rows, if it says.
     pub fn search_mode(&self) -> Option<SearchMode> {
         self.values.get("lsm.search.mode").and_then(|v| v.parse().ok())
+    }
+
+    /// Which rows say what words weigh in this session's scores, if it says.
+    pub fn search_stats(&self) -> Option<SearchStats> {
+        self.values.get("lsm.search.stats").and_then(|v| v.parse().ok())
     }
 
     /// How thoroughly this session's searches look into vector indexes: what it says goes before what a table's

@@ -227,7 +227,7 @@ impl TableProvider for LsmTableProvider {
         let mut supported: Vec<_> = self.table.supports_filters(filters).into_iter().map(support).collect();
         for (supported, filter) in supported.iter_mut().zip(filters) {
             if let Some(search) = text::search_of(filter)
-                && self.table.has_text_index(&search.column)
+                && search.columns.iter().all(|column| self.table.has_text_index(&column.name))
             {
                 *supported = TableProviderFilterPushDown::Inexact;
             }

@@ -16,9 +16,11 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::binding;
 use super::index_statement::IndexStatement;
+use super::options::SessionOptions;
 use super::provider::LsmTableProvider;
 use super::rewrite;
 use super::search_call;
+use crate::settings::SearchStats;
 use crate::table::{LsmTable, TextScorer, TextSearch};
 use crate::version::Snapshot;
 
@@ -36,7 +38,8 @@ impl AnalyzerRule for LsmStatementRule {
 
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
         let plan = search_call::expand(plan, config)?;
-        let mut pins = Pins::default();
+        let stats = config.extensions.get::<SessionOptions>().and_then(SessionOptions::search_stats);
+        let mut pins = Pins { stats, ..Pins::default() };
         let plan = binding::bind(plan, &mut pins)?;
         let analyzed = plan.transform_down_with_subqueries(|node| match node {
             LogicalPlan::TableScan(scan) => Ok(match lsm_provider(&scan.source) {
@@ -70,7 +73,11 @@ pub(super) fn needs_rule(what: &str) -> String {
 
 /// The snapshots of one statement.
 #[derive(Debug, Default)]
-pub(super) struct Pins(HashMap<usize, Pin>);
+pub(super) struct Pins {
+    tables: HashMap<usize, Pin>,
+    /// Which rows say what words weigh, if the session says.
+    stats: Option<SearchStats>,
+}
 
 /// What one statement sees of a table.
 #[derive(Debug)]
@@ -84,7 +91,7 @@ impl Pins {
     /// What the statement sees of `table`.
     pub(super) fn of(&mut self, table: &Arc<LsmTable>) -> &mut Pin {
         let identity = Arc::as_ptr(table) as usize;
-        self.0.entry(identity).or_insert_with(|| Pin { snapshot: table.snapshot(), scorers: Vec::new() })
+        self.tables.entry(identity).or_insert_with(|| Pin { snapshot: table.snapshot(), scorers: Vec::new() })
     }
 
     /// The statement's snapshot of `table`.
@@ -97,11 +104,12 @@ impl Pins {
     /// # Errors
     /// `Invalid` if there is no such column.
     pub(super) fn scorer(&mut self, table: &Arc<LsmTable>, search: TextSearch) -> Result<Arc<TextScorer>> {
+        let stats = self.stats.unwrap_or(table.settings().search_stats);
         let pin = self.of(table);
         if let Some(known) = pin.scorers.iter().find(|scorer| *scorer.search() == search) {
             return Ok(Arc::clone(known));
         }
-        let scorer = Arc::new(table.text_scorer(&pin.snapshot, search)?);
+        let scorer = Arc::new(table.text_scorer(&pin.snapshot, search, stats)?);
         pin.scorers.push(Arc::clone(&scorer));
         Ok(scorer)
     }

@@ -1,6 +1,6 @@
-//! The function `score`: how well a text fits a query, among all live rows of its table.
+//! The function `score`: how well a text, or several of a row, fit a query, among all live rows of their table.
 //!
-//! By itself it knows no table. [`super::LsmStatementRule`] finds out whose column its text is and puts a function in
+//! By itself it knows no table. [`super::LsmStatementRule`] finds out whose columns its texts are and puts a function in
 //! its place that knows the snapshot.
 
 use std::hash::{Hash, Hasher};
@@ -8,25 +8,34 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::new_null_array;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::utils::take_function_args;
-use datafusion::common::{Column, Result, ScalarValue, exec_err};
+use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::rule::needs_rule;
-use super::text::text_and_query;
-use crate::table::TextScorer;
+use super::text::{BoundText, texts_and_query};
+use crate::table::{TextColumn, TextScorer};
 
 /// The function's name.
 pub(super) const NAME: &str = "score";
 
-/// The function.
+/// `score(text, …, query)`.
 #[derive(Debug)]
 pub(super) struct Score {
     signature: Signature,
-    scorer: Option<Arc<TextScorer>>,
+    texts: Option<ScoredTexts>,
+}
+
+/// What scores the texts of a call.
+#[derive(Debug, Clone)]
+pub(super) struct ScoredTexts {
+    pub(super) scorer: Arc<TextScorer>,
+    /// The places of the scorer's columns among the texts.
+    pub(super) places: Vec<usize>,
+    /// What the texts are.
+    pub(super) texts: Vec<BoundText>,
 }
 
 /// The function for a session.
@@ -34,39 +43,45 @@ pub(super) fn function() -> Arc<ScalarUDF> {
     of(None)
 }
 
-fn of(scorer: Option<Arc<TextScorer>>) -> Arc<ScalarUDF> {
+fn of(texts: Option<ScoredTexts>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Stable);
-    Arc::new(ScalarUDF::new_from_impl(Score { signature, scorer }))
+    Arc::new(ScalarUDF::new_from_impl(Score { signature, texts }))
 }
 
-/// The text and the query of a call of the function.
-pub(super) fn call_of(expr: &Expr) -> Option<(&Expr, &Expr)> {
+/// A call of the function.
+pub(super) struct Call<'a> {
+    pub(super) texts: &'a [Expr],
+    pub(super) query: &'a Expr,
+    /// What is known of the texts already.
+    pub(super) told: &'a [BoundText],
+}
+
+/// The call of the function that `expr` is.
+pub(super) fn call_of(expr: &Expr) -> Option<Call<'_>> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    call.func.inner().downcast_ref::<Score>()?;
-    match call.args.as_slice() {
-        [text, query] => Some((text, query)),
-        _ => None,
-    }
+    let function = call.func.inner().downcast_ref::<Score>()?;
+    let (query, texts) = call.args.split_last()?;
+    Some(Call { texts, query, told: function.texts.as_ref().map_or(&[], |known| &known.texts) })
 }
 
-/// The call of the function that `scorer` answers.
-pub(super) fn bound(text: Expr, query: Expr, scorer: Arc<TextScorer>) -> Expr {
-    Expr::ScalarFunction(ScalarFunction::new_udf(of(Some(scorer)), vec![text, query]))
+/// The call of the function that `known` answers.
+pub(super) fn bound(texts: &[Expr], query: Expr, known: ScoredTexts) -> Expr {
+    let args = texts.iter().cloned().chain([query]).collect();
+    Expr::ScalarFunction(ScalarFunction::new_udf(of(Some(known)), args))
 }
 
-/// The scorer and the column of a call that is bound.
-pub(super) fn scorer_of(expr: &Expr) -> Option<(&Arc<TextScorer>, &Column)> {
+/// The scorer of a call of the function, if its texts are the columns that the scorer is about.
+pub(super) fn scorer_of(expr: &Expr) -> Option<&Arc<TextScorer>> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    let scorer = call.func.inner().downcast_ref::<Score>()?.scorer.as_ref()?;
-    match call.args.first() {
-        Some(Expr::Column(column)) => Some((scorer, column)),
-        _ => None,
-    }
+    let known = call.func.inner().downcast_ref::<Score>()?.texts.as_ref()?;
+    let columns = &known.scorer.search().columns;
+    let is_that = |(place, column): (&usize, &TextColumn)| matches!(call.args.get(*place), Some(Expr::Column(text)) if text.name == column.name);
+    known.places.iter().zip(columns).all(is_that).then_some(&known.scorer)
 }
 
 impl Score {
     fn identity(&self) -> Option<*const TextScorer> {
-        self.scorer.as_ref().map(Arc::as_ptr)
+        self.texts.as_ref().map(|known| Arc::as_ptr(&known.scorer))
     }
 }
 
@@ -98,21 +113,24 @@ impl ScalarUDFImpl for Score {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        text_and_query(NAME, types)
+        texts_and_query(NAME, types)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [text, query] = take_function_args(NAME, &args.args)?;
-        if matches!(query, ColumnarValue::Scalar(query) if query.is_null()) {
+        if matches!(args.args.last(), Some(ColumnarValue::Scalar(query)) if query.is_null()) {
             return Ok(ColumnarValue::Array(new_null_array(&DataType::Float32, args.number_rows)));
         }
-        let Some(scorer) = &self.scorer else {
+        let Some(ScoredTexts { scorer, places, .. }) = &self.texts else {
             return exec_err!("{}", needs_rule(NAME));
         };
-        if let ColumnarValue::Scalar(text) = text {
-            let scores = scorer.scores(&text.to_array()?)?;
-            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&scores, 0)?));
-        }
-        Ok(ColumnarValue::Array(Arc::new(scorer.scores(&text.to_array(args.number_rows)?)?)))
+        let texts: Vec<&ColumnarValue> = places.iter().filter_map(|place| args.args.get(*place)).collect();
+        let is_constant = texts.iter().all(|text| matches!(text, ColumnarValue::Scalar(_)));
+        let rows = if is_constant { 1 } else { args.number_rows };
+        let texts = texts.into_iter().map(|text| text.to_array(rows)).collect::<Result<Vec<_>>>()?;
+        let scores = scorer.scores(&texts)?;
+        Ok(match is_constant {
+            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&scores, 0)?),
+            false => ColumnarValue::Array(Arc::new(scores)),
+        })
     }
 }

@@ -23,7 +23,7 @@ use super::provider::LsmTableProvider;
 use super::rule::provider_of;
 use super::score;
 use crate::distance::Metric;
-use crate::settings::SearchMode;
+use crate::settings::{SearchMode, SearchStats};
 use crate::table::{LsmTable, TextScorer};
 use crate::vector_index::accepts;
 
@@ -109,6 +109,12 @@ pub(super) fn is_exact(options: &ConfigOptions, table: &LsmTable) -> bool {
     mode.unwrap_or(table.settings().search_mode) == SearchMode::Exact
 }
 
+/// Which rows say what words weigh: what the session says goes before what the table does.
+pub(super) fn search_stats(options: &ConfigOptions, table: &LsmTable) -> SearchStats {
+    let stats = options.extensions.get::<SessionOptions>().and_then(SessionOptions::search_stats);
+    stats.unwrap_or(table.settings().search_stats)
+}
+
 /// Whether so many rows are searched for.
 pub(super) fn wanted(k: usize) -> bool {
     (1..=MAX_K).contains(&k)
@@ -148,7 +154,7 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
     filters.retain(|filter| known.insert(filter.clone()));
     let by_expr = by_expr.unalias_nested().data;
     let target = match score::scorer_of(&by_expr) {
-        Some((scorer, _)) => (!by.asc).then(|| Target::Fitting(Arc::clone(scorer)))?,
+        Some(scorer) => (!by.asc).then(|| Target::Fitting(Arc::clone(scorer)))?,
         None => nearest(&by_expr, by, scan.source.schema().as_ref())?,
     };
     Some((provider, Search { target, k, filters }))

@@ -14,9 +14,9 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use super::text::is_text;
+use super::text::{BoundText, is_text, unbound};
 use crate::error::Error;
-use crate::text_search::{SnippetStyle, TextAnalyzer, TextSearch, snippet, text_at};
+use crate::text_search::{SnippetStyle, TextSearch, snippet, text_at};
 
 const NAME: &str = "snippet";
 
@@ -30,39 +30,42 @@ const MAX_WORDS: i64 = 10_000;
 #[derive(Debug)]
 pub(super) struct Snippet {
     signature: Signature,
-    analyzer: Arc<TextAnalyzer>,
+    /// What the text is, if anybody told.
+    text: Option<BoundText>,
 }
 
 /// The function.
 pub(super) fn function() -> Arc<ScalarUDF> {
-    with_analyzer(TextAnalyzer::default_one())
+    of(None)
 }
 
-/// The function for texts whose words `analyzer` makes.
-fn with_analyzer(analyzer: Arc<TextAnalyzer>) -> Arc<ScalarUDF> {
+/// The function for a text.
+fn of(text: Option<BoundText>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Immutable);
     let signature = signature.with_parameter_names(PARAMETERS.to_vec()).expect("the names differ");
-    Arc::new(ScalarUDF::new_from_impl(Snippet { signature, analyzer }))
+    Arc::new(ScalarUDF::new_from_impl(Snippet { signature, text }))
 }
 
-/// The text of a call of the function.
-pub(super) fn text_of(expr: &Expr) -> Option<&Expr> {
+/// The text of a call of the function, and what is known of it.
+pub(super) fn call_of(expr: &Expr) -> Option<(&[Expr], &[BoundText])> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    call.func.inner().downcast_ref::<Snippet>()?;
-    call.args.first()
+    let function = call.func.inner().downcast_ref::<Snippet>()?;
+    Some((call.args.get(..1)?, function.text.as_slice()))
 }
 
-/// A call of the function with words as `analyzer` makes them.
-pub(super) fn bound(call: Expr, analyzer: Arc<TextAnalyzer>) -> Expr {
+/// A call of the function with what is known of its text.
+pub(super) fn bound(call: Expr, texts: Vec<BoundText>) -> Expr {
     match call {
-        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(with_analyzer(analyzer), call.args)),
+        Expr::ScalarFunction(call) => {
+            Expr::ScalarFunction(ScalarFunction::new_udf(of(texts.into_iter().next()), call.args))
+        }
         other => other,
     }
 }
 
 impl PartialEq for Snippet {
     fn eq(&self, other: &Self) -> bool {
-        self.analyzer == other.analyzer
+        self.text == other.text
     }
 }
 
@@ -70,7 +73,7 @@ impl Eq for Snippet {}
 
 impl Hash for Snippet {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.analyzer.hash(state);
+        self.text.hash(state);
     }
 }
 
@@ -106,7 +109,8 @@ impl ScalarUDFImpl for Snippet {
         let scalar = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if scalar { 1 } else { args.number_rows };
         let columns: Vec<ArrayRef> = args.args.iter().map(|arg| arg.to_array(rows)).collect::<Result<_>>()?;
-        let snippets = self.snippets(&columns, rows)?;
+        let text = self.text.clone().or_else(|| unbound(args.arg_fields.get(..1)?).pop());
+        let snippets = snippets(&text.unwrap_or_default(), &columns, rows)?;
         Ok(match scalar {
             true => ColumnarValue::Scalar(ScalarValue::try_from_array(&snippets, 0)?),
             false => ColumnarValue::Array(snippets),
@@ -114,34 +118,32 @@ impl ScalarUDFImpl for Snippet {
     }
 }
 
-impl Snippet {
-    fn snippets(&self, columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
-        let mut tokenizer = self.analyzer.tokenizer();
-        let mut style = SnippetStyle::default();
-        let mut parsed: Option<(&str, TextSearch)> = None;
-        let mut snippets = StringBuilder::new();
-        for row in 0..rows {
-            let text = text_at(&columns[0], row)?.filter(|_| columns.iter().all(|column| column.is_valid(row)));
-            let Some(text) = text else {
-                snippets.append_null();
-                continue;
-            };
-            let query = columns[1].as_string::<i32>().value(row);
-            if let Some(words) = columns.get(2) {
-                style.words = words_of(words.as_primitive::<Int64Type>().value(row))?;
-            }
-            for (mark, column) in [&mut style.open, &mut style.close].into_iter().zip(columns.iter().skip(3)) {
-                column.as_string::<i32>().value(row).clone_into(mark);
-            }
-            let search = match parsed.take().filter(|(text, _)| *text == query) {
-                Some((_, search)) => search,
-                None => TextSearch::parse(NAME, query, &self.analyzer)?,
-            };
-            snippets.append_value(snippet(text, &search.query, &style, &mut tokenizer)?);
-            parsed = Some((query, search));
+fn snippets(told: &BoundText, columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let mut tokenizer = told.analyzer.tokenizer();
+    let mut style = SnippetStyle::default();
+    let mut parsed: Option<(&str, TextSearch)> = None;
+    let mut snippets = StringBuilder::new();
+    for row in 0..rows {
+        let text = text_at(&columns[0], row)?.filter(|_| columns.iter().all(|column| column.is_valid(row)));
+        let Some(text) = text else {
+            snippets.append_null();
+            continue;
+        };
+        let query = columns[1].as_string::<i32>().value(row);
+        if let Some(words) = columns.get(2) {
+            style.words = words_of(words.as_primitive::<Int64Type>().value(row))?;
         }
-        Ok(Arc::new(snippets.finish()))
+        for (mark, column) in [&mut style.open, &mut style.close].into_iter().zip(columns.iter().skip(3)) {
+            column.as_string::<i32>().value(row).clone_into(mark);
+        }
+        let search = match parsed.take().filter(|(text, _)| *text == query) {
+            Some((_, search)) => search,
+            None => TextSearch::within(&told.label, query, &told.analyzer)?,
+        };
+        snippets.append_value(snippet(text, &search.query, &style, &mut tokenizer)?);
+        parsed = Some((query, search));
     }
+    Ok(Arc::new(snippets.finish()))
 }
 
 fn words_of(words: i64) -> Result<usize, Error> {

@@ -27,13 +27,16 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect};
 
+use super::binding::bound_texts;
 use super::provider::LsmTableProvider;
-use super::search::{Search, Target, is_exact, nearest, wanted};
+use super::score::ScoredTexts;
+use super::search::{Search, Target, is_exact, nearest, search_stats, wanted};
 use super::search_call::{DISTANCE, K, SCORE, text_column, vector_column};
+use super::text::{BoundText, Searched};
 use super::{distance, score, text};
 use crate::distance::Metric;
 use crate::error::{Error, Result};
-use crate::table::{LsmTable, TextSearch};
+use crate::table::LsmTable;
 use crate::version::Snapshot;
 
 /// The best rows of a table: those nearest to a vector, or whose texts fit a query best.
@@ -45,7 +48,6 @@ use crate::version::Snapshot;
 pub struct TableSearch {
     table: Arc<LsmTable>,
     snapshot: Option<Arc<Snapshot>>,
-    column: String,
     query: Query,
     filters: Vec<Expr>,
     columns: Option<Vec<String>>,
@@ -55,24 +57,34 @@ pub struct TableSearch {
 /// What is searched for.
 #[derive(Debug, Clone)]
 enum Query {
-    Vector(Metric, Arc<[f32]>),
-    Text(String),
+    Vector { column: String, metric: Metric, vector: Arc<[f32]> },
+    Text { columns: Vec<String>, words: String },
+}
+
+impl Query {
+    /// The columns that it is asked of.
+    fn columns(&self) -> &[String] {
+        match self {
+            Self::Vector { column, .. } => std::slice::from_ref(column),
+            Self::Text { columns, .. } => columns,
+        }
+    }
 }
 
 impl TableSearch {
     /// The rows whose vectors in `column` are nearest to `query`, which has as many elements as they have.
     pub fn nearest(table: &Arc<LsmTable>, column: &str, metric: Metric, query: &[f32]) -> Self {
-        Self::of(table, column, Query::Vector(metric, query.into()))
+        Self::of(table, Query::Vector { column: column.to_string(), metric, vector: query.into() })
     }
 
-    /// The rows whose texts in `column` score most for `query`.
-    pub fn text(table: &Arc<LsmTable>, column: &str, query: &str) -> Self {
-        Self::of(table, column, Query::Text(query.to_string()))
+    /// The rows whose texts in `columns`, one or several, score most for `query`.
+    pub fn text(table: &Arc<LsmTable>, columns: impl IntoIterator<Item = impl Into<String>>, query: &str) -> Self {
+        let columns = columns.into_iter().map(Into::into).collect();
+        Self::of(table, Query::Text { columns, words: query.to_string() })
     }
 
-    fn of(table: &Arc<LsmTable>, column: &str, query: Query) -> Self {
-        let (table, column) = (Arc::clone(table), column.to_string());
-        Self { table, snapshot: None, column, query, filters: Vec::new(), columns: None, k: K }
+    fn of(table: &Arc<LsmTable>, query: Query) -> Self {
+        Self { table: Arc::clone(table), snapshot: None, query, filters: Vec::new(), columns: None, k: K }
     }
 
     /// How many rows; 10 unless told.
@@ -121,22 +133,27 @@ impl TableSearch {
         let mut provider = LsmTableProvider::new(Arc::clone(&self.table)).pinned(Arc::clone(&snapshot));
 
         let (name, value, target, sort) = match &self.query {
-            Query::Vector(metric, query) => {
-                let value = self.distance(*metric, query, &schema)?;
+            Query::Vector { column, metric, vector } => {
+                let value = self.distance(column, *metric, vector, &schema)?;
                 let sort = value.clone().sort(metric.nearest_is_smallest(), false);
                 (DISTANCE, value, nearest(&sort.expr, &sort, &schema), sort)
             }
-            Query::Text(query) => {
-                text_column(schema.field_with_name(&self.column).map_err(|_| self.no_column(&self.column))?)?;
-                let analyzer = self.table.text_analyzer(&self.column);
-                let search = TextSearch::parse(&self.column, query, &analyzer)?;
-                let scorer = Arc::new(self.table.text_scorer(&snapshot, search)?);
+            Query::Text { columns, words } => {
+                for column in columns {
+                    text_column(schema.field_with_name(column).map_err(|_| self.no_column(column))?)?;
+                }
+                let columns: Vec<Expr> = columns.iter().map(|column| Expr::Column(Column::from_name(column))).collect();
+                let (texts, query) = (self.texts(&columns), lit(words.clone()));
+                let searched = Searched::new(&texts)?;
+                let search = searched.search(words)?;
+                let places = searched.places(&search);
+                let stats = search_stats(session.config_options(), &self.table);
+                let scorer = Arc::new(self.table.text_scorer(&snapshot, search, stats)?);
                 provider = provider.scored(vec![Arc::clone(&scorer)]);
-                let arguments = vec![Expr::Column(Column::from_name(&self.column)), lit(query.clone())];
-                let matching = ScalarFunction::new_udf(text::function(), arguments.clone());
-                filters.push(text::bound(Expr::ScalarFunction(matching), analyzer));
-                let [text, query] = arguments.try_into().map_err(|_| Error::internal("a score has two arguments"))?;
-                let value = score::bound(text, query, Arc::clone(&scorer));
+                let arguments = columns.iter().cloned().chain([query.clone()]).collect();
+                let matching = ScalarFunction::new_udf(text::function(), arguments);
+                filters.push(text::bound(Expr::ScalarFunction(matching), texts.clone()));
+                let value = score::bound(&columns, query, ScoredTexts { scorer: Arc::clone(&scorer), places, texts });
                 let sort = value.clone().sort(false, false);
                 (SCORE, value, Some(Target::Fitting(scorer)), sort)
             }
@@ -174,7 +191,7 @@ impl TableSearch {
         if partitions > 1 {
             plan = Arc::new(SortPreservingMergeExec::new(order, plan).with_fetch(Some(self.k)));
         }
-        if let Query::Text(_) = self.query {
+        if let Query::Text { .. } = self.query {
             return Ok(plan);
         }
         // NULLs are last, so what they leave out is not missing.
@@ -193,10 +210,10 @@ impl TableSearch {
             .build();
         let simplifier = ExprSimplifier::new(context);
         let condition = |filter: &Expr| -> Result<Expr> {
-            let bound = filter.clone().transform(|expr| match text::text_of(&expr) {
-                Some(Expr::Column(column)) => {
-                    let analyzer = self.table.text_analyzer(&column.name);
-                    Ok(Transformed::yes(text::bound(expr, analyzer)))
+            let bound = filter.clone().transform(|expr| match text::call_of(&expr) {
+                Some((texts, _)) => {
+                    let texts = self.texts(texts);
+                    Ok(Transformed::yes(text::bound(expr, texts)))
                 }
                 _ => Ok(Transformed::no(expr)),
             })?;
@@ -205,14 +222,21 @@ impl TableSearch {
         self.filters.iter().map(condition).collect()
     }
 
+    /// What is known of texts, which are columns of the table or of which nothing is known.
+    fn texts(&self, texts: &[Expr]) -> Vec<BoundText> {
+        bound_texts(texts, &[], |place| match &texts[place] {
+            Expr::Column(column) => Some(self.table.text_analyzer(&column.name)),
+            _ => None,
+        })
+    }
+
     /// The distance of a row.
-    fn distance(&self, metric: Metric, query: &[f32], schema: &Schema) -> Result<Expr> {
-        let field = schema.field_with_name(&self.column).map_err(|_| self.no_column(&self.column))?;
+    fn distance(&self, column: &str, metric: Metric, query: &[f32], schema: &Schema) -> Result<Expr> {
+        let field = schema.field_with_name(column).map_err(|_| self.no_column(column))?;
         let (_, width) = vector_column(field)?;
         if query.len() != width {
             return Err(Error::invalid(format!(
-                "'{}' has vectors of {width} elements, and the one searched for has {}",
-                self.column,
+                "'{column}' has vectors of {width} elements, and the one searched for has {}",
                 query.len()
             )));
         }
@@ -222,7 +246,7 @@ impl TableSearch {
         let elements: ArrayRef = Arc::new(Float32Array::from(query.to_vec()));
         let element = Arc::new(Field::new_list_field(DataType::Float32, true));
         let vector = SingleRowListArrayBuilder::new(elements).with_field(&element).build_list_scalar();
-        let arguments = vec![Expr::Column(Column::from_name(&self.column)), Expr::Literal(vector, None)];
+        let arguments = vec![Expr::Column(Column::from_name(column)), Expr::Literal(vector, None)];
         Ok(Expr::ScalarFunction(ScalarFunction::new_udf(distance::function(metric), arguments)))
     }
 
@@ -238,7 +262,7 @@ impl TableSearch {
     fn read(&self, selected: &[usize], filters: &[Expr], schema: &Schema) -> Result<Vec<usize>> {
         let mut read: BTreeSet<usize> = selected.iter().copied().collect();
         let asked = filters.iter().flat_map(|filter| filter.column_refs()).map(|column| column.name.as_str());
-        for name in asked.chain([self.column.as_str()]) {
+        for name in asked.chain(self.query.columns().iter().map(String::as_str)) {
             read.insert(schema.index_of(name).map_err(|_| self.no_column(name))?);
         }
         Ok(read.into_iter().collect())

@@ -1,4 +1,4 @@
-//! The function `text_match`: whether a text matches a query.
+//! The function `text_match`: whether a text, or one of several, matches a query.
 //!
 //! It means the same wherever it stands. Of a column with a text index it makes words as that index does, which
 //! [`super::LsmStatementRule`] tells it. As a filter of an LSM table it is also handed to the scan, where the indexes of
@@ -7,42 +7,58 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray};
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::cast::as_string_array;
-use datafusion::common::utils::take_function_args;
-use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use crate::text_search::{TextAnalyzer, TextSearch};
+use crate::error::Error;
+use crate::text_search::{TextAnalyzer, TextColumn, TextSearch};
 
 const NAME: &str = "text_match";
 
-/// `text_match(text, query)`.
+/// `text_match(text, …, query)`.
 #[derive(Debug)]
 pub(super) struct TextMatch {
     signature: Signature,
     aliases: Vec<String>,
-    analyzer: Arc<TextAnalyzer>,
+    /// What the texts are; nobody told if there is none.
+    texts: Vec<BoundText>,
+}
+
+/// What is known of a text of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct BoundText {
+    /// What the query calls it: as the statement did when it was written.
+    pub(super) label: String,
+    /// How its words are made.
+    pub(super) analyzer: Arc<TextAnalyzer>,
+}
+
+impl Default for BoundText {
+    fn default() -> Self {
+        Self { label: String::new(), analyzer: TextAnalyzer::default_one() }
+    }
 }
 
 /// The function.
 pub(super) fn function() -> Arc<ScalarUDF> {
-    with_analyzer(TextAnalyzer::default_one())
+    of(Vec::new())
 }
 
-/// The function for texts whose words `analyzer` makes.
-fn with_analyzer(analyzer: Arc<TextAnalyzer>) -> Arc<ScalarUDF> {
+/// The function for these texts.
+fn of(texts: Vec<BoundText>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], analyzer }))
+    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], texts }))
 }
 
 impl PartialEq for TextMatch {
     fn eq(&self, other: &Self) -> bool {
-        self.analyzer == other.analyzer
+        self.texts == other.texts
     }
 }
 
@@ -50,7 +66,7 @@ impl Eq for TextMatch {}
 
 impl Hash for TextMatch {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.analyzer.hash(state);
+        self.texts.hash(state);
     }
 }
 
@@ -58,19 +74,23 @@ pub(super) fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
-/// The types in which `function` takes a text and a query.
-pub(super) fn text_and_query(function: &str, types: &[DataType]) -> Result<Vec<DataType>> {
-    let [text, query] = take_function_args(function, types)?;
-    let text = match text {
-        text if is_text(text) => text.clone(),
-        DataType::Dictionary(_, text) if is_text(text) => text.as_ref().clone(),
-        DataType::Null => DataType::Utf8,
-        other => return plan_err!("{function} searches texts, not {other}"),
+/// The types in which `function` takes texts and, behind them, a query.
+pub(super) fn texts_and_query(function: &str, types: &[DataType]) -> Result<Vec<DataType>> {
+    let Some((query, texts @ [_, ..])) = types.split_last() else {
+        return plan_err!("{function} takes a text or several, and a query behind them");
     };
-    if is_text(query) || query.is_null() {
-        return Ok(vec![text, DataType::Utf8]);
+    let text = |text: &DataType| match text {
+        text if is_text(text) => Ok(text.clone()),
+        DataType::Dictionary(_, text) if is_text(text) => Ok(text.as_ref().clone()),
+        DataType::Null => Ok(DataType::Utf8),
+        other => plan_err!("{function} searches texts, not {other}"),
+    };
+    let mut taken = texts.iter().map(text).collect::<Result<Vec<_>>>()?;
+    if !is_text(query) && !query.is_null() {
+        return plan_err!("{function} takes a query as text, not as {query}");
     }
-    plan_err!("{function} takes a query as text, not as {query}")
+    taken.push(DataType::Utf8);
+    Ok(taken)
 }
 
 impl ScalarUDFImpl for TextMatch {
@@ -91,62 +111,129 @@ impl ScalarUDFImpl for TextMatch {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        text_and_query(NAME, types)
+        texts_and_query(NAME, types)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [text, query] = take_function_args(NAME, &args.args)?;
-        let column = args.arg_fields.first().map_or("", |field| field.name());
-        if let (ColumnarValue::Scalar(text), ColumnarValue::Scalar(query)) = (text, query) {
-            let found = self.matches(column, &text.to_array()?, query)?;
-            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?));
-        }
-        let texts = text.to_array(args.number_rows)?;
+        let Some((query, texts @ [_, ..])) = args.args.split_last() else {
+            return exec_err!("{NAME} takes a text or several, and a query behind them");
+        };
+        let scalar = |value: &ColumnarValue| matches!(value, ColumnarValue::Scalar(_));
+        let is_constant = texts.iter().all(scalar) && scalar(query);
+        let rows = if is_constant { 1 } else { args.number_rows };
+        let arrays = texts.iter().map(|text| text.to_array(rows)).collect::<Result<Vec<_>>>()?;
+        let texts = if self.texts.is_empty() { unbound(&args.arg_fields[..arrays.len()]) } else { self.texts.clone() };
+        let searched = Searched::new(&texts)?;
         if let ColumnarValue::Scalar(query) = query {
-            return Ok(ColumnarValue::Array(Arc::new(self.matches(column, &texts, query)?)));
+            let found = searched.matches(&arrays, query)?;
+            return Ok(match is_constant {
+                true => ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?),
+                false => ColumnarValue::Array(Arc::new(found)),
+            });
         }
-        let queries = query.to_array(args.number_rows)?;
+        let queries = query.to_array(rows)?;
         let queries = as_string_array(&queries)?;
         let row = |(row, query): (usize, Option<&str>)| -> Result<Option<bool>> {
             let query = ScalarValue::Utf8(query.map(str::to_string));
-            Ok(self.matches(column, &texts.slice(row, 1), &query)?.iter().next().flatten())
+            let texts: Vec<ArrayRef> = arrays.iter().map(|texts| texts.slice(row, 1)).collect();
+            Ok(searched.matches(&texts, &query)?.iter().next().flatten())
         };
         Ok(ColumnarValue::Array(Arc::new(queries.iter().enumerate().map(row).collect::<Result<BooleanArray>>()?)))
     }
 }
 
-impl TextMatch {
-    fn matches(&self, column: &str, texts: &ArrayRef, query: &ScalarValue) -> Result<BooleanArray> {
-        let Some(Some(query)) = query.try_as_str() else { return Ok(BooleanArray::new_null(texts.len())) };
-        let search = TextSearch::parse(column, query, &self.analyzer)?;
-        let words = search.matching(texts)?;
-        let found = |row: usize| texts.is_valid(row).then(|| words[row / 64] >> (row % 64) & 1 == 1);
-        Ok((0..texts.len()).map(found).collect())
+/// Texts of which nobody told anything.
+pub(super) fn unbound(fields: &[FieldRef]) -> Vec<BoundText> {
+    let text = |field: &FieldRef| BoundText { label: field.name().clone(), analyzer: TextAnalyzer::default_one() };
+    fields.iter().map(text).collect()
+}
+
+/// Texts that are searched.
+pub(super) struct Searched {
+    columns: Vec<TextColumn>,
+    labels: Vec<String>,
+}
+
+impl Searched {
+    /// # Errors
+    /// `Invalid` if two have the same label.
+    pub(super) fn new(texts: &[BoundText]) -> Result<Self> {
+        Self::named(texts, texts.iter().map(|text| text.label.clone()))
+    }
+
+    /// The texts of columns that have these names in their table.
+    ///
+    /// # Errors
+    /// `Invalid` if two have the same.
+    pub(super) fn named(texts: &[BoundText], names: impl IntoIterator<Item = String>) -> Result<Self> {
+        let column = |(text, name): (&BoundText, String)| TextColumn { name, analyzer: Arc::clone(&text.analyzer) };
+        let columns: Vec<TextColumn> = texts.iter().zip(names).map(column).collect();
+        let twice = columns.iter().enumerate().find(|(i, column)| columns[..*i].iter().any(|c| c.name == column.name));
+        if let Some((_, column)) = twice {
+            return Err(Error::invalid(format!("'{}' is searched twice: name it once", column.name)).into());
+        }
+        Ok(Self { columns, labels: texts.iter().map(|text| text.label.clone()).collect() })
+    }
+
+    /// What `query` searches for in them.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no query, or names another text.
+    pub(super) fn search(&self, query: &str) -> Result<TextSearch, Error> {
+        TextSearch::over(&self.columns, &self.labels, query)
+    }
+
+    /// The places among them of the columns that `search` asks.
+    pub(super) fn places(&self, search: &TextSearch) -> Vec<usize> {
+        let is_asked = |column: &TextColumn| search.columns.iter().any(|asked| asked.name == column.name);
+        (0..self.columns.len()).filter(|place| is_asked(&self.columns[*place])).collect()
+    }
+
+    fn matches(&self, texts: &[ArrayRef], query: &ScalarValue) -> Result<BooleanArray> {
+        let rows = texts.first().map_or(0, |texts| texts.len());
+        let Some(Some(query)) = query.try_as_str() else { return Ok(BooleanArray::new_null(rows)) };
+        let search = self.search(query)?;
+        let asked: Vec<ArrayRef> = self.places(&search).into_iter().map(|place| Arc::clone(&texts[place])).collect();
+        let words = search.matching(&asked)?;
+        let is_known = |row: usize| texts.iter().any(|texts| texts.is_valid(row));
+        let found = |row: usize| is_known(row).then(|| words[row / 64] >> (row % 64) & 1 == 1);
+        Ok((0..rows).map(found).collect())
     }
 }
 
-/// The text of a call of the function.
-pub(super) fn text_of(expr: &Expr) -> Option<&Expr> {
+/// The texts of a call of the function, and what is known of them.
+pub(super) fn call_of(expr: &Expr) -> Option<(&[Expr], &[BoundText])> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    call.func.inner().downcast_ref::<TextMatch>()?;
-    call.args.first()
+    let function = call.func.inner().downcast_ref::<TextMatch>()?;
+    Some((call.args.split_last()?.1, &function.texts))
 }
 
-/// A call of the function with words as `analyzer` makes them.
-pub(super) fn bound(call: Expr, analyzer: Arc<TextAnalyzer>) -> Expr {
+/// A call of the function with what is known of its texts.
+pub(super) fn bound(call: Expr, texts: Vec<BoundText>) -> Expr {
     match call {
-        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(with_analyzer(analyzer), call.args)),
+        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(of(texts), call.args)),
         other => other,
     }
 }
 
-/// The query that a filter asks of a column, if it is nothing but that. None if a text without a word matches, as it
-/// does `NOT a`: what indexes know of NULL is the same, and no words lead to the rows.
+/// The query that a filter asks of columns of a table, if it is nothing but that. None if texts without a word match, as
+/// they do `NOT a`: what indexes know of NULL is the same, and no words lead to the rows.
 pub(super) fn search_of(filter: &Expr) -> Option<TextSearch> {
     let Expr::ScalarFunction(call) = filter else { return None };
     let function = call.func.inner().downcast_ref::<TextMatch>()?;
-    let [Expr::Column(column), Expr::Literal(query, _)] = call.args.as_slice() else { return None };
-    let query = query.try_as_str()??;
+    let Some((Expr::Literal(query, _), texts)) = call.args.split_last() else { return None };
+    let name = |text: &Expr| match text {
+        Expr::Column(column) => Some(column.name.clone()),
+        _ => None,
+    };
+    let names = texts.iter().map(name).collect::<Option<Vec<_>>>()?;
+    let told = match function.texts.is_empty() {
+        true => {
+            names.iter().map(|name| BoundText { label: name.clone(), analyzer: TextAnalyzer::default_one() }).collect()
+        }
+        false => function.texts.clone(),
+    };
     // What is no query is told when it runs.
-    TextSearch::parse(&column.name, query, &function.analyzer).ok().filter(|search| !search.query.matches(|_| false))
+    let search = Searched::named(&told, names).ok()?.search(query.try_as_str()??).ok()?;
+    Some(search).filter(|search| !search.query.matches(|_| false))
 }

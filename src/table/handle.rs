@@ -19,7 +19,7 @@ use crate::error::{ErrorKind, Result};
 use crate::index_spec::IndexSpec;
 use crate::planner::{self, FilterSupport, ScanRequest, TextScorer};
 use crate::schema::TableSchema;
-use crate::settings::{Ack, Settings};
+use crate::settings::{Ack, SearchStats, Settings};
 use crate::source::ValueRanges;
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
@@ -226,12 +226,12 @@ impl LsmTable {
         planner::plan_scan(snapshot, self.control.block_lists(), request)
     }
 
-    /// What scores the texts that `search` is about, by the words of all live rows of `snapshot`.
+    /// What scores the texts that `search` is about, by the words of the rows of `snapshot` that `stats` says.
     ///
     /// # Errors
     /// `Invalid` if there is no such column.
-    pub fn text_scorer(&self, snapshot: &Arc<Snapshot>, search: TextSearch) -> Result<TextScorer> {
-        TextScorer::try_new(Arc::clone(snapshot), Arc::clone(self.control.block_lists()), search)
+    pub fn text_scorer(&self, snapshot: &Arc<Snapshot>, search: TextSearch, stats: SearchStats) -> Result<TextScorer> {
+        TextScorer::try_new(Arc::clone(snapshot), Arc::clone(self.control.block_lists()), search, stats)
     }
 
     /// What a scan does with each of `filters`, a conjunction.

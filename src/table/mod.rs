@@ -18,6 +18,6 @@ pub use statement::{Statement, StatementKind};
 
 pub use crate::base::{AdoptSpec, CreateSpec};
 pub use crate::planner::{FilterSupport, ScanRequest, Search, TextRanking, TextScorer, VectorSearch, source_names};
-pub use crate::text_search::{TextAnalyzer, TextSearch};
+pub use crate::text_search::{TextAnalyzer, TextColumn, TextSearch};
 pub use crate::version::Snapshot;
 pub use crate::writer::PendingWrite;

@@ -1,5 +1,7 @@
 //! A cursor over the postings of one term of a query.
 
+use std::cell::Cell;
+
 use super::bits::LEN;
 use super::block::{Block, END};
 use super::bm25::{K1, Norms};
@@ -24,6 +26,8 @@ pub(crate) struct FieldView<'a> {
     pub(crate) lengths: LengthView<'a>,
     pub(crate) norms: Norms,
     pub(crate) watermark: u32,
+    /// Postings that were decoded.
+    pub(crate) postings: Cell<usize>,
 }
 
 /// How well the rows from somewhere to `up_to` can score at most.
@@ -200,6 +204,7 @@ impl<'a> TermCursor<'a> {
             }
         };
         self.rows[self.len..].fill(END);
+        self.field.postings.set(self.field.postings.get() + self.len);
         self.decoded = self.at;
         self.place = 0;
     }

@@ -104,8 +104,8 @@ impl fmt::Display for QueryError {
 impl std::error::Error for QueryError {}
 
 impl Query {
-    /// How deep a tree may be.
-    pub const MAX_DEPTH: usize = 64;
+    /// How deep a tree may be: as deep as a query that was typed, and what its leaves become in addition.
+    pub const MAX_DEPTH: usize = 70;
 
     /// Calls `f` with every term, in order.
     pub fn for_each_term(&self, f: &mut impl FnMut(&Term)) {

@@ -1,5 +1,7 @@
 //! Searching: the best rows, all rows with scores, or all rows.
 
+use std::cell::Cell;
+
 use super::block::END;
 use super::bm25::{LengthPrecision, Norms};
 use super::collector::{Collector, Everything, TopK};
@@ -52,8 +54,14 @@ impl<'a> Search<'a> {
             lengths: field.index.length_view(watermark),
             norms: Norms::new(field.average_length, field.precision),
             watermark,
+            postings: Cell::new(0),
         };
         Self { fields: fields.iter().map(view).collect(), mask }
+    }
+
+    /// How many postings were decoded until now: of those that pruning spares none.
+    pub fn postings(&self) -> usize {
+        self.fields.iter().map(|field| field.postings.get()).sum()
     }
 
     fn check(&self, query: &Query) -> Result<(), QueryError> {

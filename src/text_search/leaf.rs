@@ -1,4 +1,4 @@
-//! A leaf of a query as one index sees it: prefixes and misspelt words become the words that it has.
+//! A leaf of a query as the index of its column sees it: prefixes and misspelt words become the words that it has.
 
 use crate::query_syntax::{AnalyzedClause, Token};
 use crate::text_index::{Limits, Query, Slot, Term, TextIndex};
@@ -39,9 +39,15 @@ impl Pattern {
     }
 }
 
-/// The rows of `index` below `watermark` that `clause` matches, each word weighing what `weight` says.
-pub(super) fn leaf(clause: &AnalyzedClause, index: &TextIndex, watermark: u32, weight: impl Fn(&str) -> f32) -> Query {
-    let term = |text: &str| Term::new(text, weight(text));
+/// The rows of `index`, that of field `field` of a search, below `watermark` that `clause` matches, each word weighing
+/// what `weight` says.
+pub(super) fn leaf(
+    clause: &AnalyzedClause,
+    (field, index): (usize, &TextIndex),
+    watermark: u32,
+    weight: impl Fn(&str) -> f32,
+) -> Query {
+    let term = |text: &str| Term { field, ..Term::new(text, weight(text)) };
     if let AnalyzedClause::Phrase { tokens, slop, .. } = clause {
         let slot = |places: &[Token]| Slot {
             offset: places[0].position,

@@ -1,19 +1,34 @@
 //! Which rows match a query, as bits.
 
+use std::cell::Cell;
+
 use super::leaf::leaf;
+use super::text::TextSearch;
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
 use crate::text_index::{Field, Mask, Search, TextIndex};
 
-/// Which rows of `index` below `watermark` match: row `r` does if bit `r % 64` of word `r / 64` is set. A row without a
-/// document is an empty one.
-pub fn matching(query: &AnalyzedQuery, index: &TextIndex, watermark: u32) -> Vec<u64> {
-    let rows = Rows { index, watermark: watermark.min(index.rows()) };
-    rows.says(query).unwrap_or_else(|| rows.none())
+/// Which rows below `watermark` match: row `r` does if bit `r % 64` of word `r / 64` is set. `indexes` are those of the
+/// columns of `search`, of the same rows. A row without a document is an empty one.
+pub fn matching(search: &TextSearch, indexes: &[&TextIndex], watermark: u32) -> Vec<u64> {
+    matching_counted(search, indexes, watermark).0
+}
+
+/// The same, and how many postings that took.
+pub fn matching_counted(search: &TextSearch, indexes: &[&TextIndex], watermark: u32) -> (Vec<u64>, usize) {
+    let rows = Rows { search, indexes, watermark: watermark.min(rows_of(indexes)), postings: Cell::new(0) };
+    (rows.says(&search.query).unwrap_or_else(|| rows.none()), rows.postings.get())
+}
+
+/// The rows that all of `indexes` have.
+pub(super) fn rows_of(indexes: &[&TextIndex]) -> u32 {
+    indexes.iter().map(|index| index.rows()).min().unwrap_or(0)
 }
 
 struct Rows<'a> {
-    index: &'a TextIndex,
+    search: &'a TextSearch,
+    indexes: &'a [&'a TextIndex],
     watermark: u32,
+    postings: Cell<usize>,
 }
 
 impl Rows<'_> {
@@ -27,7 +42,7 @@ impl Rows<'_> {
             Query::Empty => None,
             Query::Clause(clause) => Some(self.clause(clause)),
             Query::And(parts) => self.joined(parts, |a, b| a & b),
-            Query::Or(parts) => self.joined(parts, |a, b| a | b),
+            Query::Or(parts) | Query::Best(parts) => self.joined(parts, |a, b| a | b),
             Query::Not(query) => self.says(query).map(|rows| others(rows, self.watermark)),
             Query::Prefer { must, should } => self.says(must).or_else(|| self.says(should)),
             Query::Boost { query, .. } => self.says(query),
@@ -42,10 +57,14 @@ impl Rows<'_> {
     }
 
     fn clause(&self, clause: &AnalyzedClause) -> Vec<u64> {
-        let query = leaf(clause, self.index, self.watermark, |_| 0.0);
-        let field = Field { index: self.index, average_length: 0.0, precision: Default::default() };
+        let index = self.indexes[self.search.column_of(clause)];
+        let query = leaf(clause, (0, index), self.watermark, |_| 0.0);
+        let field = Field { index, average_length: 0.0, precision: Default::default() };
         // The query is made here: its weights are numbers, its one field is there, and it has positions.
-        Search::new(&[field], Mask::new(self.watermark)).rows(&query).unwrap_or_else(|_| self.none())
+        let search = Search::new(&[field], Mask::new(self.watermark));
+        let rows = search.rows(&query).unwrap_or_else(|_| self.none());
+        self.postings.set(self.postings.get() + search.postings());
+        rows
     }
 }
 

@@ -13,8 +13,8 @@ mod text;
 
 pub use analyzer::{TextAnalyzer, Tokenizer, Word};
 pub use leaf::Pattern;
-pub use matching::matching;
-pub use scoring::{best, scores};
+pub use matching::{matching, matching_counted};
+pub use scoring::{Found, best, found, hits, scores};
 pub use snippet::{SnippetStyle, snippet};
 pub use survey::{Survey, Weights, patterns};
-pub use text::{TextSearch, append, index_of, text_at};
+pub use text::{TextColumn, TextSearch, append, index_of, text_at};

@@ -1,62 +1,100 @@
 //! What rows score, and the query that ranks them.
 //!
 //! The score of a row that a query matches is the sum of the scores of the parts that match it, of words each its BM25
-//! score; what must not match adds nothing. A row that the query does not match scores 0.
+//! score, and of a leaf that is looked for in several columns the greatest of theirs; what must not match adds nothing.
+//! A row that the query does not match scores 0.
+
+use std::cell::Cell;
 
 use super::leaf::leaf;
-use super::matching::others;
+use super::matching::{others, rows_of};
 use super::survey::Weights;
+use super::text::TextSearch;
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
 use crate::text_index::{self, Field, Hit, Mask, Search, TextIndex};
 
-/// What each row of `index` below `watermark` scores.
-pub fn scores(query: &AnalyzedQuery, weights: &Weights, index: &TextIndex, watermark: u32) -> Vec<f32> {
-    let scorer = Scorer { weights, index, watermark: watermark.min(index.rows()) };
-    match scorer.part(query) {
-        Some(part) => part.scores,
-        None => vec![0.0; scorer.watermark as usize],
-    }
+/// What each row of `indexes` scores, which are those of the columns of `search`, of the same rows, as `weights` are.
+pub fn scores(search: &TextSearch, weights: &[Weights], indexes: &[&TextIndex]) -> Vec<f32> {
+    all(search, weights, indexes, Mask::new(rows_of(indexes))).0.scores
 }
 
-/// The `k` rows of `index` that `mask` lets through and that score most, if they score anything: by score, then by row.
+/// What matches among the rows that `mask` lets through, and how many postings that took.
+fn all(search: &TextSearch, weights: &[Weights], indexes: &[&TextIndex], mask: Mask<'_>) -> (Found, usize) {
+    let taken = Cell::new(0);
+    let hits = |clause: &AnalyzedClause| {
+        let column = search.column_of(clause);
+        let (hits, postings) = hits(clause, &weights[column], indexes[column], mask);
+        taken.set(taken.get() + postings);
+        hits
+    };
+    (found(&search.query, mask.watermark(), hits), taken.get())
+}
+
+/// The rows of `index` that one leaf of a query matches, and what they score; and how many postings that took.
+pub fn hits(clause: &AnalyzedClause, weights: &Weights, index: &TextIndex, mask: Mask<'_>) -> (Vec<Hit>, usize) {
+    let query = leaf(clause, (0, index), mask.watermark(), |word| weights.of(word));
+    let field = Field { index, average_length: weights.average_length(), precision: Default::default() };
+    // The query is made here: its weights are numbers, its one field is there, and it has positions.
+    let search = Search::new(&[field], mask);
+    (search.all(&query).unwrap_or_default(), search.postings())
+}
+
+/// Which of `rows` rows a query matches, whose leaves find `hits`, and what they score.
+pub fn found(query: &AnalyzedQuery, rows: u32, hits: impl Fn(&AnalyzedClause) -> Vec<Hit>) -> Found {
+    let part = Scorer { rows, hits }.part(query);
+    part.unwrap_or_else(|| Found { rows: vec![0; (rows as usize).div_ceil(64)], scores: vec![0.0; rows as usize] })
+}
+
+/// The `k` rows of `indexes`, those of the columns of `search`, that `mask` lets through and that score most, if they
+/// score anything: by score, then by row; and how many postings that took.
 ///
 /// Their words lead to them if these are not too many and the query is of a form that can be ranked; if not, all rows
 /// that have one are scored.
-pub fn best(query: &AnalyzedQuery, weights: &Weights, index: &TextIndex, mask: Mask<'_>, k: usize) -> Vec<Hit> {
-    let field = Field { index, average_length: weights.average_length(), precision: Default::default() };
-    if let Some(ranked) = ranking(query, weights, index, mask.watermark())
-        && let Ok(hits) = Search::new(&[field], mask).top_k(&ranked, k, 0.0)
-    {
-        return hits;
+pub fn best(
+    search: &TextSearch,
+    weights: &[Weights],
+    indexes: &[&TextIndex],
+    mask: Mask<'_>,
+    k: usize,
+) -> (Vec<Hit>, usize) {
+    if let Some(ranked) = ranking(search, weights, indexes, mask.watermark()) {
+        let search = Search::new(&fields(indexes, weights), mask);
+        if let Ok(hits) = search.top_k(&ranked, k, 0.0) {
+            return (hits, search.postings());
+        }
     }
-    let hits = (0..).zip(scores(query, weights, index, mask.watermark())).map(|(row, score)| Hit { row, score });
+    let (found, postings) = all(search, weights, indexes, mask);
+    let hits = (0..).zip(found.scores).map(|(row, score)| Hit { row, score });
     let mut hits: Vec<Hit> = hits.filter(|hit| hit.score > 0.0 && mask.is_visible(hit.row)).collect();
     hits.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.row.cmp(&b.row)));
     hits.truncate(k);
-    hits
+    (hits, postings)
 }
 
-struct Scorer<'a> {
-    weights: &'a Weights,
-    index: &'a TextIndex,
-    watermark: u32,
+struct Scorer<F> {
+    rows: u32,
+    hits: F,
 }
 
-/// The rows that a part of a query matches, and what they score; others score 0.
-struct Part {
-    rows: Vec<u64>,
-    scores: Vec<f32>,
+/// The rows that a query or a part of it matches, a bit each, and what all rows score: 0 if they do not match.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Row `r` matches if bit `r % 64` of word `r / 64` is set.
+    pub rows: Vec<u64>,
+    /// A score each row.
+    pub scores: Vec<f32>,
 }
 
-impl Part {
-    fn has(&self, row: usize) -> bool {
+impl Found {
+    /// Whether a row matches.
+    pub fn has(&self, row: usize) -> bool {
         self.rows[row / 64] >> (row % 64) & 1 == 1
     }
 
-    /// Adds the scores of `other`, then takes those of rows that do not match.
-    fn plus(mut self, other: &Self, rows: Vec<u64>) -> Self {
+    /// Joins the scores of `other` to those of the rows that match, which are `rows`.
+    fn with(mut self, other: &Self, rows: Vec<u64>, join: impl Fn(f32, f32) -> f32) -> Self {
         self.rows = rows;
-        self.scores.iter_mut().zip(&other.scores).for_each(|(score, more)| *score += more);
+        self.scores.iter_mut().zip(&other.scores).for_each(|(score, more)| *score = join(*score, *more));
         for row in 0..self.scores.len() {
             if !self.has(row) {
                 self.scores[row] = 0.0;
@@ -66,22 +104,27 @@ impl Part {
     }
 }
 
-impl Scorer<'_> {
+fn sum(a: f32, b: f32) -> f32 {
+    a + b
+}
+
+impl<F: Fn(&AnalyzedClause) -> Vec<Hit>> Scorer<F> {
     /// `None` if the part says nothing.
-    fn part(&self, query: &AnalyzedQuery) -> Option<Part> {
+    fn part(&self, query: &AnalyzedQuery) -> Option<Found> {
         match query {
             Query::Empty => None,
             Query::Clause(clause) => Some(self.clause(clause)),
-            Query::And(parts) => self.joined(parts, |a, b| a & b),
-            Query::Or(parts) => self.joined(parts, |a, b| a | b),
+            Query::And(parts) => self.joined(parts, |a, b| a & b, sum),
+            Query::Or(parts) => self.joined(parts, |a, b| a | b, sum),
+            Query::Best(parts) => self.joined(parts, |a, b| a | b, f32::max),
             Query::Not(query) => {
                 let part = self.part(query)?;
-                Some(Part { rows: others(part.rows, self.watermark), scores: vec![0.0; part.scores.len()] })
+                Some(Found { rows: others(part.rows, self.rows), scores: vec![0.0; part.scores.len()] })
             }
             Query::Prefer { must, should } => match (self.part(must), self.part(should)) {
                 (Some(must), Some(should)) => {
                     let rows = must.rows.clone();
-                    Some(must.plus(&should, rows))
+                    Some(must.with(&should, rows, sum))
                 }
                 (only, None) | (None, only) => only,
             },
@@ -93,22 +136,22 @@ impl Scorer<'_> {
         }
     }
 
-    fn joined(&self, parts: &[AnalyzedQuery], join: impl Fn(u64, u64) -> u64) -> Option<Part> {
-        parts.iter().filter_map(|part| self.part(part)).reduce(|sum, part| {
-            let rows = sum.rows.iter().zip(&part.rows).map(|(a, b)| join(*a, *b)).collect();
-            sum.plus(&part, rows)
+    fn joined(
+        &self,
+        parts: &[AnalyzedQuery],
+        rows: impl Fn(u64, u64) -> u64,
+        scores: impl Fn(f32, f32) -> f32,
+    ) -> Option<Found> {
+        parts.iter().filter_map(|part| self.part(part)).reduce(|all, part| {
+            let joined = all.rows.iter().zip(&part.rows).map(|(a, b)| rows(*a, *b)).collect();
+            all.with(&part, joined, &scores)
         })
     }
 
-    fn clause(&self, clause: &AnalyzedClause) -> Part {
-        let rows = self.watermark;
-        let query = leaf(clause, self.index, rows, |word| self.weights.of(word));
-        let field =
-            Field { index: self.index, average_length: self.weights.average_length(), precision: Default::default() };
-        // The query is made here: its weights are numbers, its one field is there, and it has positions.
-        let hits = Search::new(&[field], Mask::new(rows)).all(&query).unwrap_or_default();
-        let mut part = Part { rows: vec![0; (rows as usize).div_ceil(64)], scores: vec![0.0; rows as usize] };
-        for hit in hits {
+    fn clause(&self, clause: &AnalyzedClause) -> Found {
+        let mut part =
+            Found { rows: vec![0; (self.rows as usize).div_ceil(64)], scores: vec![0.0; self.rows as usize] };
+        for hit in (self.hits)(clause) {
             part.rows[hit.row as usize / 64] |= 1 << (hit.row % 64);
             part.scores[hit.row as usize] = hit.score;
         }
@@ -119,18 +162,34 @@ impl Scorer<'_> {
 /// More words than this are not ranked by their postings.
 const MAX_WORDS: usize = 1024;
 
-/// The query of which `index` finds the rows that score most among those below `watermark`; `None` if it is of another
-/// form, as `a OR NOT b`, which also matches rows that no word leads to.
-fn ranking(query: &AnalyzedQuery, weights: &Weights, index: &TextIndex, watermark: u32) -> Option<text_index::Query> {
-    let ranked = Ranking { weights, index, watermark }.part(query).ok()??;
+/// The query of which `indexes`, those of the columns of `search`, find the rows that score most among those below
+/// `watermark`; `None` if it is of another form, as `a OR NOT b`, which also matches rows that no word leads to.
+fn ranking(
+    search: &TextSearch,
+    weights: &[Weights],
+    indexes: &[&TextIndex],
+    watermark: u32,
+) -> Option<text_index::Query> {
+    let ranked = Ranking { search, weights, indexes, watermark }.part(&search.query).ok()??;
     let mut words = 0;
     ranked.for_each_term(&mut |_| words += 1);
     (words <= MAX_WORDS).then_some(ranked)
 }
 
+/// The columns of a query as a search sees them: its terms say which one by their places.
+fn fields<'a>(indexes: &[&'a TextIndex], weights: &[Weights]) -> Vec<Field<'a>> {
+    let field = |(index, weights): (&&'a TextIndex, &Weights)| Field {
+        index,
+        average_length: weights.average_length(),
+        precision: Default::default(),
+    };
+    indexes.iter().zip(weights).map(field).collect()
+}
+
 struct Ranking<'a> {
-    weights: &'a Weights,
-    index: &'a TextIndex,
+    search: &'a TextSearch,
+    weights: &'a [Weights],
+    indexes: &'a [&'a TextIndex],
     watermark: u32,
 }
 
@@ -148,7 +207,12 @@ impl Ranking<'_> {
         Ok(match query {
             Query::Empty => None,
             Query::Not(_) => return Err(Unranked),
-            Query::Clause(clause) => Some(leaf(clause, self.index, self.watermark, |word| self.weights.of(word))),
+            Query::Clause(clause) => {
+                let column = self.search.column_of(clause);
+                let index = self.indexes[column];
+                Some(leaf(clause, (column, index), self.watermark, |word| self.weights[column].of(word)))
+            }
+            Query::Best(parts) => Some(all(parts)?).filter(|parts| !parts.is_empty()).map(Ranked::Best),
             Query::Or(parts) => Some(all(parts)?).filter(|parts| !parts.is_empty()).map(Ranked::Any),
             Query::And(parts) => {
                 let mut must_not = Vec::new();
@@ -196,8 +260,8 @@ mod tests {
         index
     }
 
-    fn query(text: &str) -> AnalyzedQuery {
-        TextSearch::parse("body", text, &TextAnalyzer::default_one()).unwrap().query
+    fn search(text: &str) -> TextSearch {
+        TextSearch::parse("body", text, &TextAnalyzer::default_one()).unwrap()
     }
 
     #[test]
@@ -220,18 +284,16 @@ mod tests {
             "ab ab",
             "nothing",
         ] {
-            let query = query(text);
-            let asked = patterns(&query);
-            let weights = Weights::new(&Survey::of(&index, &asked, 300, None), &asked);
-            let scores = scores(&query, &weights, &index, 300);
-            let bits = matching(&query, &index, 300);
+            let search = search(text);
+            let asked = patterns(&search.query);
+            let weights = [Weights::new(&Survey::of(&index, &asked, 300, None), &asked)];
+            let scores = scores(&search, &weights, &[&index]);
+            let bits = matching(&search, &[&index], 300);
             for (row, score) in scores.iter().enumerate() {
                 assert_eq!(*score > 0.0, bits[row / 64] >> (row % 64) & 1 == 1, "{text}, row {row} scores {score}");
             }
-            let ranked = ranking(&query, &weights, &index, 300).expect(text);
-            let field =
-                Field { index: &index, average_length: weights.average_length(), precision: Default::default() };
-            let hits = Search::new(&[field], Mask::new(300)).top_k(&ranked, 20, 0.0).unwrap();
+            let ranked = ranking(&search, &weights, &[&index], 300).expect(text);
+            let hits = Search::new(&fields(&[&index], &weights), Mask::new(300)).top_k(&ranked, 20, 0.0).unwrap();
             let mut best = scores.clone();
             best.sort_by(|a, b| b.total_cmp(a));
             best.truncate(20);
@@ -243,9 +305,8 @@ mod tests {
             }
         }
         for text in ["NOT ab", "ab OR NOT cd", "ab AND (cd OR NOT de)"] {
-            let query = query(text);
-            let weights = Weights::new(&Survey::default(), &[]);
-            assert!(ranking(&query, &weights, &index, 300).is_none(), "{text}");
+            let weights = [Weights::new(&Survey::default(), &[])];
+            assert!(ranking(&search(text), &weights, &[&index], 300).is_none(), "{text}");
         }
     }
 
@@ -257,14 +318,14 @@ mod tests {
         index.append(300, many).unwrap();
         let deep = (0..31).fold("a*".to_string(), |query, _| format!("(cd AND (de OR {query}))"));
         let deep = format!("ac OR {deep}");
-        assert_eq!(query(&deep).height(), crate::query_syntax::MAX_DEPTH);
+        assert_eq!(search(&deep).query.height(), crate::query_syntax::MAX_DEPTH);
         let (dead, allowed) = ([0b110, u64::MAX], [0b1111, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
         for text in ["ab cd", "a*", "+cd a*", "ab OR NOT cd", "ab AND (cd OR NOT de)", "NOT ab", "the", &deep] {
-            let query = query(text);
-            let asked = patterns(&query);
-            let weights = Weights::new(&Survey::of(&index, &asked, index.rows(), None), &asked);
+            let search = search(text);
+            let asked = patterns(&search.query);
+            let weights = [Weights::new(&Survey::of(&index, &asked, index.rows(), None), &asked)];
             for watermark in [250, index.rows()] {
-                let scores = scores(&query, &weights, &index, watermark);
+                let scores = all(&search, &weights, &[&index], Mask::new(watermark)).0.scores;
                 assert_eq!(scores.len(), watermark as usize);
                 let masks = [
                     Mask::new(watermark),
@@ -277,7 +338,7 @@ mod tests {
                         scores.iter().enumerate().filter(is_found).map(|(_, score)| *score).collect();
                     expected.sort_by(|a, b| b.total_cmp(a));
                     expected.truncate(20);
-                    let hits = best(&query, &weights, &index, mask, 20);
+                    let hits = best(&search, &weights, &[&index], mask, 20).0;
                     assert_eq!(hits.len(), expected.len(), "{text}");
                     for (hit, score) in hits.iter().zip(expected) {
                         assert!(mask.is_visible(hit.row), "{text}");
@@ -295,10 +356,10 @@ mod tests {
         let words = |text: &'static str| text.split(' ').zip(0..);
         index.append(0, ["ab", "cd", "ab cd", "de"].map(words)).unwrap();
         let of = |text: &str| {
-            let query = query(text);
-            let asked = patterns(&query);
-            let weights = Weights::new(&Survey::of(&index, &asked, 4, None), &asked);
-            scores(&query, &weights, &index, 4)
+            let search = search(text);
+            let asked = patterns(&search.query);
+            let weights = [Weights::new(&Survey::of(&index, &asked, 4, None), &asked)];
+            scores(&search, &weights, &[&index])
         };
         let (ab, cd) = (of("ab"), of("cd"));
         assert_eq!(of("ab OR NOT cd"), [ab[0], 0.0, ab[2], 0.0]);

@@ -82,7 +82,7 @@ fn hits(query: &AnalyzedQuery, words: &[Word]) -> Result<Vec<Hit>> {
                 hits.extend(places(leaf, words)?.into_iter().map(|words| Hit { clause, words }));
                 clause += 1;
             }
-            Query::And(parts) | Query::Or(parts) => open.extend(parts),
+            Query::And(parts) | Query::Or(parts) | Query::Best(parts) => open.extend(parts),
             Query::Prefer { must, should } => open.extend([must.as_ref(), should.as_ref()]),
             Query::Boost { query, .. } => open.push(query),
         }

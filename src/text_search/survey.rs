@@ -49,7 +49,7 @@ pub fn patterns(query: &AnalyzedQuery) -> Vec<Pattern> {
         match query {
             Query::Empty | Query::Not(_) => {}
             Query::Clause(clause) => to.extend(Pattern::all_of(clause)),
-            Query::And(parts) | Query::Or(parts) => parts.iter().for_each(|part| add(part, to)),
+            Query::And(parts) | Query::Or(parts) | Query::Best(parts) => parts.iter().for_each(|part| add(part, to)),
             Query::Prefer { must, should } => [must, should].into_iter().for_each(|part| add(part, to)),
             Query::Boost { query, .. } => add(query, to),
         }
@@ -60,7 +60,7 @@ pub fn patterns(query: &AnalyzedQuery) -> Vec<Pattern> {
 }
 
 /// What words weigh, and how long an average text is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Weights {
     words: HashMap<String, f32>,
     average_length: f32,

@@ -15,6 +15,7 @@ mod row_index;
 mod snapshot;
 mod support;
 mod table;
+mod text_columns;
 mod text_filters;
 mod text_index;
 mod text_source;

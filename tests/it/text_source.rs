@@ -133,13 +133,14 @@ fn find(
     k: usize,
     id: impl Fn(u32) -> u64,
 ) -> Found {
-    let bits = matching(&search.query, index, index.rows());
+    let bits = matching(search, &[index], index.rows());
     let is_found = |row: &u32| {
         let of = |words: &[u64]| words.get(*row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1);
         of(&bits) && !of(dead)
     };
     let rows = (0..index.rows()).filter(is_found).map(&id).collect();
-    let hits = best(&search.query, weights, index, Mask::new(index.rows()).without(dead), k);
+    let mask = Mask::new(index.rows()).without(dead);
+    let (hits, _) = best(search, std::slice::from_ref(weights), &[index], mask, k);
     Found { rows, best: hits.into_iter().map(|hit| (id(hit.row), hit.score)).collect() }
 }
 
@@ -261,7 +262,7 @@ async fn a_generation_has_the_text_index_of_its_memtable() {
         let (texts, ids) = without(&all, &RoaringTreemap::new());
         let flat = index_of(&texts, &analyzer).unwrap();
         let ours = |query: &str| -> BTreeSet<u64> {
-            let bits = matching(&TextSearch::parse("name", query, &analyzer).unwrap().query, &flat, flat.rows());
+            let bits = matching(&TextSearch::parse("name", query, &analyzer).unwrap(), &[&flat], flat.rows());
             (0..flat.rows()).filter(|r| bits[*r as usize / 64] >> (r % 64) & 1 == 1).map(|r| ids[r as usize]).collect()
         };
         for query in ["log", "log tree", "café", "running compaction", "日本"] {

@@ -40,7 +40,12 @@ impl DatasetTextIndex {
     /// Whether it can answer `query`: all but phrases need no positions, and a query that also matches texts without a
     /// word, such as `NOT a`, no index can answer, as it does not know these rows.
     pub fn can_answer(&self, query: &AnalyzedQuery) -> bool {
-        query.has_positive() && (self.has_positions || !has_phrase(query))
+        query.has_positive() && self.can_find(query)
+    }
+
+    /// Whether it can find all leaves of `query`.
+    pub fn can_find(&self, query: &AnalyzedQuery) -> bool {
+        self.has_positions || !has_phrase(query)
     }
 
     /// Its parts with all words that `query` looks for: each an index of some rows, no row in two. Words are read that

@@ -19,7 +19,7 @@ use super::values::Values;
 use crate::distance::Metric;
 use crate::error::Error;
 use crate::index_spec::{IndexKind, IndexSpec, metric_named};
-use crate::sql::binding::output;
+use crate::sql::binding::{label, output};
 use crate::sql::{distance, score, text};
 
 /// `plan` with what they mean in the place of all calls.
@@ -35,7 +35,7 @@ pub(crate) fn expand(plan: LogicalPlan, config: &ConfigOptions) -> Result<Logica
     if !calls {
         return Ok(plan);
     }
-    let expanded = prefilter::sink(plan)?.transform_up_with_subqueries(|node| {
+    let expanded = prefilter::sink(label(plan)?)?.transform_up_with_subqueries(|node| {
         Ok(Transformed::yes(match SearchCall::of(&node) {
             Some(call) => TypeCoercion::new().analyze(planned(call, config)?, config)?,
             None => node.recompute_schema()?,
@@ -92,18 +92,23 @@ impl Side {
         Ok(Self { value, name: DISTANCE, is_ascending: metric.nearest_is_smallest(), matching })
     }
 
-    /// The search for a text; `column` and `query` are the parameters that tell it.
+    /// The search for a text in one column or several; `column` and `query` are the parameters that tell it.
     pub(super) fn text(
         input: &LogicalPlan,
         values: &Values,
         column: &'static str,
         query: &'static str,
     ) -> Result<Self> {
-        let (column, field) = column_of(input, values.name(column)?)?;
-        text_column(&field)?;
+        let mut texts = Vec::new();
+        for name in values.names(column)? {
+            let (column, field) = column_of(input, &name)?;
+            text_column(&field)?;
+            texts.push(Expr::Column(column));
+        }
         let query = lit(ScalarValue::Utf8(values.text(query)?.map(str::to_string)));
         let call = |function| {
-            Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![Expr::Column(column.clone()), query.clone()]))
+            let args = texts.iter().cloned().chain([query.clone()]).collect();
+            Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
         };
         let matching = Some(call(text::function()));
         Ok(Self { value: call(score::function()), name: SCORE, is_ascending: false, matching })

@@ -71,7 +71,7 @@ fn arguments(function: SearchFunction, given: &[Expr]) -> Result<Vec<Expr>> {
 fn typed(value: Expr, kind: Kind) -> Result<Expr> {
     let of = |data_type: DataType| Some(Arc::new(Field::new("", data_type, true)));
     let (whole, part) = match kind {
-        Kind::Text => (DataType::Utf8, DataType::Utf8),
+        Kind::Text | Kind::Texts => (DataType::Utf8, DataType::Utf8),
         Kind::Vector => (DataType::new_list(DataType::Float64, true), DataType::Float64),
         Kind::Count => (DataType::Int64, DataType::Int64),
         Kind::Number => (DataType::Float64, DataType::Float64),

@@ -22,6 +22,8 @@ pub enum SearchFunction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
+    /// A text, or a list of texts.
+    Texts,
     Vector,
     Count,
     Number,
@@ -53,7 +55,7 @@ const VECTOR: &[Parameter] = &[
 
 const TEXT: &[Parameter] = &[
     required("table", Kind::Text),
-    required("column", Kind::Text),
+    required("column", Kind::Texts),
     required("query", Kind::Text),
     optional("k", Kind::Count),
 ];
@@ -62,7 +64,7 @@ const HYBRID: &[Parameter] = &[
     required("table", Kind::Text),
     required("vector_column", Kind::Text),
     required("vector", Kind::Vector),
-    required("text_column", Kind::Text),
+    required("text_column", Kind::Texts),
     required("query", Kind::Text),
     optional("k", Kind::Count),
     optional("vector_limit", Kind::Count),

@@ -185,7 +185,7 @@ async fn a_search_from_rust_finds_what_the_call_finds() {
             assert_eq!(values(&rows), run(&session, &distances).await.unwrap(), "seed {seed}: {call}");
 
             let query = ["log", "merg* AND NOT scan", "\"structured merge\"~3 vektor~", "the"][rng.random_range(0..4)];
-            let best = TableSearch::text(&table, "body", query).k(k).filter(filter).select(["id"]);
+            let best = TableSearch::text(&table, ["body"], query).k(k).filter(filter).select(["id"]);
             let call = format!("text_search('d', 'body', '{query}', {k}) WHERE {sql}");
             let scores = format!("SELECT _score FROM {call} ORDER BY 1 DESC");
             let rows = best.rows(&state).await.unwrap();
@@ -213,9 +213,9 @@ async fn a_search_from_rust_says_what_is_wrong_and_what_it_is() {
         (nearest("e", &[0.0, f32::NAN, 0.0]), "no finite number"),
         (nearest("e", &[0.0; 3]).select(["id", "no"]), "no column 'no'"),
         (nearest("e", &[0.0; 3]).filter(col("no").eq(lit(1))), "no"),
-        (TableSearch::text(&table, "kind", "log"), "VARCHAR, and 'kind' is Int64"),
-        (TableSearch::text(&table, "body", "(log"), "("),
-        (TableSearch::text(&table, "no", "log"), "no column 'no'"),
+        (TableSearch::text(&table, ["kind"], "log"), "VARCHAR, and 'kind' is Int64"),
+        (TableSearch::text(&table, ["body"], "(log"), "("),
+        (TableSearch::text(&table, ["no"], "log"), "no column 'no'"),
     ] {
         let error = search.plan(&state).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");

@@ -71,6 +71,21 @@ impl Values {
         self.text(name)?.ok_or_else(|| self.refused(name, "a text"))
     }
 
+    /// The names that must be given: a text, or a list of some.
+    pub(super) fn names(&self, name: &'static str) -> Result<Vec<String>, Error> {
+        let refused = || self.refused(name, "a text, or a list of texts such as ['title', 'body']");
+        let list = match self.values.get(name) {
+            Some(ScalarValue::List(list)) if list.is_valid(0) => list.value(0),
+            Some(ScalarValue::LargeList(list)) if list.is_valid(0) => list.value(0),
+            Some(ScalarValue::FixedSizeList(list)) if list.is_valid(0) => list.value(0),
+            Some(value) => return Ok(vec![value.try_as_str().flatten().ok_or_else(refused)?.to_string()]),
+            None => return Err(refused()),
+        };
+        let names = cast(&list, &DataType::Utf8)?;
+        let names = names.as_string::<i32>().iter().map(|name| name.map(str::to_string));
+        names.collect::<Option<Vec<_>>>().filter(|names| !names.is_empty()).ok_or_else(refused)
+    }
+
     /// The number of rows that is given.
     pub(super) fn count(&self, name: &'static str) -> Result<Option<usize>, Error> {
         let Some(value) = self.values.get(name) else { return Ok(None) };

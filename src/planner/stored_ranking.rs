@@ -1,0 +1,206 @@
+//! The rows of a generation or of the base whose texts score most.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float32Array};
+use arrow::datatypes::{SchemaRef, UInt64Type};
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use roaring::RoaringTreemap;
+
+use super::live_rows::LiveRows;
+use super::sources::StoredRows;
+use super::stored_texts::{StoredTexts, passing};
+use super::text_columns::{Answered, Findable};
+use super::text_ranking::TextRanking;
+use crate::error::Result;
+use crate::source::{Best, Flat, TopKSource, Work};
+use crate::task;
+use crate::text_search::TextSearch;
+
+/// A generation or base that has a text index for the ranking.
+#[derive(Debug)]
+pub(super) struct StoredRanking {
+    rows: StoredRows,
+    ranking: Arc<TextRanking>,
+    texts: Arc<[TextSearch]>,
+}
+
+impl StoredRanking {
+    /// The ranking of the live rows of a dataset that match `texts`; `None` if a column has no text index.
+    pub(super) fn try_new(rows: &StoredRows, ranking: &Arc<TextRanking>, texts: &Arc<[TextSearch]>) -> Option<Self> {
+        let handle = rows.handle();
+        let columns = ranking.scorer.search().columns.iter();
+        let columns = columns.map(|column| handle.schema().logical().index_of(&column.name));
+        let columns = columns.collect::<Result<Vec<_>, _>>().ok()?;
+        let found = Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts) };
+        columns.into_iter().all(|column| handle.has_text_index(column)).then_some(found)
+    }
+
+    async fn find(&self, live: &LiveRows) -> Result<(Vec<u64>, Work)> {
+        let (scorer, k) = (&self.ranking.scorer, self.ranking.k);
+        let (search, weights) = (scorer.search(), scorer.weights().await?);
+        let texts = StoredTexts::open(live, search).await?;
+        let mut work = Work::default();
+        work.add("postings", 0);
+        work.add("rows_dropped", usize::try_from(texts.superseded.len()).unwrap_or(usize::MAX));
+        // What scores matches what it is scored for.
+        let (same, others): (Vec<&TextSearch>, Vec<&TextSearch>) = self.texts.iter().partition(|text| *text == search);
+        let TextRanking { beside_texts, ranges, .. } = self.ranking.as_ref();
+        let passing = passing(live, others, beside_texts.as_ref(), ranges, &mut work).await?;
+        let must_match = !same.is_empty();
+        let mut top = Top::new(k);
+        let mut read = RoaringTreemap::new();
+        let candidates = match &passing {
+            Some(passing) => passing.len(),
+            None => (live.handle().rows() as u64).saturating_sub(texts.superseded.len()),
+        };
+        work.add("candidates", usize::try_from(candidates).unwrap_or(usize::MAX));
+        let answered = texts.columns.answered();
+        let why = answered.as_ref().err().copied().unwrap_or(Flat::NotIndexed);
+        let answered = answered.ok();
+        self.look(&texts, answered.as_ref(), &passing, &mut top, &mut read).await?;
+        work.flat(why, usize::try_from(read.len()).unwrap_or(usize::MAX));
+        if let Some(answered) = answered {
+            let (search, weights) = (search.clone(), weights.to_vec());
+            let (superseded, passing) = (Arc::clone(&texts.superseded), passing.clone());
+            let best = move || {
+                let mut work = Work::default();
+                let rows = Findable { superseded: &superseded, passing: passing.as_ref(), read: &read };
+                let best = answered.best(&search, &weights, rows, k, &mut work)?;
+                Ok((best, work))
+            };
+            let (best, postings) = task::blocking(best).await?;
+            best.into_iter().for_each(|(row, score)| top.offer(row, score));
+            work.extend(&postings);
+        }
+        let mut rows: Vec<u64> = top.rows.iter().map(|best| best.row).collect();
+        if rows.len() < k {
+            // All others score nothing: any will do that may be there.
+            let known: RoaringTreemap = rows.iter().copied().collect();
+            let wanted = k - rows.len();
+            let others = match must_match {
+                true => {
+                    let found = texts.matching(&mut work).await?;
+                    let passes = |id: &u64| passing.as_ref().is_none_or(|rows| rows.contains(*id));
+                    found.iter().filter(|id| !known.contains(*id) && passes(id)).take(wanted).collect()
+                }
+                false => any_of(live, &texts.superseded, &passing, &known, wanted).await?,
+            };
+            rows.extend(others);
+        }
+        rows.sort_unstable();
+        Ok((rows, work))
+    }
+
+    /// Scores the texts of the rows that `answered` does not know.
+    async fn look(
+        &self,
+        texts: &StoredTexts,
+        answered: Option<&Answered>,
+        passing: &Option<RoaringTreemap>,
+        top: &mut Top,
+        read: &mut RoaringTreemap,
+    ) -> Result<()> {
+        let scorer = Arc::clone(&self.ranking.scorer);
+        let scores = move |texts: &[ArrayRef]| scorer.scores(texts);
+        let take = |ids: &[u64], scores: Float32Array| {
+            read.extend(ids);
+            for (id, score) in ids.iter().zip(scores.values()).filter(|(_, score)| **score > 0.0) {
+                let passes = passing.as_ref().is_none_or(|rows| rows.contains(*id));
+                if passes && !texts.superseded.contains(*id) {
+                    top.offer(*id, *score);
+                }
+            }
+        };
+        texts.columns.look(answered, scores, take).await
+    }
+}
+
+/// Live rows that pass and are not `known`, `wanted` of them or all.
+async fn any_of(
+    live: &LiveRows,
+    superseded: &RoaringTreemap,
+    passing: &Option<RoaringTreemap>,
+    known: &RoaringTreemap,
+    wanted: usize,
+) -> Result<Vec<u64>> {
+    if let Some(passing) = passing {
+        return Ok(passing.iter().filter(|id| !known.contains(*id)).take(wanted).collect());
+    }
+    let mut found = Vec::new();
+    let mut rows = live.handle().rows_of(&[], None)?;
+    while let Some(batch) = rows.try_next().await? {
+        let ids = batch.column(0).as_primitive::<UInt64Type>().values().iter().copied();
+        found.extend(ids.filter(|id| !known.contains(*id) && !superseded.contains(*id)));
+        if found.len() >= wanted {
+            break;
+        }
+    }
+    found.truncate(wanted);
+    Ok(found)
+}
+
+/// A row and its score: the worst first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Scored {
+    score: f32,
+    row: u64,
+}
+
+impl Eq for Scored {}
+
+impl Ord for Scored {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.score.total_cmp(&self.score).then(self.row.cmp(&other.row))
+    }
+}
+
+impl PartialOrd for Scored {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The rows that score most.
+struct Top {
+    k: usize,
+    rows: std::collections::BinaryHeap<Scored>,
+}
+
+impl Top {
+    fn new(k: usize) -> Self {
+        Self { k, rows: std::collections::BinaryHeap::with_capacity(k + 1) }
+    }
+
+    fn offer(&mut self, row: u64, score: f32) {
+        self.rows.push(Scored { score, row });
+        if self.rows.len() > self.k {
+            self.rows.pop();
+        }
+    }
+}
+
+#[async_trait]
+impl TopKSource for StoredRanking {
+    fn node(&self) -> &'static str {
+        "TextTopKExec"
+    }
+
+    fn label(&self) -> String {
+        let superseded_by = self.rows.mask().label();
+        format!("source={}, index=text, k={}, superseded_by={superseded_by}", self.rows.label(), self.ranking.k)
+    }
+
+    fn limit(&self) -> usize {
+        self.ranking.k.min(self.rows.handle().rows())
+    }
+
+    async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
+        let live = LiveRows::resolve(&self.rows).await?;
+        let (ids, work) = self.find(&live).await?;
+        let rows = live.take(&ids, projection, schema).await?;
+        Ok(Best { rows, work })
+    }
+}

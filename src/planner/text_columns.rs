@@ -1,0 +1,316 @@
+//! What the text indexes of a generation or of the base know of the columns of a query.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray};
+use arrow::datatypes::UInt64Type;
+use futures::TryStreamExt;
+use roaring::{RoaringBitmap, RoaringTreemap};
+
+use super::text_scorer::Surveyed;
+use crate::dataset::{DatasetHandle, DatasetTextIndex, TextPart};
+use crate::error::{Error, ErrorKind, Result};
+use crate::query_syntax::{AnalyzedClause, AnalyzedQuery};
+use crate::source::{Flat, Work};
+use crate::task;
+use crate::text_index::{Hit, Mask};
+use crate::text_search::{
+    Found, Pattern, Survey, TextAnalyzer, TextSearch, Weights, best, found, hits, index_of, matching_counted,
+};
+
+/// The columns of one query in one dataset.
+#[derive(Debug)]
+pub(super) struct TextColumns {
+    handle: Arc<DatasetHandle>,
+    search: TextSearch,
+    columns: Vec<Column>,
+}
+
+#[derive(Debug)]
+struct Column {
+    /// Its place in the logical schema.
+    at: usize,
+    /// What the query looks for in it.
+    asked: AnalyzedQuery,
+    /// What an index knows, with all these words.
+    indexed: Option<Indexed>,
+}
+
+#[derive(Debug)]
+struct Indexed {
+    index: Arc<DatasetTextIndex>,
+    parts: Arc<[TextPart]>,
+}
+
+impl Indexed {
+    /// `None` if there is no index that can be used.
+    async fn open(
+        handle: &DatasetHandle,
+        column: usize,
+        analyzer: &TextAnalyzer,
+        asked: &AnalyzedQuery,
+    ) -> Result<Option<Self>> {
+        let Some(index) = handle.text_index(column, analyzer).await? else { return Ok(None) };
+        match index.load(asked).await {
+            Ok(parts) => Ok(Some(Self { index, parts: parts.into() })),
+            // Read one by one, texts take little memory.
+            Err(error) if error.kind() == ErrorKind::Backpressure => Ok(None),
+            Err(error) => handle.give_up_text_index(column, analyzer, error).await.map(|()| None),
+        }
+    }
+}
+
+impl TextColumns {
+    /// Opens what the query needs.
+    ///
+    /// # Errors
+    /// What reading raises.
+    pub(super) async fn open(handle: &Arc<DatasetHandle>, search: &TextSearch) -> Result<Self> {
+        let mut columns = Vec::with_capacity(search.columns.len());
+        for (place, column) in search.columns.iter().enumerate() {
+            let (at, asked) = (handle.schema().logical().index_of(&column.name)?, search.asked_of(place));
+            let indexed = Indexed::open(handle, at, &column.analyzer, &asked).await?;
+            columns.push(Column { at, asked, indexed });
+        }
+        Ok(Self { handle: Arc::clone(handle), search: search.clone(), columns })
+    }
+
+    /// What is searched for.
+    pub(super) fn search(&self) -> &TextSearch {
+        &self.search
+    }
+
+    /// The indexes of all columns if they can answer the query, else why they cannot.
+    pub(super) fn answered(&self) -> Result<Answered, Flat> {
+        if !self.search.query.has_positive() {
+            return Err(Flat::Wordless);
+        }
+        let (mut parts, mut unknown) = (Vec::new(), RoaringBitmap::new());
+        for Column { asked, indexed, .. } in &self.columns {
+            let indexed = indexed.as_ref().ok_or(Flat::NoIndex)?;
+            if !indexed.index.can_find(asked) {
+                return Err(Flat::NoPositions);
+            }
+            unknown |= indexed.index.uncovered();
+            parts.push(Arc::clone(&indexed.parts));
+        }
+        Ok(Answered { parts, unknown })
+    }
+
+    /// What the texts of each column have of the words of `patterns`: of all rows, or of those that are not superseded.
+    ///
+    /// # Errors
+    /// What reading raises.
+    pub(super) async fn survey(
+        &self,
+        patterns: &[Arc<[Pattern]>],
+        superseded: Option<&Arc<RoaringTreemap>>,
+    ) -> Result<Surveyed> {
+        let (mut surveys, mut work) = (Vec::with_capacity(self.columns.len()), Work::default());
+        for ((column, told), patterns) in self.columns.iter().zip(&self.search.columns).zip(patterns) {
+            surveys.push(self.survey_column(column, &told.analyzer, patterns, superseded, &mut work).await?);
+        }
+        Ok((surveys, work))
+    }
+
+    async fn survey_column(
+        &self,
+        column: &Column,
+        analyzer: &Arc<TextAnalyzer>,
+        patterns: &Arc<[Pattern]>,
+        superseded: Option<&Arc<RoaringTreemap>>,
+        work: &mut Work,
+    ) -> Result<Survey> {
+        let (mut survey, mut unknown, mut why) = (Survey::default(), None, Flat::NoIndex);
+        if let Some(indexed) = &column.indexed {
+            let (parts, patterns, superseded) =
+                (Arc::clone(&indexed.parts), Arc::clone(patterns), superseded.map(Arc::clone));
+            survey = task::blocking(move || Ok(survey_parts(&parts, &patterns, superseded.as_deref()))).await?;
+            (unknown, why) = (Some(indexed.index.uncovered()), Flat::NotIndexed);
+        }
+        if unknown.is_some_and(RoaringBitmap::is_empty) {
+            return Ok(survey);
+        }
+        let mut rows = self.handle.rows_of(&[column.at], unknown)?;
+        while let Some(batch) = rows.try_next().await? {
+            let ids = batch.column(1).as_primitive::<UInt64Type>().values();
+            let dead = superseded.map(|superseded| dead(ids, superseded));
+            let left_out = dead.iter().flatten().map(|word| word.count_ones() as usize).sum::<usize>();
+            work.flat(why, ids.len() - left_out);
+            let (texts, analyzer, patterns) = (Arc::clone(batch.column(0)), Arc::clone(analyzer), Arc::clone(patterns));
+            let survey_batch = move || {
+                let index = index_of(&texts, &analyzer)?;
+                Ok(Survey::of(&index, &patterns, index.rows(), dead.as_deref()))
+            };
+            survey.add(&task::blocking(survey_batch).await?);
+        }
+        Ok(survey)
+    }
+
+    /// Reads the texts of the rows that `answered` does not know, all if it is none: `look` gets the texts of a batch,
+    /// column by column, off the async workers, and `take` what it says with the row ids.
+    ///
+    /// # Errors
+    /// What reading and looking raise.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        answered: Option<&Answered>,
+        look: impl Fn(&[ArrayRef]) -> Result<T> + Clone + Send + 'static,
+        mut take: impl FnMut(&[u64], T),
+    ) -> Result<()> {
+        let unknown = answered.map(|answered| &answered.unknown);
+        if unknown.is_some_and(RoaringBitmap::is_empty) {
+            return Ok(());
+        }
+        let columns: Vec<usize> = self.columns.iter().map(|column| column.at).collect();
+        let mut rows = self.handle.rows_of(&columns, unknown)?;
+        while let Some(batch) = rows.try_next().await? {
+            let (texts, ids) = batch.columns().split_at(columns.len());
+            let (texts, look) = (texts.to_vec(), look.clone());
+            let said = task::blocking(move || look(&texts)).await?;
+            take(ids[0].as_primitive::<UInt64Type>().values(), said);
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a batch that are superseded, as bits.
+fn dead(ids: &[u64], superseded: &RoaringTreemap) -> Vec<u64> {
+    let mut dead = vec![0; ids.len().div_ceil(64)];
+    for (row, _) in ids.iter().enumerate().filter(|(_, id)| superseded.contains(**id)) {
+        dead[row / 64] |= 1 << (row % 64);
+    }
+    dead
+}
+
+fn survey_parts(parts: &[TextPart], patterns: &[Pattern], superseded: Option<&RoaringTreemap>) -> Survey {
+    let mut survey = Survey::default();
+    for part in parts {
+        let dead = superseded.map(|superseded| part.dead(superseded));
+        survey.add(&Survey::of(part.index(), patterns, part.index().rows(), dead.as_deref()));
+    }
+    survey
+}
+
+/// The indexes of all columns of a query, which can answer it.
+#[derive(Debug)]
+pub(super) struct Answered {
+    /// The parts of each column.
+    parts: Vec<Arc<[TextPart]>>,
+    /// The fragments whose texts one of them does not know.
+    unknown: RoaringBitmap,
+}
+
+impl Answered {
+    /// The rows that match.
+    ///
+    /// # Errors
+    /// `Internal` if they are too many.
+    pub(super) fn matching(&self, search: &TextSearch, rows: Findable<'_>, work: &mut Work) -> Result<RoaringTreemap> {
+        let [parts] = self.parts.as_slice() else {
+            let weights = vec![Weights::default(); self.parts.len()];
+            let (ids, found) = self.found(search, &weights, rows, work)?;
+            return Ok((0..ids.len()).filter(|row| found.has(*row)).map(|row| ids[row]).collect());
+        };
+        let mut all = RoaringTreemap::new();
+        for part in parts.iter() {
+            let (mut found, postings) = matching_counted(search, &[part.index()], part.index().rows());
+            work.add("postings", postings);
+            found.iter_mut().zip(part.dead(rows.superseded)).for_each(|(word, dead)| *word &= !dead);
+            all |= part.row_ids(&found);
+        }
+        Ok(all)
+    }
+
+    /// Rows among which are the `k` that score most, more than 0.
+    ///
+    /// # Errors
+    /// `Internal` if too many rows match.
+    pub(super) fn best(
+        &self,
+        search: &TextSearch,
+        weights: &[Weights],
+        rows: Findable<'_>,
+        k: usize,
+        work: &mut Work,
+    ) -> Result<Vec<(u64, f32)>> {
+        let [parts] = self.parts.as_slice() else {
+            let (ids, found) = self.found(search, weights, rows, work)?;
+            return Ok(ids.into_iter().zip(found.scores).filter(|(_, score)| *score > 0.0).collect());
+        };
+        let mut found = Vec::new();
+        for part in parts.iter() {
+            let (hits, postings) = best(search, weights, &[part.index()], Masks::of(part, rows).mask(part), k);
+            work.add("postings", postings);
+            found.extend(hits.into_iter().map(|Hit { row, score }| (part.row_id(row), score)));
+        }
+        Ok(found)
+    }
+
+    /// All rows that have something of the query, and what it makes of them. The parts of one column have other rows than
+    /// those of another: what each leaf finds is put together by row id.
+    fn found(
+        &self,
+        search: &TextSearch,
+        weights: &[Weights],
+        findable: Findable<'_>,
+        work: &mut Work,
+    ) -> Result<(Vec<u64>, Found)> {
+        let masks = |parts: &Arc<[TextPart]>| parts.iter().map(|part| Masks::of(part, findable)).collect();
+        let masks: Vec<Vec<Masks>> = self.parts.iter().map(masks).collect();
+        let mut leaves: HashMap<&AnalyzedClause, Vec<(u64, f32)>> = HashMap::new();
+        for clause in search.query.clauses() {
+            let column = search.column_of(clause);
+            leaves.entry(clause).or_insert_with(|| {
+                let mut rows = Vec::new();
+                for (part, masks) in self.parts[column].iter().zip(&masks[column]) {
+                    let (hits, postings) = hits(clause, &weights[column], part.index(), masks.mask(part));
+                    work.add("postings", postings);
+                    let hits = hits.into_iter().map(|hit| (part.row_id(hit.row), hit.score));
+                    rows.extend(hits.filter(|(id, _)| !findable.read.contains(*id)));
+                }
+                rows
+            });
+        }
+        let mut ids: Vec<u64> = leaves.values().flatten().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let rows = u32::try_from(ids.len()).map_err(|_| Error::internal("a query finds too many rows"))?;
+        let leaf = |clause: &AnalyzedClause| {
+            let place = |id: &u64| ids.partition_point(|other| other < id) as u32;
+            let hits = leaves.get(clause).into_iter().flatten();
+            hits.map(|(id, score)| Hit { row: place(id), score: *score }).collect()
+        };
+        let found = found(&search.query, rows, leaf);
+        Ok((ids, found))
+    }
+}
+
+/// The rows that may be found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Findable<'a> {
+    /// None of these.
+    pub(super) superseded: &'a RoaringTreemap,
+    /// Only these, if a filter says so and only the best are wanted.
+    pub(super) passing: Option<&'a RoaringTreemap>,
+    /// None of these, whose texts were read: an index may know some of their columns.
+    pub(super) read: &'a RoaringTreemap,
+}
+
+/// The rows of a part that are not to be found, and those that may be, as bits.
+struct Masks {
+    dead: Vec<u64>,
+    allowed: Option<Vec<u64>>,
+}
+
+impl Masks {
+    fn of(part: &TextPart, rows: Findable<'_>) -> Self {
+        Self { dead: part.dead(rows.superseded), allowed: rows.passing.map(|rows| part.among(rows)) }
+    }
+
+    fn mask(&self, part: &TextPart) -> Mask<'_> {
+        let mask = Mask::new(part.index().rows()).without(&self.dead);
+        self.allowed.as_deref().map_or(mask, |allowed| mask.within(allowed))
+    }
+}
