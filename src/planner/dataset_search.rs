@@ -59,7 +59,9 @@ impl DatasetSearch {
         let dropped = live.dropped_rows().map_or(0, |rows| rows.len() as usize);
         work.add("rows_dropped", dropped);
         let (texts, predicate) = (self.texts.iter(), self.search.beside_texts.as_ref());
-        pass.passing = passing(&live, texts, predicate, &self.search.ranges, &mut work).await?;
+        let mut filter = Work::default();
+        pass.passing = passing(&live, texts, predicate, &self.search.ranges, &mut filter).await?;
+        work.filtered(&filter);
         let candidates = match &pass.passing {
             Some(passing) => passing.len() as usize,
             None => pass.handle.rows().saturating_sub(dropped),

@@ -5,6 +5,7 @@
 //! applied.
 
 mod dataset_search;
+mod found_texts;
 mod live_rows;
 mod point_lookup;
 mod pushdown;

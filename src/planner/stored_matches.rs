@@ -63,7 +63,9 @@ impl RowSource for StoredMatches {
         stream::once(async move {
             let live = LiveRows::resolve(&rows).await?;
             let mut work = Work::default();
-            work.add("rows_dropped", live.superseded().await?.len() as usize);
+            let superseded = live.superseded().await?.len() as usize;
+            work.add("candidates", live.handle().rows().saturating_sub(superseded));
+            work.add("rows_dropped", superseded);
             let found = passing(&live, searches.iter(), None, &[], &mut work).await?.unwrap_or_default();
             told(&work);
             if found.len() > all / FEW {

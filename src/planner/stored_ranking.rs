@@ -38,7 +38,7 @@ impl StoredRanking {
         columns.into_iter().all(|column| handle.has_text_index(column)).then_some(found)
     }
 
-    async fn find(&self, live: &LiveRows) -> Result<(Vec<u64>, Work)> {
+    async fn find(&self, live: &LiveRows) -> Result<(Vec<Scored>, Work)> {
         let (scorer, k) = (&self.ranking.scorer, self.ranking.k);
         let (search, weights) = (scorer.search(), scorer.weights().await?);
         let texts = StoredTexts::open(live, search).await?;
@@ -48,7 +48,9 @@ impl StoredRanking {
         // What scores matches what it is scored for.
         let (same, others): (Vec<&TextSearch>, Vec<&TextSearch>) = self.texts.iter().partition(|text| *text == search);
         let TextRanking { beside_texts, ranges, .. } = self.ranking.as_ref();
-        let passing = passing(live, others, beside_texts.as_ref(), ranges, &mut work).await?;
+        let mut filter = Work::default();
+        let passing = passing(live, others, beside_texts.as_ref(), ranges, &mut filter).await?;
+        work.filtered(&filter);
         let must_match = !same.is_empty();
         let mut top = Top::new(k);
         let mut read = RoaringTreemap::new();
@@ -75,12 +77,12 @@ impl StoredRanking {
             best.into_iter().for_each(|(row, score)| top.offer(row, score));
             work.extend(&postings);
         }
-        let mut rows: Vec<u64> = top.rows.iter().map(|best| best.row).collect();
+        let mut rows = top.rows.into_vec();
         if rows.len() < k {
             // All others score nothing: any will do that may be there.
-            let known: RoaringTreemap = rows.iter().copied().collect();
+            let known: RoaringTreemap = rows.iter().map(|best| best.row).collect();
             let wanted = k - rows.len();
-            let others = match must_match {
+            let others: Vec<u64> = match must_match {
                 true => {
                     let found = texts.matching(&mut work).await?;
                     let passes = |id: &u64| passing.as_ref().is_none_or(|rows| rows.contains(*id));
@@ -88,9 +90,9 @@ impl StoredRanking {
                 }
                 false => any_of(live, &texts.superseded, &passing, &known, wanted).await?,
             };
-            rows.extend(others);
+            rows.extend(others.into_iter().map(|row| Scored { score: 0.0, row }));
         }
-        rows.sort_unstable();
+        rows.sort_unstable_by_key(|best| best.row);
         Ok((rows, work))
     }
 
@@ -199,8 +201,10 @@ impl TopKSource for StoredRanking {
 
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
         let live = LiveRows::resolve(&self.rows).await?;
-        let (ids, work) = self.find(&live).await?;
+        let (found, work) = self.find(&live).await?;
+        let (ids, scores): (Vec<u64>, Vec<f32>) = found.into_iter().map(|best| (best.row, best.score)).unzip();
         let rows = live.take(&ids, projection, schema).await?;
+        self.ranking.scorer.keep(&rows, &scores);
         Ok(Best { rows, work })
     }
 }

@@ -140,7 +140,7 @@ impl TextColumns {
             work.flat(why, ids.len() - left_out);
             let (texts, analyzer, patterns) = (Arc::clone(batch.column(0)), Arc::clone(analyzer), Arc::clone(patterns));
             let survey_batch = move || {
-                let index = index_of(&texts, &analyzer)?;
+                let index = index_of(&texts, &analyzer, Some(&patterns))?;
                 Ok(Survey::of(&index, &patterns, index.rows(), dead.as_deref()))
             };
             survey.add(&task::blocking(survey_batch).await?);

@@ -55,9 +55,9 @@ pub(super) fn bits(words: &[u64]) -> usize {
 ///
 /// # Errors
 /// What reading texts raises.
-pub(super) fn matching_rows(
+pub(super) fn matching_rows<'a>(
     view: &MemTableView,
-    searches: &[TextSearch],
+    searches: impl IntoIterator<Item = &'a TextSearch>,
     mut words: Vec<u64>,
     work: &mut Work,
 ) -> Result<Vec<u64>> {

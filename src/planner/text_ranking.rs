@@ -63,7 +63,11 @@ impl MemTableRanking {
         work.add("postings", 0);
         work.add("rows_dropped", view.watermark() - bits(&allowed));
         narrow(view, &self.ranking.ranges, &mut allowed);
-        allowed = matching_rows(view, &self.texts, allowed, &mut work)?;
+        // What scores matches what it is scored for.
+        let (same, others): (Vec<&TextSearch>, Vec<&TextSearch>) = self.texts.iter().partition(|text| *text == search);
+        let mut filter = Work::default();
+        allowed = matching_rows(view, others, allowed, &mut filter)?;
+        work.filtered(&filter);
         if let Some(predicate) = &self.ranking.beside_texts {
             allowed = view.passing(allowed, predicate)?;
         }
@@ -88,17 +92,19 @@ impl MemTableRanking {
             best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             best.truncate(self.ranking.k);
         }
-        let mut rows: Vec<usize> = best.iter().map(|(_, row)| *row).collect();
-        rows.sort_unstable();
-        if rows.len() < self.ranking.k {
-            // All others score nothing: any will do.
-            let others =
-                positions(allowed, view.watermark()).into_iter().filter(|row| rows.binary_search(row).is_err());
-            let others: Vec<usize> = others.take(self.ranking.k - rows.len()).collect();
-            rows.extend(others);
-            rows.sort_unstable();
+        best.sort_unstable_by_key(|(_, row)| *row);
+        if best.len() < self.ranking.k {
+            // All others score nothing: any will do that may be there.
+            allowed = matching_rows(view, same, allowed, &mut work)?;
+            let is_other = |row: &usize| best.binary_search_by_key(row, |(_, row)| *row).is_err();
+            let others = positions(allowed, view.watermark()).into_iter().filter(is_other);
+            let others: Vec<(f32, usize)> = others.take(self.ranking.k - best.len()).map(|row| (0.0, row)).collect();
+            best.extend(others);
+            best.sort_unstable_by_key(|(_, row)| *row);
         }
+        let (scores, rows): (Vec<f32>, Vec<usize>) = best.into_iter().unzip();
         let rows = view.take(&rows, projection, schema)?;
+        scorer.keep(&rows, &scores);
         Ok(Best { rows, work })
     }
 }

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float32Array};
+use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 
+use super::found_texts::FoundTexts;
 use super::live_rows::LiveRows;
 use super::sources::{Source, StoredRows};
 use super::text_columns::TextColumns;
@@ -37,6 +38,7 @@ pub struct TextScorer {
     /// What is looked for in each column.
     patterns: Vec<Arc<[Pattern]>>,
     weights: OnceCell<Known>,
+    found: FoundTexts,
 }
 
 #[derive(Debug)]
@@ -65,12 +67,17 @@ impl TextScorer {
             columns.index_of(&column.name).map_err(|e| Error::invalid(e.to_string()))?;
         }
         let patterns = (0..search.columns.len()).map(|column| patterns(&search.asked_of(column)).into()).collect();
-        Ok(Self { snapshot, lists, search, stats, patterns, weights: OnceCell::new() })
+        Ok(Self { snapshot, lists, search, stats, patterns, weights: OnceCell::new(), found: FoundTexts::default() })
     }
 
     /// What is searched for.
     pub fn search(&self) -> &TextSearch {
         &self.search
+    }
+
+    /// Which rows say what words weigh.
+    pub fn stats(&self) -> SearchStats {
+        self.stats
     }
 
     /// What words weigh in each column, found out at the first call.
@@ -91,10 +98,26 @@ impl TextScorer {
         if texts.iter().all(|texts| texts.null_count() == texts.len()) {
             return Ok(vec![0.0; texts.first().map_or(0, |texts| texts.len())].into());
         }
+        if let Some(scores) = self.found.scores(texts) {
+            return Ok(scores.into());
+        }
         let known = self.weights.get().ok_or_else(|| Error::internal("texts are scored before words are counted"))?;
         let indexes = self.search.indexes_of(texts)?;
         let indexes: Vec<&TextIndex> = indexes.iter().collect();
         Ok(scores(&self.search, &known.weights, &indexes).into())
+    }
+
+    /// Keeps what the rows of `batch` score, which a source found, for those who ask for [`scores`](Self::scores) again.
+    pub(super) fn keep(&self, batch: &RecordBatch, scores: &[f32]) {
+        let columns = self.search.columns.iter().map(|column| batch.column_by_name(&column.name).cloned());
+        if let Some(texts) = columns.collect::<Option<Vec<_>>>() {
+            self.found.keep(&texts, scores);
+        }
+    }
+
+    /// Whether a source found that texts match, all of them; if not, some may.
+    pub(crate) fn matches_all(&self, texts: &[ArrayRef]) -> bool {
+        self.found.scores(texts).is_some_and(|scores| scores.iter().all(|score| *score > 0.0))
     }
 
     async fn known(&self) -> Result<&Known> {
@@ -181,7 +204,7 @@ fn of_memtable(
     work.flat(why, tail.len());
     for rows in tail.chunks(BATCH) {
         for texts in texts_of(view, std::slice::from_ref(column), rows)? {
-            let index = index_of(&texts, &column.analyzer)?;
+            let index = index_of(&texts, &column.analyzer, Some(patterns))?;
             survey.add(&Survey::of(&index, patterns, index.rows(), None));
         }
     }

@@ -62,7 +62,9 @@ impl MemTableSearch {
         let mut work = Work::default();
         work.add("rows_dropped", view.watermark() - bits(&allowed));
         narrow(view, &search.ranges, &mut allowed);
-        allowed = matching_rows(view, &self.texts, allowed, &mut work)?;
+        let mut filter = Work::default();
+        allowed = matching_rows(view, self.texts.iter(), allowed, &mut filter)?;
+        work.filtered(&filter);
         if let Some(predicate) = &search.beside_texts {
             allowed = view.passing(allowed, predicate)?;
         }

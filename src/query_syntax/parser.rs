@@ -422,7 +422,8 @@ mod tests {
             ("title:", 6, "field has no clause"),
             ("title: a", 6, "field has no clause"),
             ("title:*", 6, "field has no clause"),
-            ("\"my field\":a", 10, "':' has no word"),
+            ("\"my field\":", 11, "field has no clause"),
+            ("\"\":a", 2, "':' has no word"),
             ("--a", 1, "sign follows a sign"),
             ("a +-b", 3, "sign follows a sign"),
         ] {

@@ -39,6 +39,15 @@ impl Work {
         }
     }
 
+    /// Adds what it took to find the rows that pass a filter, before a search in these: rows of which it looked at the
+    /// texts are not rows that the search looked at.
+    pub fn filtered(&mut self, filter: &Self) {
+        let texts_read = filter.iter().filter(|(kind, _)| *kind == "flat").map(|(_, rows)| rows).sum();
+        let others = filter.iter().filter(|(kind, _)| !kind.starts_with("flat"));
+        others.for_each(|(kind, much)| self.add(kind, much));
+        self.add("texts_read", texts_read);
+    }
+
     /// Adds the work of another.
     pub fn extend(&mut self, other: &Self) {
         other.iter().for_each(|(kind, much)| self.add(kind, much));

@@ -15,7 +15,7 @@ use super::rule::{Pins, provider_of};
 use super::score::{self, NAME, ScoredTexts};
 use super::text::{BoundText, Searched};
 use super::{snippet, source, text};
-use crate::table::TextAnalyzer;
+use crate::table::{TextAnalyzer, TextSearch};
 
 /// `plan` with every call of `score`, `text_match`, `snippet` and `lsm_source` bound.
 ///
@@ -73,7 +73,9 @@ fn bind_call(expr: Expr, node: &LogicalPlan, pins: &mut Pins) -> Result<Transfor
     if let Some((texts, told, bound)) = words_of(&expr) {
         let origins = origins(texts, node);
         let texts = bound_texts(texts, told, |place| analyzer(&origins[place]));
-        return Ok(Transformed::yes(bound(expr, texts)));
+        let table = origins.into_iter().next().flatten().map(|(provider, _)| provider);
+        let known = |search: &TextSearch| pins.known_scorer(table?.table(), search);
+        return Ok(Transformed::yes(text::scored(bound(expr, texts), known)));
     }
     if let Some(key) = source::key_of(&expr) {
         return Ok(Transformed::yes(bind_key(key, node, pins)?));
@@ -105,7 +107,7 @@ fn bind_call(expr: Expr, node: &LogicalPlan, pins: &mut Pins) -> Result<Transfor
     let searched = Searched::named(&texts, names)?;
     let search = searched.search(words)?;
     let places = searched.places(&search);
-    let scorer = pins.scorer(table.table(), search)?;
+    let scorer = pins.scorer(&table, search)?;
     Ok(Transformed::yes(score::bound(call.texts, call.query.clone(), ScoredTexts { scorer, places, texts })))
 }
 

@@ -1,7 +1,7 @@
-//! The functions `l2_distance`, `cosine_distance` and `inner_product`.
+//! The functions `l2_distance`, `cosine_distance` and `inner_product`, and DataFusion's names for the same.
 //!
-//! DataFusion has functions of two of these names for lists. Ours take their places and answer the same; they are
-//! faster where one of the vectors has a fixed size, as the columns of tables have, and hand the others on.
+//! DataFusion's functions are for lists. Ours take their places and answer the same; they are faster where one of the
+//! vectors has a fixed size, as the columns of tables have, are answered by indexes, and hand lists on.
 
 use std::sync::Arc;
 
@@ -17,40 +17,39 @@ use super::vector_name::vector_name;
 use crate::distance::{Element, Metric};
 use crate::error::Error;
 
-/// Each function's name, its metric, and what DataFusion calls the same.
-const FUNCTIONS: [(&str, Metric, &[&str]); 3] = [
-    ("l2_distance", Metric::L2, &["array_distance", "list_distance"]),
-    ("cosine_distance", Metric::Cosine, &["cosine_distance"]),
-    ("inner_product", Metric::InnerProduct, &["inner_product", "dot_product"]),
+/// Each function's name, its other names, its metric, and what DataFusion calls the same.
+const FUNCTIONS: [(&str, &[&str], Metric, &str); 4] = [
+    ("l2_distance", &[], Metric::L2, "array_distance"),
+    ("array_distance", &["list_distance"], Metric::L2, "array_distance"),
+    ("cosine_distance", &[], Metric::Cosine, "cosine_distance"),
+    ("inner_product", &["dot_product"], Metric::InnerProduct, "inner_product"),
 ];
 
 /// The distance functions of a session in which `known` finds the functions that are there.
 pub(super) fn functions(known: impl Fn(&str) -> Option<Arc<ScalarUDF>>) -> Vec<Arc<ScalarUDF>> {
-    let function = |(name, metric, others): (&'static str, Metric, &[&str])| {
-        let of_lists = others.iter().find_map(|other| known(other));
+    let function = |(name, aliases, metric, datafusions)| {
         // Registered before: the one inside hands lists on.
-        let of_lists = of_lists.and_then(|f| match f.inner().downcast_ref::<DistanceFunction>() {
+        let of_lists = known(datafusions).and_then(|f| match f.inner().downcast_ref::<DistanceFunction>() {
             Some(ours) => ours.of_lists.clone(),
             None => Some(f),
         });
-        let signature = Signature::user_defined(Volatility::Immutable);
-        Arc::new(ScalarUDF::new_from_impl(DistanceFunction { name, metric, signature, of_lists }))
+        DistanceFunction::udf(name, aliases, metric, of_lists)
     };
     FUNCTIONS.map(function).to_vec()
 }
 
 /// The function of `metric`, for vectors of fixed size.
 pub(super) fn function(metric: Metric) -> Arc<ScalarUDF> {
-    let named = FUNCTIONS.iter().find(|(_, other, _)| *other == metric);
-    let (name, ..) = named.expect("each metric has a function");
-    let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(DistanceFunction { name, metric, signature, of_lists: None }))
+    let named = FUNCTIONS.iter().find(|(_, _, other, _)| *other == metric);
+    let (name, aliases, ..) = named.expect("each metric has a function");
+    DistanceFunction::udf(name, aliases, metric, None)
 }
 
 /// A distance function.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct DistanceFunction {
     name: &'static str,
+    aliases: Vec<String>,
     metric: Metric,
     signature: Signature,
     /// What answers for lists, whose lengths vary.
@@ -58,6 +57,12 @@ pub(super) struct DistanceFunction {
 }
 
 impl DistanceFunction {
+    fn udf(name: &'static str, aliases: &[&str], metric: Metric, of_lists: Option<Arc<ScalarUDF>>) -> Arc<ScalarUDF> {
+        let aliases = aliases.iter().map(|alias| alias.to_string()).collect();
+        let signature = Signature::user_defined(Volatility::Immutable);
+        Arc::new(ScalarUDF::new_from_impl(Self { name, aliases, metric, signature, of_lists }))
+    }
+
     /// What it measures.
     pub(super) fn metric(&self) -> Metric {
         self.metric
@@ -90,6 +95,10 @@ fn vector_type(data_type: &DataType) -> Option<(i32, DataType)> {
 impl ScalarUDFImpl for DistanceFunction {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {

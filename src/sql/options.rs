@@ -11,7 +11,7 @@ use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 
 use crate::error::{Error, Result};
 use crate::index_spec::{self, IndexSpec};
-use crate::settings::{Ack, OnConflict, SearchEffort, SearchMode, SearchStats, Settings};
+use crate::settings::{Ack, OnConflict, Settings};
 
 /// The indexes that `key` spells with its value: `lsm.index.body`, `format.lsm.index.body`.
 ///
@@ -27,6 +27,8 @@ fn index_option(key: &str, value: &str) -> Result<Option<Vec<IndexSpec>>> {
 
 /// The prefix of all options.
 const PREFIX: &str = "lsm";
+/// What options about searches begin with.
+pub(super) const SEARCH: &str = "lsm.search.";
 
 /// What only CREATE EXTERNAL TABLE can say: it is about one table.
 const OF_ONE_TABLE: &[&str] = &["lsm.adopt", "lsm.shards", "lsm.shard.column"];
@@ -66,27 +68,9 @@ impl SessionOptions {
         self.values.get("lsm.on_conflict").and_then(|v| v.parse().ok())
     }
 
-    /// How this session's searches find the nearest rows, if it says.
-    pub fn search_mode(&self) -> Option<SearchMode> {
-        self.values.get("lsm.search.mode").and_then(|v| v.parse().ok())
-    }
-
-    /// Which rows say what words weigh in this session's scores, if it says.
-    pub fn search_stats(&self) -> Option<SearchStats> {
-        self.values.get("lsm.search.stats").and_then(|v| v.parse().ok())
-    }
-
-    /// How thoroughly this session's searches look into vector indexes: what it says goes before what a table's
-    /// settings say.
-    pub fn search_effort(&self, table: &Settings) -> SearchEffort {
-        let mut settings = table.clone();
-        for name in ["lsm.search.nprobes", "lsm.search.ef", "lsm.search.refine"] {
-            if let Some(value) = self.values.get(name) {
-                // Checked when it was set.
-                let _ = settings.set(name, value);
-            }
-        }
-        settings.search_effort()
+    /// How this session searches a table with these settings: what it says goes before what they say.
+    pub fn search_settings(&self, table: &Settings) -> Settings {
+        with_search_options(table, self.values.iter().map(|(name, value)| (*name, value.as_str())))
     }
 
     /// What was set.
@@ -257,9 +241,23 @@ impl TableOptions {
     }
 }
 
+/// `settings` with those of `options` that are about searches, all of which are checked.
+pub(super) fn with_search_options<'a>(
+    settings: &Settings,
+    options: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Settings {
+    let mut settings = settings.clone();
+    for (name, value) in options.into_iter().filter(|(name, _)| name.starts_with(SEARCH)) {
+        // Checked when it was told.
+        let _ = settings.set(name, value);
+    }
+    settings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::SearchEffort;
 
     fn parse(options: &[(&str, &str)], local: bool) -> Result<TableOptions> {
         let options = options.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect();
@@ -309,7 +307,7 @@ mod tests {
         options.set("search.nprobes", "none").unwrap();
         options.set("search.refine", "4").unwrap();
         let effort = SearchEffort { nprobes: None, ef: Some(70), refine: Some(4) };
-        assert_eq!(options.search_effort(&table), effort, "the session goes before the table");
+        assert_eq!(options.search_settings(&table).search_effort(), effort, "the session goes before the table");
         let shown = options.entries().into_iter().find(|e| e.key == "lsm.on_conflict").unwrap();
         assert_eq!(shown.value.as_deref(), Some("ignore"));
     }

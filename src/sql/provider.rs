@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Constraint, Constraints, DFSchema, Result, SchemaExt};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::utils::conjunction;
@@ -17,14 +18,14 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::declaration::Declaration;
-use super::options::SessionOptions;
+use super::options::{SEARCH, SessionOptions, with_search_options};
 use super::replace_sink::{self, Replace};
 use super::rule::needs_rule;
 use super::search::{Search, Target};
 use super::sink::{LsmSink, Write};
 use super::text;
 use crate::error::Error;
-use crate::settings::{Ack, OnConflict, OnDrop};
+use crate::settings::{Ack, OnConflict, OnDrop, Settings};
 use crate::table::{self, FilterSupport, LsmTable, ScanRequest, TextRanking, TextScorer, TextSearch, VectorSearch};
 use crate::version::Snapshot;
 
@@ -34,6 +35,7 @@ pub(super) struct Defaults {
     ack: Option<Ack>,
     on_conflict: Option<OnConflict>,
     on_drop: Option<OnDrop>,
+    search: Vec<(&'static str, String)>,
     columns: HashMap<String, Expr>,
 }
 
@@ -46,6 +48,7 @@ impl Defaults {
             ack: options.get("lsm.ack").map(|v| v.parse()).transpose()?,
             on_conflict: options.get("lsm.on_conflict").map(|v| v.parse()).transpose()?,
             on_drop: Some(declaration.settings.on_drop),
+            search: options.iter().filter(|(name, _)| name.starts_with(SEARCH)).map(|(n, v)| (*n, v.clone())).collect(),
             columns: columns.clone(),
         })
     }
@@ -128,10 +131,7 @@ impl LsmTableProvider {
                 nulls_first: *nulls_first,
                 beside_texts,
                 ranges,
-                effort: match options(state) {
-                    Some(session) => session.search_effort(self.table.settings()),
-                    None => self.table.settings().search_effort(),
-                },
+                effort: self.search_settings(options(state.config_options())).search_effort(),
             })),
             Target::Fitting(scorer) => {
                 let (scorer, k) = (Arc::clone(scorer), search.k);
@@ -166,14 +166,22 @@ impl LsmTableProvider {
         self.defaults.on_drop.unwrap_or(self.table.settings().on_drop)
     }
 
+    /// How a session searches the table: it decides, then the name, then the table.
+    pub(super) fn search_settings(&self, session: Option<&SessionOptions>) -> Settings {
+        let named = self.defaults.search.iter().map(|(name, value)| (*name, value.as_str()));
+        let settings = with_search_options(self.table.settings(), named);
+        session.map_or_else(|| settings.clone(), |session| session.search_settings(&settings))
+    }
+
     /// When a write of `session` is acknowledged: the session decides, then the name, then the table.
     pub(super) fn ack(&self, session: &dyn Session) -> Option<Ack> {
-        options(session).and_then(SessionOptions::ack).or(self.defaults.ack)
+        options(session.config_options()).and_then(SessionOptions::ack).or(self.defaults.ack)
     }
 
     /// What an INSERT of `session` is: the session decides, then the name, then the table.
     pub(super) fn insert(&self, session: &dyn Session) -> Write {
-        let asked = options(session).and_then(SessionOptions::on_conflict).or(self.defaults.on_conflict);
+        let asked =
+            options(session.config_options()).and_then(SessionOptions::on_conflict).or(self.defaults.on_conflict);
         match asked.unwrap_or(self.table.settings().on_conflict) {
             OnConflict::Replace => Write::Upsert,
             other => Write::Insert(other),
@@ -186,8 +194,9 @@ impl LsmTableProvider {
     }
 }
 
-fn options(session: &dyn Session) -> Option<&SessionOptions> {
-    session.config_options().extensions.get::<SessionOptions>()
+/// What a session says.
+pub(super) fn options(config: &ConfigOptions) -> Option<&SessionOptions> {
+    config.extensions.get::<SessionOptions>()
 }
 
 #[async_trait]

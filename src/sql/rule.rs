@@ -17,10 +17,9 @@ use datafusion::optimizer::AnalyzerRule;
 use super::binding;
 use super::index_statement::IndexStatement;
 use super::options::SessionOptions;
-use super::provider::LsmTableProvider;
+use super::provider::{LsmTableProvider, options};
 use super::rewrite;
 use super::search_call;
-use crate::settings::SearchStats;
 use crate::table::{LsmTable, TextScorer, TextSearch};
 use crate::version::Snapshot;
 
@@ -38,8 +37,7 @@ impl AnalyzerRule for LsmStatementRule {
 
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
         let plan = search_call::expand(plan, config)?;
-        let stats = config.extensions.get::<SessionOptions>().and_then(SessionOptions::search_stats);
-        let mut pins = Pins { stats, ..Pins::default() };
+        let mut pins = Pins { session: options(config).cloned(), ..Pins::default() };
         let plan = binding::bind(plan, &mut pins)?;
         let analyzed = plan.transform_down_with_subqueries(|node| match node {
             LogicalPlan::TableScan(scan) => Ok(match lsm_provider(&scan.source) {
@@ -75,8 +73,8 @@ pub(super) fn needs_rule(what: &str) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     tables: HashMap<usize, Pin>,
-    /// Which rows say what words weigh, if the session says.
-    stats: Option<SearchStats>,
+    /// What the session says.
+    session: Option<SessionOptions>,
 }
 
 /// What one statement sees of a table.
@@ -99,19 +97,25 @@ impl Pins {
         Arc::clone(&self.of(table).snapshot)
     }
 
-    /// What scores the texts of `table` that `search` is about: one for all that ask the same.
+    /// What scores the texts of a table that `search` is about: one for all that ask the same in the same way.
     ///
     /// # Errors
     /// `Invalid` if there is no such column.
-    pub(super) fn scorer(&mut self, table: &Arc<LsmTable>, search: TextSearch) -> Result<Arc<TextScorer>> {
-        let stats = self.stats.unwrap_or(table.settings().search_stats);
+    pub(super) fn scorer(&mut self, provider: &LsmTableProvider, search: TextSearch) -> Result<Arc<TextScorer>> {
+        let (table, stats) = (provider.table(), provider.search_settings(self.session.as_ref()).search_stats);
         let pin = self.of(table);
-        if let Some(known) = pin.scorers.iter().find(|scorer| *scorer.search() == search) {
+        let known = pin.scorers.iter().find(|scorer| *scorer.search() == search && scorer.stats() == stats);
+        if let Some(known) = known {
             return Ok(Arc::clone(known));
         }
         let scorer = Arc::new(table.text_scorer(&pin.snapshot, search, stats)?);
         pin.scorers.push(Arc::clone(&scorer));
         Ok(scorer)
+    }
+
+    /// What scores these texts, if something does already.
+    pub(super) fn known_scorer(&mut self, table: &Arc<LsmTable>, search: &TextSearch) -> Option<Arc<TextScorer>> {
+        self.of(table).scorers.iter().find(|scorer| scorer.search() == search).cloned()
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{DataType, Float32Type, Schema};
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
@@ -18,13 +17,12 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Sort, SortExpr, TableScan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::distance::DistanceFunction;
-use super::options::SessionOptions;
-use super::provider::LsmTableProvider;
+use super::provider::{LsmTableProvider, options};
 use super::rule::provider_of;
 use super::score;
 use crate::distance::Metric;
-use crate::settings::{SearchMode, SearchStats};
-use crate::table::{LsmTable, TextScorer};
+use crate::settings::SearchMode;
+use crate::table::TextScorer;
 use crate::vector_index::accepts;
 
 /// The rule's name.
@@ -89,7 +87,7 @@ impl LsmSearchRule {
     fn searched(plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let LogicalPlan::Sort(sort) = &plan else { return Ok(Transformed::no(plan)) };
         let Some((provider, search)) = search_of(sort) else { return Ok(Transformed::no(plan)) };
-        if is_exact(&config.options(), provider.table()) {
+        if provider.search_settings(options(&config.options())).search_mode == SearchMode::Exact {
             return Ok(Transformed::no(plan));
         }
         let source = provider_as_source(Arc::new(provider.searching(search)));
@@ -101,18 +99,6 @@ impl LsmSearchRule {
             other => Ok(Transformed::no(other)),
         })
     }
-}
-
-/// Whether searches of `table` compare all rows.
-pub(super) fn is_exact(options: &ConfigOptions, table: &LsmTable) -> bool {
-    let mode = options.extensions.get::<SessionOptions>().and_then(SessionOptions::search_mode);
-    mode.unwrap_or(table.settings().search_mode) == SearchMode::Exact
-}
-
-/// Which rows say what words weigh: what the session says goes before what the table does.
-pub(super) fn search_stats(options: &ConfigOptions, table: &LsmTable) -> SearchStats {
-    let stats = options.extensions.get::<SessionOptions>().and_then(SessionOptions::search_stats);
-    stats.unwrap_or(table.settings().search_stats)
 }
 
 /// Whether so many rows are searched for.
@@ -283,6 +269,9 @@ mod tests {
         for sql in [
             "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3",
             "SELECT id FROM v ORDER BY l2_distance([1.0, 0.0], e) LIMIT 3 OFFSET 7",
+            "SELECT id FROM v ORDER BY array_distance(e, [1, 0]) LIMIT 3",
+            "SELECT id FROM v ORDER BY list_distance([1.0, 0.0], e) LIMIT 3",
+            "SELECT id FROM v ORDER BY dot_product(e, [1, 0]) DESC LIMIT 3",
             "SELECT id, l2_distance(e, [1, 0]) AS far FROM v ORDER BY far LIMIT 3",
             "SELECT * FROM (SELECT id AS k, cosine_distance(e, [1, 0]) AS far FROM v WHERE kind = 'a') s ORDER BY far LIMIT 3",
             "WITH near AS (SELECT * FROM v WHERE id % 2 = 0) SELECT id FROM near WHERE kind LIKE 'a%' \

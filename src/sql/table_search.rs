@@ -28,14 +28,15 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect};
 
 use super::binding::bound_texts;
-use super::provider::LsmTableProvider;
+use super::provider::{LsmTableProvider, options};
 use super::score::ScoredTexts;
-use super::search::{Search, Target, is_exact, nearest, search_stats, wanted};
+use super::search::{Search, Target, nearest, wanted};
 use super::search_call::{DISTANCE, K, SCORE, text_column, vector_column};
 use super::text::{BoundText, Searched};
 use super::{distance, score, text};
 use crate::distance::Metric;
 use crate::error::{Error, Result};
+use crate::settings::SearchMode;
 use crate::table::LsmTable;
 use crate::version::Snapshot;
 
@@ -131,6 +132,7 @@ impl TableSearch {
         let columns = DFSchema::try_from(schema.as_ref().clone())?;
         let mut filters = self.conditions(session, &columns)?;
         let mut provider = LsmTableProvider::new(Arc::clone(&self.table)).pinned(Arc::clone(&snapshot));
+        let settings = provider.search_settings(options(session.config_options()));
 
         let (name, value, target, sort) = match &self.query {
             Query::Vector { column, metric, vector } => {
@@ -147,18 +149,18 @@ impl TableSearch {
                 let searched = Searched::new(&texts)?;
                 let search = searched.search(words)?;
                 let places = searched.places(&search);
-                let stats = search_stats(session.config_options(), &self.table);
-                let scorer = Arc::new(self.table.text_scorer(&snapshot, search, stats)?);
+                let scorer = Arc::new(self.table.text_scorer(&snapshot, search, settings.search_stats)?);
                 provider = provider.scored(vec![Arc::clone(&scorer)]);
                 let arguments = columns.iter().cloned().chain([query.clone()]).collect();
                 let matching = ScalarFunction::new_udf(text::function(), arguments);
-                filters.push(text::bound(Expr::ScalarFunction(matching), texts.clone()));
+                let matching = text::bound(Expr::ScalarFunction(matching), texts.clone());
+                filters.push(text::scored(matching, |_| Some(Arc::clone(&scorer))));
                 let value = score::bound(&columns, query, ScoredTexts { scorer: Arc::clone(&scorer), places, texts });
                 let sort = value.clone().sort(false, false);
                 (SCORE, value, Some(Target::Fitting(scorer)), sort)
             }
         };
-        if let Some(target) = target.filter(|_| wanted(self.k) && !is_exact(session.config_options(), &self.table)) {
+        if let Some(target) = target.filter(|_| wanted(self.k) && settings.search_mode != SearchMode::Exact) {
             provider = provider.searching(Search { target, k: self.k, filters: filters.clone() });
         }
 

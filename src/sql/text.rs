@@ -17,7 +17,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::error::Error;
-use crate::text_search::{TextAnalyzer, TextColumn, TextSearch};
+use crate::table::{TextAnalyzer, TextColumn, TextScorer, TextSearch};
 
 const NAME: &str = "text_match";
 
@@ -28,6 +28,8 @@ pub(super) struct TextMatch {
     aliases: Vec<String>,
     /// What the texts are; nobody told if there is none.
     texts: Vec<BoundText>,
+    /// What the same query is scored by in this statement: it knows texts that were found.
+    scorer: Option<Arc<TextScorer>>,
 }
 
 /// What is known of a text of a call.
@@ -47,15 +49,16 @@ impl Default for BoundText {
 
 /// The function.
 pub(super) fn function() -> Arc<ScalarUDF> {
-    of(Vec::new())
+    of(Vec::new(), None)
 }
 
 /// The function for these texts.
-fn of(texts: Vec<BoundText>) -> Arc<ScalarUDF> {
+fn of(texts: Vec<BoundText>, scorer: Option<Arc<TextScorer>>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], texts }))
+    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], texts, scorer }))
 }
 
+/// With a scorer or without, the same texts match.
 impl PartialEq for TextMatch {
     fn eq(&self, other: &Self) -> bool {
         self.texts == other.texts
@@ -125,7 +128,7 @@ impl ScalarUDFImpl for TextMatch {
         let texts = if self.texts.is_empty() { unbound(&args.arg_fields[..arrays.len()]) } else { self.texts.clone() };
         let searched = Searched::new(&texts)?;
         if let ColumnarValue::Scalar(query) = query {
-            let found = searched.matches(&arrays, query)?;
+            let found = searched.matches(&arrays, query, self.scorer.as_deref())?;
             return Ok(match is_constant {
                 true => ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?),
                 false => ColumnarValue::Array(Arc::new(found)),
@@ -136,7 +139,7 @@ impl ScalarUDFImpl for TextMatch {
         let row = |(row, query): (usize, Option<&str>)| -> Result<Option<bool>> {
             let query = ScalarValue::Utf8(query.map(str::to_string));
             let texts: Vec<ArrayRef> = arrays.iter().map(|texts| texts.slice(row, 1)).collect();
-            Ok(searched.matches(&texts, &query)?.iter().next().flatten())
+            Ok(searched.matches(&texts, &query, None)?.iter().next().flatten())
         };
         Ok(ColumnarValue::Array(Arc::new(queries.iter().enumerate().map(row).collect::<Result<BooleanArray>>()?)))
     }
@@ -189,11 +192,15 @@ impl Searched {
         (0..self.columns.len()).filter(|place| is_asked(&self.columns[*place])).collect()
     }
 
-    fn matches(&self, texts: &[ArrayRef], query: &ScalarValue) -> Result<BooleanArray> {
+    /// Which texts match, as far as `scorer`, if it is that of `query`, does not know it.
+    fn matches(&self, texts: &[ArrayRef], query: &ScalarValue, scorer: Option<&TextScorer>) -> Result<BooleanArray> {
         let rows = texts.first().map_or(0, |texts| texts.len());
         let Some(Some(query)) = query.try_as_str() else { return Ok(BooleanArray::new_null(rows)) };
         let search = self.search(query)?;
         let asked: Vec<ArrayRef> = self.places(&search).into_iter().map(|place| Arc::clone(&texts[place])).collect();
+        if scorer.is_some_and(|scorer| *scorer.search() == search && scorer.matches_all(&asked)) {
+            return Ok(BooleanArray::from(vec![true; rows]));
+        }
         let words = search.matching(&asked)?;
         let is_known = |row: usize| texts.iter().any(|texts| texts.is_valid(row));
         let found = |row: usize| is_known(row).then(|| words[row / 64] >> (row % 64) & 1 == 1);
@@ -211,7 +218,17 @@ pub(super) fn call_of(expr: &Expr) -> Option<(&[Expr], &[BoundText])> {
 /// A call of the function with what is known of its texts.
 pub(super) fn bound(call: Expr, texts: Vec<BoundText>) -> Expr {
     match call {
-        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(of(texts), call.args)),
+        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(of(texts, None), call.args)),
+        other => other,
+    }
+}
+
+/// A call of the function with what the same query is scored by, which `scorer` finds if there is such.
+pub(super) fn scored(call: Expr, scorer: impl FnOnce(&TextSearch) -> Option<Arc<TextScorer>>) -> Expr {
+    let Some(scorer) = search_of(&call).and_then(|search| scorer(&search)) else { return call };
+    let texts = call_of(&call).map(|(_, texts)| texts.to_vec()).unwrap_or_default();
+    match call {
+        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(of(texts, Some(scorer)), call.args)),
         other => other,
     }
 }

@@ -206,7 +206,7 @@ async fn has_index(generation: &Generation, index: &IndexSpec, all: &Indexes) ->
             generation.handle().text_index(column, &all.text_analyzer(&index.column)).await?.is_some()
         }
         IndexKind::Vector(vector) => generation.handle().vector_index_kind(column, vector.metric).is_some(),
-        IndexKind::BTree | IndexKind::Bitmap => false,
+        IndexKind::BTree | IndexKind::Bitmap => generation.handle().value_index_name(&index.column).is_some(),
     })
 }
 

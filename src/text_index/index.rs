@@ -202,7 +202,7 @@ impl TextIndex {
         if first_row != expected {
             return Err(AppendError::Row { expected, given: first_row });
         }
-        let mut appender = Appender { index: self, writer, row: first_row };
+        let mut appender = Appender { index: self, writer, row: first_row, counted: 0 };
         appender.forget_document();
         Ok(appender)
     }
@@ -320,6 +320,8 @@ pub struct Appender<'a> {
     index: &'a TextIndex,
     writer: MutexGuard<'a, Writer>,
     row: u32,
+    /// Tokens of the current document that are counted only.
+    counted: u32,
 }
 
 impl Appender<'_> {
@@ -328,6 +330,11 @@ impl Appender<'_> {
         self.writer.text.push_str(text);
         let end = self.writer.text.len();
         self.writer.ends.push((end, position));
+    }
+
+    /// Adds a token to the length of the current document and to nothing else: nobody looks for it.
+    pub fn count_token(&mut self) {
+        self.counted = self.counted.saturating_add(1);
     }
 
     /// Ends the current document: readers can see it from now on. The next one is that of the next row.
@@ -353,7 +360,8 @@ impl Appender<'_> {
         writer.tokens.sort_unstable();
         writer.pens.resize(index.dictionary.len(), Pen::default());
         // Blocks are bounded by lengths: this row's must be there first.
-        index.lengths.push(row, u32::try_from(writer.tokens.len()).unwrap_or(u32::MAX));
+        let tokens = u32::try_from(writer.tokens.len()).unwrap_or(u32::MAX);
+        index.lengths.push(row, tokens.saturating_add(self.counted));
         for group in writer.tokens.chunk_by(|a, b| a.0 == b.0) {
             writer.positions.clear();
             if index.with_positions {
@@ -376,6 +384,7 @@ impl Appender<'_> {
     }
 
     fn forget_document(&mut self) {
+        self.counted = 0;
         self.writer.text.clear();
         self.writer.ends.clear();
         self.writer.tokens.clear();

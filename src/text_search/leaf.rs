@@ -39,6 +39,15 @@ impl Pattern {
     }
 }
 
+/// Whether a word may be one that is looked for: all may, if misspelt ones are.
+pub(super) fn may_be_asked(patterns: &[Pattern], word: &str) -> bool {
+    patterns.iter().any(|pattern| match pattern {
+        Pattern::Word(text) => text == word,
+        Pattern::Prefix(text) => word.starts_with(text.as_str()),
+        Pattern::Fuzzy(..) => true,
+    })
+}
+
 /// The rows of `index`, that of field `field` of a search, below `watermark` that `clause` matches, each word weighing
 /// what `weight` says.
 pub(super) fn leaf(

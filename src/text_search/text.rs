@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
 
 use super::analyzer::TextAnalyzer;
+use super::leaf::{Pattern, may_be_asked};
 use super::matching::matching;
 use crate::error::{Error, Result};
 use crate::query_syntax::{
@@ -122,12 +123,19 @@ impl TextSearch {
         Ok(matching(self, &indexes, u32::MAX))
     }
 
-    /// Indexes of `texts`, those of its columns.
+    /// Indexes of `texts`, those of its columns, with the words that it looks for.
     ///
     /// # Errors
     /// As [`index_of`].
     pub fn indexes_of(&self, texts: &[ArrayRef]) -> Result<Vec<TextIndex>> {
-        self.columns.iter().zip(texts).map(|(column, texts)| index_of(texts, &column.analyzer)).collect()
+        let asked = |place| -> Vec<Pattern> {
+            let clauses = self.query.clauses().into_iter().filter(|clause| self.column_of(clause) == place);
+            clauses.flat_map(Pattern::all_of).collect()
+        };
+        let index = |(place, (column, texts)): (usize, (&TextColumn, &ArrayRef))| {
+            index_of(texts, &column.analyzer, Some(&asked(place)))
+        };
+        self.columns.iter().zip(texts).enumerate().map(index).collect()
     }
 }
 
@@ -167,13 +175,14 @@ impl Analyzer for Words<'_> {
     }
 }
 
-/// An index of the texts of `column`, one row each; NULL is an empty text.
+/// An index of the texts of `column`, one row each; NULL is an empty text. Words are left out that are none of `asked`,
+/// but count.
 ///
 /// # Errors
 /// `Invalid` if it is no column of texts.
-pub fn index_of(column: &ArrayRef, analyzer: &TextAnalyzer) -> Result<TextIndex> {
+pub fn index_of(column: &ArrayRef, analyzer: &TextAnalyzer, asked: Option<&[Pattern]>) -> Result<TextIndex> {
     let index = TextIndex::new(true);
-    append(&index, 0, column, analyzer)?;
+    append_asked(&index, 0, column, analyzer, |word| asked.is_none_or(|asked| may_be_asked(asked, word)))?;
     Ok(index)
 }
 
@@ -182,12 +191,25 @@ pub fn index_of(column: &ArrayRef, analyzer: &TextAnalyzer) -> Result<TextIndex>
 /// # Errors
 /// `Invalid` if it is no column of texts, `Internal` if the index takes no more rows.
 pub fn append(index: &TextIndex, start: usize, column: &ArrayRef, analyzer: &TextAnalyzer) -> Result<()> {
+    append_asked(index, start, column, analyzer, |_| true)
+}
+
+fn append_asked(
+    index: &TextIndex,
+    start: usize,
+    column: &ArrayRef,
+    analyzer: &TextAnalyzer,
+    is_asked: impl Fn(&str) -> bool,
+) -> Result<()> {
     let full = |e| Error::internal("texts could not be indexed").with_source(e);
     let start = u32::try_from(start).map_err(|_| Error::internal("there are too many rows"))?;
     let (mut appender, mut tokenizer) = (index.appender(start).map_err(full)?, analyzer.tokenizer());
     for row in 0..column.len() {
         if let Some(text) = text_at(column, row)? {
-            tokenizer.for_each_token(text, |word, position| appender.token(word, position));
+            tokenizer.for_each_token(text, |word, position| match is_asked(word) {
+                true => appender.token(word, position),
+                false => appender.count_token(),
+            });
         }
         appender.end_document().map_err(full)?;
     }
@@ -217,6 +239,8 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::index_spec::TextParams;
+    use crate::text_index::Limits;
+    use crate::text_search::{Survey, Weights, patterns, scores};
 
     fn columns() -> [TextColumn; 2] {
         let plain = TextAnalyzer::default_one();
@@ -264,6 +288,28 @@ mod tests {
         ] {
             let search = TextSearch::over(&columns, &["t", "b"], text).unwrap();
             assert_eq!(search.matching(&texts).unwrap(), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn words_that_are_not_asked_for_count() {
+        let texts = ["logs of trees", "a log", "treat the logs", "", "trees and trees log trees", "of"];
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+        let analyzer = TextAnalyzer::default_one();
+        let all = index_of(&texts, &analyzer, None).unwrap();
+        let limits = Limits { returned: usize::MAX, compared: usize::MAX };
+        for text in ["log", "tre*", "\"log tree\"~1 treat", "lug~1", "log NOT tree", "absent"] {
+            let search = TextSearch::parse("body", text, &analyzer).unwrap();
+            let asked = search.indexes_of(std::slice::from_ref(&texts)).unwrap();
+            let patterns = patterns(&search.query);
+            let of = |index: &TextIndex| {
+                let survey = Survey::of(index, &patterns, index.rows(), None);
+                let weights = [Weights::new(&survey, &patterns)];
+                (survey, scores(&search, &weights, &[index]), matching(&search, &[index], u32::MAX))
+            };
+            assert_eq!(of(&asked[0]), of(&all), "{text}");
+            let words = |index: &TextIndex| index.prefix("", u32::MAX, limits).terms.len();
+            assert!(words(&asked[0]) < words(&all) || text.contains('~'), "{text}");
         }
     }
 

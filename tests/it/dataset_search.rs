@@ -196,7 +196,12 @@ async fn what_an_index_cannot_answer_is_compared_row_by_row() {
     let figure = |plan: &str, name: &str| -> usize {
         let line = plan.lines().find(|line| line.contains("source=base")).unwrap();
         let from = line.find(&format!("{name}=")).unwrap_or_else(|| panic!("{name}: {line}")) + name.len() + 1;
-        line[from..].split([',', ']']).next().unwrap().trim().parse().unwrap()
+        let figure = line[from..].split([',', ']']).next().unwrap().trim();
+        // Thousands are rounded: "2.69 K".
+        match figure.strip_suffix(" K") {
+            Some(thousands) => (thousands.parse::<f64>().unwrap() * 1000.0) as usize,
+            None => figure.parse().unwrap(),
+        }
     };
     let analyze = "EXPLAIN ANALYZE";
     let plan = table.explain(analyze, Metric::L2, "", 10).await;

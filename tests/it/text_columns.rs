@@ -148,9 +148,12 @@ async fn ids_and_scores(session: &SessionContext, sql: &str) -> Vec<(i64, f64)> 
     rows
 }
 
-async fn check(session: &SessionContext, rows: &BTreeMap<i64, Texts>, rng: &mut StdRng, what: &str) {
+/// Compares what queries find, all or one in three, with what their definitions say.
+async fn check(session: &SessionContext, rows: &BTreeMap<i64, Texts>, rng: &mut StdRng, what: &str, all: bool) {
     let corpus = Corpus(rows);
-    for (query, ask) in queries() {
+    let mut queries = queries();
+    queries.retain(|_| all || rng.random_ratio(1, 3));
+    for (query, ask) in queries {
         let what = format!("{what}: {query}");
         let expected: BTreeMap<i64, (bool, f64)> = rows.iter().map(|(id, t)| (*id, corpus.of(t, &ask))).collect();
         let known = |id: &i64| rows[id].iter().any(Option::is_some);
@@ -240,21 +243,21 @@ async fn queries_over_columns_find_and_score_what_their_definition_says() {
         run(&session, &create).await;
         let mut rows = BTreeMap::new();
         write(&session, &mut rows, &mut rng).await;
-        check(&session, &rows, &mut rng, &format!("a memtable, {indexes}")).await;
+        check(&session, &rows, &mut rng, &format!("a memtable, {indexes}"), false).await;
         // The base gets indexes where the table has them, at different times.
         run(&session, "INSERT OVERWRITE d SELECT * FROM d").await;
         for column in ["title", "body"].into_iter().filter(|column| indexes.contains(&format!("{column}' 'fts"))) {
-            check(&session, &rows, &mut rng, &format!("a base, {indexes}, not yet {column}")).await;
+            check(&session, &rows, &mut rng, &format!("a base, {indexes}, not yet {column}"), false).await;
             run(&session, &format!("CREATE INDEX IF NOT EXISTS {column}_fts ON d USING fts ({column})")).await;
         }
-        check(&session, &rows, &mut rng, &format!("a base, {indexes}")).await;
+        check(&session, &rows, &mut rng, &format!("a base, {indexes}"), false).await;
         for part in 0..2 {
             write(&session, &mut rows, &mut rng).await;
             run(&session, "SELECT * FROM lsm_flush('d')").await;
-            check(&session, &rows, &mut rng, &format!("{part} and a generation, {indexes}")).await;
+            check(&session, &rows, &mut rng, &format!("{part} and a generation, {indexes}"), false).await;
         }
         write(&session, &mut rows, &mut rng).await;
-        check(&session, &rows, &mut rng, &format!("all sources, {indexes}")).await;
+        check(&session, &rows, &mut rng, &format!("all sources, {indexes}"), true).await;
     }
 }
 
@@ -300,7 +303,7 @@ async fn explain_analyze_tells_how_each_source_was_searched_and_why() {
     let plan = analyzed(&session, "SELECT id FROM d ORDER BY score(body, 'fox 7') DESC LIMIT 3").await;
     assert_eq!(sorted(figures(&plan, "PrepareExec")), names(&["documents", "flat", "words"]), "{plan}");
     for source in ["TextTopKExec: source=memtable", "TextTopKExec: source=generation"] {
-        let expected = names(&["candidates", "flat", "postings", "rows_dropped"]);
+        let expected = names(&["candidates", "flat", "postings", "rows_dropped", "texts_read"]);
         assert_eq!(sorted(figures(&plan, source)), expected, "{plan}");
     }
     assert!(plan.contains("rows_dropped=10"), "{plan}");
@@ -308,17 +311,18 @@ async fn explain_analyze_tells_how_each_source_was_searched_and_why() {
 
     let plan = analyzed(&session, "SELECT id FROM d WHERE text_match(body, '7')").await;
     for source in ["sources=[memtable 2 by text]", "sources=[generation 1 by text]"] {
-        let expected = names(&["candidates", "flat", "postings", "rows_dropped"]);
-        let found: Vec<String> = figures(&plan, source);
-        assert!(expected.iter().all(|name| found.contains(name) || name == "flat"), "{found:?}\n{plan}");
+        assert_eq!(sorted(figures(&plan, source)), names(&["candidates", "postings", "rows_dropped"]), "{plan}");
     }
 
+    // No word leads to what has none of these, nor to NULL, which is not found: a scan and a filter.
     let plan = analyzed(&session, "SELECT id FROM d WHERE text_match(body, 'NOT fox')").await;
-    assert!(figures(&plan, "generation 1 by text").contains(&"flat_wordless".into()), "{plan}");
+    assert!(!plan.contains("by text"), "{plan}");
+    let plan = analyzed(&session, "SELECT id FROM d ORDER BY score(body, 'fox OR NOT dog') DESC LIMIT 3").await;
+    assert!(figures(&plan, "source=generation 1").contains(&"flat_wordless".into()), "{plan}");
 
     let near = "l2_distance(e, [7, 1, 2, 3, 4, 5, 6, 7])";
     let plan = analyzed(&session, &format!("SELECT id FROM d ORDER BY {near} LIMIT 3")).await;
-    let expected = names(&["candidates", "distances", "estimates", "flat", "rows_dropped"]);
+    let expected = names(&["candidates", "distances", "estimates", "flat", "rows_dropped", "texts_read"]);
     assert_eq!(sorted(figures(&plan, "VectorTopKExec: source=memtable")), expected, "{plan}");
 
     let other = "SELECT id FROM d ORDER BY cosine_distance(e, [7, 1, 2, 3, 4, 5, 6, 7]) LIMIT 3";

@@ -37,13 +37,7 @@ impl DatasetTextIndex {
         &self.uncovered
     }
 
-    /// Whether it can answer `query`: all but phrases need no positions, and a query that also matches texts without a
-    /// word, such as `NOT a`, no index can answer, as it does not know these rows.
-    pub fn can_answer(&self, query: &AnalyzedQuery) -> bool {
-        query.has_positive() && self.can_find(query)
-    }
-
-    /// Whether it can find all leaves of `query`.
+    /// Whether it can find all leaves of `query`: all but phrases need no positions.
     pub fn can_find(&self, query: &AnalyzedQuery) -> bool {
         self.has_positions || !has_phrase(query)
     }
