@@ -22,6 +22,8 @@ use crate::engine::Engine;
 
 /// The process of a connection that was not told otherwise.
 const FIRST: &str = "first";
+/// What takes longer hangs: better told than waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An engine and the sessions on it: one for each connection, none after a crash until the connection speaks again.
 pub(crate) struct Machine<E> {
@@ -99,6 +101,20 @@ impl<E: Engine> Connection<E> {
         }
     }
 
+    async fn answer(&self, text: &str) -> Result<DBOutput<DFColumnType>, Failure> {
+        let dir = &self.machine.dir;
+        let hide = |message: String| Failure(message.replace(dir, "$DIR"));
+        if let Some(control) = Control::parse(text) {
+            self.control(control.map_err(Failure)?).await.map_err(|e| hide(e.to_string()))?;
+            return Ok(DBOutput::StatementComplete(0));
+        }
+        let mut output = self.query(&text.replace("$DIR", dir)).await.map_err(|e| hide(e.to_string()))?;
+        if let DBOutput::Rows { rows, .. } = &mut output {
+            rows.iter_mut().flatten().for_each(|cell| *cell = cell.replace(dir, "$DIR"));
+        }
+        Ok(output)
+    }
+
     async fn query(&self, sql: &str) -> Result<DBOutput<DFColumnType>, DFSqlLogicTestError> {
         let frame = self.machine.session(self.slot).lsm_sql(sql).await?;
         let context = Arc::new(frame.task_ctx());
@@ -120,17 +136,8 @@ impl<E: Engine> AsyncDB for Connection<E> {
     type ColumnType = DFColumnType;
 
     async fn run(&mut self, text: &str) -> Result<DBOutput<DFColumnType>, Failure> {
-        let dir = &self.machine.dir;
-        let hide = |message: String| Failure(message.replace(dir, "$DIR"));
-        if let Some(control) = Control::parse(text) {
-            self.control(control.map_err(Failure)?).await.map_err(|e| hide(e.to_string()))?;
-            return Ok(DBOutput::StatementComplete(0));
-        }
-        let mut output = self.query(&text.replace("$DIR", dir)).await.map_err(|e| hide(e.to_string()))?;
-        if let DBOutput::Rows { rows, .. } = &mut output {
-            rows.iter_mut().flatten().for_each(|cell| *cell = cell.replace(dir, "$DIR"));
-        }
-        Ok(output)
+        let late = |_| Failure(format!("it did not end within {PATIENCE:?}"));
+        tokio::time::timeout(PATIENCE, self.answer(text)).await.map_err(late)?
     }
 
     async fn shutdown(&mut self) {}

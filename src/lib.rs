@@ -33,8 +33,18 @@
 //! # }
 //! ```
 //!
-//! Users need [`sql`], [`table`], [`settings`], [`error`] and [`events`]. The other modules are
-//! the rooms of the engine, mapped in `docs/architecture.md`; they are no stable interface.
+//! With indexes declared, rows are also found by text, by vector and by both the moment they are written:
+//!
+//! ```text
+//! CREATE EXTERNAL TABLE docs (id BIGINT PRIMARY KEY, body VARCHAR, e FLOAT[256]) STORED AS LSM LOCATION '…'
+//! OPTIONS ('lsm.index.body' 'fts', 'lsm.index.e' 'vector(cosine)');
+//! SELECT id, _score FROM text_search('docs', 'body', 'log OR tree', k => 10) WHERE id > 7;
+//! SELECT id FROM docs ORDER BY cosine_distance(e, $1) LIMIT 10;
+//! ```
+//!
+//! Users need [`sql`], [`table`], [`settings`], [`error`] and [`events`], and what these name of other modules:
+//! `docs/rust.md` lists it. The other modules are the rooms of the engine, mapped in `docs/architecture.md`; they are no
+//! stable interface.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod base;

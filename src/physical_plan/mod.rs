@@ -6,8 +6,10 @@
 //! - [`FirstMatchExec`]: the newest row of each of some keys.
 //! - [`PrepareExec`]: finds out what has to be known before the rows of its input are looked at.
 //! - [`TopKExec`]: the best rows of a source, as `VectorTopKExec` or `TextTopKExec`.
+//! - [`BestExec`]: the best of the few rows that sources found, for a search without a statement.
 
 mod append;
+mod best;
 mod block_list;
 mod first_match;
 mod leaf;
@@ -16,6 +18,7 @@ mod prepare;
 mod top_k;
 
 pub use append::AppendExec;
+pub use best::{BestExec, Rank};
 pub use block_list::BlockListExec;
 pub use first_match::FirstMatchExec;
 pub use memtable_scan::MemTableScanExec;

@@ -65,6 +65,7 @@ impl StoredRanking {
         self.look(&texts, answered.as_ref(), &passing, &mut top, &mut read).await?;
         work.flat(why, usize::try_from(read.len()).unwrap_or(usize::MAX));
         if let Some(answered) = answered {
+            let heavy = answered.is_heavy(search);
             let (search, weights) = (search.clone(), weights.to_vec());
             let (superseded, passing) = (Arc::clone(&texts.superseded), passing.clone());
             let best = move || {
@@ -73,7 +74,7 @@ impl StoredRanking {
                 let best = answered.best(&search, &weights, rows, k, &mut work)?;
                 Ok((best, work))
             };
-            let (best, postings) = task::blocking(best).await?;
+            let (best, postings) = task::blocking_if(heavy, best).await?;
             best.into_iter().for_each(|(row, score)| top.offer(row, score));
             work.extend(&postings);
         }
@@ -84,7 +85,7 @@ impl StoredRanking {
             let wanted = k - rows.len();
             let others: Vec<u64> = match must_match {
                 true => {
-                    let found = texts.matching(&mut work).await?;
+                    let found = texts.matching(&mut Work::default()).await?;
                     let passes = |id: &u64| passing.as_ref().is_none_or(|rows| rows.contains(*id));
                     found.iter().filter(|id| !known.contains(*id) && passes(id)).take(wanted).collect()
                 }

@@ -51,6 +51,7 @@ impl StoredTexts {
         };
         self.columns.look(answered.as_ref(), look, take).await?;
         if let Some(answered) = answered {
+            let heavy = answered.is_heavy(self.columns.search());
             let (search, superseded) = (self.columns.search().clone(), Arc::clone(&self.superseded));
             let matching = move || {
                 let mut work = Work::default();
@@ -58,7 +59,7 @@ impl StoredTexts {
                 let found = answered.matching(&search, rows, &mut work)?;
                 Ok((found, work))
             };
-            let (more, postings) = task::blocking(matching).await?;
+            let (more, postings) = task::blocking_if(heavy, matching).await?;
             found |= more;
             work.extend(&postings);
         }

@@ -11,13 +11,16 @@ use roaring::{RoaringBitmap, RoaringTreemap};
 use super::text_scorer::Surveyed;
 use crate::dataset::{DatasetHandle, DatasetTextIndex, TextPart};
 use crate::error::{Error, ErrorKind, Result};
-use crate::query_syntax::{AnalyzedClause, AnalyzedQuery};
+use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
 use crate::source::{Flat, Work};
 use crate::task;
 use crate::text_index::{Hit, Mask};
 use crate::text_search::{
     Found, Pattern, Survey, TextAnalyzer, TextSearch, Weights, best, found, hits, index_of, matching_counted,
 };
+
+/// Rows from which on a search leaves the async workers.
+const HEAVY: usize = 4096;
 
 /// The columns of one query in one dataset.
 #[derive(Debug)]
@@ -83,6 +86,11 @@ impl TextColumns {
 
     /// The indexes of all columns if they can answer the query, else why they cannot.
     pub(super) fn answered(&self) -> Result<Answered, Flat> {
+        if matches!(self.search.query, Query::Empty) {
+            // It says nothing and matches nothing.
+            let parts = self.columns.iter().map(|_| Arc::from([])).collect();
+            return Ok(Answered { parts, unknown: RoaringBitmap::new() });
+        }
         if !self.search.query.has_positive() {
             return Err(Flat::Wordless);
         }
@@ -126,7 +134,9 @@ impl TextColumns {
         if let Some(indexed) = &column.indexed {
             let (parts, patterns, superseded) =
                 (Arc::clone(&indexed.parts), Arc::clone(patterns), superseded.map(Arc::clone));
-            survey = task::blocking(move || Ok(survey_parts(&parts, &patterns, superseded.as_deref()))).await?;
+            let heavy = effort(&parts, &column.asked) > HEAVY;
+            let survey_all = move || Ok(survey_parts(&parts, &patterns, superseded.as_deref()));
+            survey = task::blocking_if(heavy, survey_all).await?;
             (unknown, why) = (Some(indexed.index.uncovered()), Flat::NotIndexed);
         }
         if unknown.is_some_and(RoaringBitmap::is_empty) {
@@ -184,6 +194,10 @@ fn dead(ids: &[u64], superseded: &RoaringTreemap) -> Vec<u64> {
     dead
 }
 
+fn effort(parts: &[TextPart], asked: &AnalyzedQuery) -> usize {
+    parts.iter().map(|part| part.effort(asked)).sum()
+}
+
 fn survey_parts(parts: &[TextPart], patterns: &[Pattern], superseded: Option<&RoaringTreemap>) -> Survey {
     let mut survey = Survey::default();
     for part in parts {
@@ -203,6 +217,11 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// Whether so many rows are looked at for `search` that other tasks should not wait for that.
+    pub(super) fn is_heavy(&self, search: &TextSearch) -> bool {
+        self.parts.iter().map(|parts| effort(parts, &search.query)).sum::<usize>() > HEAVY
+    }
+
     /// The rows that match.
     ///
     /// # Errors

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::BooleanBuffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
 
-use super::point_lookup::projected;
 use crate::block_list::MemTableRows;
 use crate::error::{Error, Result};
 use crate::memtable::{MemTableView, TextFields};
@@ -94,7 +93,10 @@ pub(super) fn unindexed(words: &[u64], indexed: usize, watermark: usize) -> Vec<
 pub(super) fn texts_of(view: &MemTableView, columns: &[TextColumn], rows: &[usize]) -> Result<Vec<ArrayRef>> {
     let schema = view.table().schema().logical();
     let columns = columns.iter().map(|column| schema.index_of(&column.name)).collect::<Result<Vec<_>, _>>()?;
-    let texts = view.take(rows, &columns, &projected(schema, &columns))?;
+    // Tombstones have NULL where columns are NOT NULL.
+    let nullable = columns.iter().map(|column| schema.field(*column).clone().with_nullable(true));
+    let nullable: SchemaRef = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+    let texts = view.take(rows, &columns, &nullable)?;
     Ok(texts.columns().to_vec())
 }
 

@@ -95,7 +95,7 @@ impl MemTableRanking {
         best.sort_unstable_by_key(|(_, row)| *row);
         if best.len() < self.ranking.k {
             // All others score nothing: any will do that may be there.
-            allowed = matching_rows(view, same, allowed, &mut work)?;
+            allowed = matching_rows(view, same, allowed, &mut Work::default())?;
             let is_other = |row: &usize| best.binary_search_by_key(row, |(_, row)| *row).is_err();
             let others = positions(allowed, view.watermark()).into_iter().filter(is_other);
             let others: Vec<(f32, usize)> = others.take(self.ranking.k - best.len()).map(|row| (0.0, row)).collect();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch};
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use super::text_match::{bits, texts_of, unindexed};
 use crate::block_list::{BlockLists, MemTableRows};
 use crate::error::{Error, Result};
 use crate::memtable::{TextFields, TextRows};
+use crate::query_syntax::Query;
 use crate::settings::SearchStats;
 use crate::source::{Flat, Preparation, RowSource, Work};
 use crate::task;
@@ -38,6 +40,8 @@ pub struct TextScorer {
     /// What is looked for in each column.
     patterns: Vec<Arc<[Pattern]>>,
     weights: OnceCell<Known>,
+    /// Whether somebody was told what that took.
+    told: AtomicBool,
     found: FoundTexts,
 }
 
@@ -67,7 +71,16 @@ impl TextScorer {
             columns.index_of(&column.name).map_err(|e| Error::invalid(e.to_string()))?;
         }
         let patterns = (0..search.columns.len()).map(|column| patterns(&search.asked_of(column)).into()).collect();
-        Ok(Self { snapshot, lists, search, stats, patterns, weights: OnceCell::new(), found: FoundTexts::default() })
+        Ok(Self {
+            snapshot,
+            lists,
+            search,
+            stats,
+            patterns,
+            weights: OnceCell::new(),
+            told: AtomicBool::new(false),
+            found: FoundTexts::default(),
+        })
     }
 
     /// What is searched for.
@@ -95,7 +108,8 @@ impl TextScorer {
     /// `Internal` before [`prepare`](Preparation::prepare), if any text is not NULL.
     pub fn scores(&self, texts: &[ArrayRef]) -> Result<Float32Array> {
         // Above a side of a join that has no rows nobody counts words.
-        if texts.iter().all(|texts| texts.null_count() == texts.len()) {
+        let says_nothing = matches!(self.search.query, Query::Empty);
+        if says_nothing || texts.iter().all(|texts| texts.null_count() == texts.len()) {
             return Ok(vec![0.0; texts.first().map_or(0, |texts| texts.len())].into());
         }
         if let Some(scores) = self.found.scores(texts) {
@@ -169,7 +183,7 @@ impl TextScorer {
             }
             Ok((surveys, work))
         };
-        if heavy { task::blocking(survey).await } else { survey() }
+        task::blocking_if(heavy, survey).await
     }
 
     /// Asks the text indexes of a dataset, and reads the texts that these do not know.
@@ -219,7 +233,9 @@ impl Preparation for TextScorer {
     }
 
     async fn prepare(&self) -> Result<Work> {
-        Ok(self.known().await?.work.clone())
+        let known = self.known().await?;
+        // Whoever else prepares finds it done.
+        Ok(if self.told.swap(true, Ordering::Relaxed) { Work::default() } else { known.work.clone() })
     }
 }
 

@@ -70,7 +70,7 @@ pub enum AnalyzedClause {
         /// The words by position, at two positions or more, the first of which is 0. Of several at one position any
         /// will do.
         tokens: Vec<Token>,
-        /// By how many places the words may be moved, in sum.
+        /// How many places each word may be behind where it stands in the phrase, after the word before it.
         slop: u32,
     },
 }

@@ -51,7 +51,7 @@ pub enum TextClause {
         field: Option<String>,
         /// What to look for.
         text: String,
-        /// By how many places the words may be moved, in sum.
+        /// How many places each word may be behind where it stands in the phrase, after the word before it.
         slop: u32,
     },
 }

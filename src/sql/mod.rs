@@ -14,6 +14,7 @@ mod factory;
 mod fixture;
 mod functions;
 mod index_statement;
+mod inferred;
 mod location;
 mod options;
 mod provider;

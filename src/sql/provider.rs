@@ -89,6 +89,11 @@ impl LsmTableProvider {
         Self { scorers, ..self }
     }
 
+    /// What scores its texts.
+    pub(super) fn scorers(&self) -> &[Arc<TextScorer>] {
+        &self.scorers
+    }
+
     /// The table.
     pub fn table(&self) -> &Arc<LsmTable> {
         &self.table

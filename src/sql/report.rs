@@ -17,6 +17,7 @@ pub(super) fn schema(function: LsmFunction) -> SchemaRef {
     Arc::new(Schema::new(match function {
         LsmFunction::Sources => vec![
             optional(text("shard")),
+            optional(number("index")),
             text("kind"),
             number("generation"),
             number("rows"),
@@ -104,6 +105,7 @@ fn maybe_texts(values: impl IntoIterator<Item = Option<String>>) -> ArrayRef {
 fn sources(sources: &[SourceInfo]) -> Vec<ArrayRef> {
     vec![
         maybe_texts(sources.iter().map(|s| s.shard.map(|shard| shard.to_string()))),
+        maybe_numbers(sources.iter().map(|s| s.index)),
         texts(sources.iter().map(|s| s.kind)),
         numbers(sources.iter().map(|s| s.generation.0)),
         numbers(sources.iter().map(|s| s.rows)),

@@ -25,7 +25,9 @@ pub(super) const NAME: &str = "score";
 #[derive(Debug)]
 pub(super) struct Score {
     signature: Signature,
-    texts: Option<ScoredTexts>,
+    /// What the texts are; nobody told if there is none.
+    texts: Vec<BoundText>,
+    scored: Option<ScoredTexts>,
 }
 
 /// What scores the texts of a call.
@@ -34,18 +36,16 @@ pub(super) struct ScoredTexts {
     pub(super) scorer: Arc<TextScorer>,
     /// The places of the scorer's columns among the texts.
     pub(super) places: Vec<usize>,
-    /// What the texts are.
-    pub(super) texts: Vec<BoundText>,
 }
 
 /// The function for a session.
 pub(super) fn function() -> Arc<ScalarUDF> {
-    of(None)
+    of(Vec::new(), None)
 }
 
-fn of(texts: Option<ScoredTexts>) -> Arc<ScalarUDF> {
+fn of(texts: Vec<BoundText>, scored: Option<ScoredTexts>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Stable);
-    Arc::new(ScalarUDF::new_from_impl(Score { signature, texts }))
+    Arc::new(ScalarUDF::new_from_impl(Score { signature, texts, scored }))
 }
 
 /// A call of the function.
@@ -61,27 +61,41 @@ pub(super) fn call_of(expr: &Expr) -> Option<Call<'_>> {
     let Expr::ScalarFunction(call) = expr else { return None };
     let function = call.func.inner().downcast_ref::<Score>()?;
     let (query, texts) = call.args.split_last()?;
-    Some(Call { texts, query, told: function.texts.as_ref().map_or(&[], |known| &known.texts) })
+    Some(Call { texts, query, told: &function.texts })
 }
 
-/// The call of the function that `known` answers.
-pub(super) fn bound(texts: &[Expr], query: Expr, known: ScoredTexts) -> Expr {
+/// A call of the function with what is known of its texts.
+pub(super) fn labelled(call: Expr, texts: Vec<BoundText>) -> Expr {
+    match call {
+        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(of(texts, None), call.args)),
+        other => other,
+    }
+}
+
+/// The call of the function that `scored` answers, of texts of which `told` is known.
+pub(super) fn bound(texts: &[Expr], query: Expr, told: Vec<BoundText>, scored: ScoredTexts) -> Expr {
     let args = texts.iter().cloned().chain([query]).collect();
-    Expr::ScalarFunction(ScalarFunction::new_udf(of(Some(known)), args))
+    Expr::ScalarFunction(ScalarFunction::new_udf(of(told, Some(scored)), args))
+}
+
+/// The scorer of a call of the function.
+pub(super) fn known_scorer_of(expr: &Expr) -> Option<&Arc<TextScorer>> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    Some(&call.func.inner().downcast_ref::<Score>()?.scored.as_ref()?.scorer)
 }
 
 /// The scorer of a call of the function, if its texts are the columns that the scorer is about.
 pub(super) fn scorer_of(expr: &Expr) -> Option<&Arc<TextScorer>> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    let known = call.func.inner().downcast_ref::<Score>()?.texts.as_ref()?;
+    let known = call.func.inner().downcast_ref::<Score>()?.scored.as_ref()?;
     let columns = &known.scorer.search().columns;
     let is_that = |(place, column): (&usize, &TextColumn)| matches!(call.args.get(*place), Some(Expr::Column(text)) if text.name == column.name);
     known.places.iter().zip(columns).all(is_that).then_some(&known.scorer)
 }
 
 impl Score {
-    fn identity(&self) -> Option<*const TextScorer> {
-        self.texts.as_ref().map(|known| Arc::as_ptr(&known.scorer))
+    fn identity(&self) -> (Option<*const TextScorer>, &[BoundText]) {
+        (self.scored.as_ref().map(|scored| Arc::as_ptr(&scored.scorer)), &self.texts)
     }
 }
 
@@ -120,7 +134,7 @@ impl ScalarUDFImpl for Score {
         if matches!(args.args.last(), Some(ColumnarValue::Scalar(query)) if query.is_null()) {
             return Ok(ColumnarValue::Array(new_null_array(&DataType::Float32, args.number_rows)));
         }
-        let Some(ScoredTexts { scorer, places, .. }) = &self.texts else {
+        let Some(ScoredTexts { scorer, places }) = &self.scored else {
             return exec_err!("{}", needs_rule(NAME));
         };
         let texts: Vec<&ColumnarValue> = places.iter().filter_map(|place| args.args.get(*place)).collect();

@@ -17,6 +17,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Sort, SortExpr, TableScan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::distance::DistanceFunction;
+use super::inferred::without_inferred;
 use super::provider::{LsmTableProvider, options};
 use super::rule::provider_of;
 use super::score;
@@ -70,15 +71,19 @@ impl OptimizerRule for LsmSearchRule {
     }
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let mut sorts = false;
+        let (mut sorts, mut scores) = (false, false);
         plan.apply_with_subqueries(|node| {
             sorts |= matches!(node, LogicalPlan::Sort(sort) if sort.fetch.is_some());
-            Ok(if sorts { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            if let LogicalPlan::TableScan(scan) = node {
+                scores |= provider_of::<LsmTableProvider>(&scan.source).is_some_and(|p| !p.scorers().is_empty());
+            }
+            Ok(TreeNodeRecursion::Continue)
         })?;
+        let plan = if scores { without_inferred(plan)? } else { Transformed::no(plan) };
         if !sorts {
-            return Ok(Transformed::no(plan));
+            return Ok(plan);
         }
-        plan.transform_down_with_subqueries(|node| Self::searched(node, config))
+        plan.transform_data(|plan| plan.transform_down_with_subqueries(|node| Self::searched(node, config)))
     }
 }
 

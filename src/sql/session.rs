@@ -25,8 +25,9 @@ use super::snippet;
 use super::source;
 use super::text;
 
-/// Registers LSM tables: `STORED AS LSM`, the rule that statements need, the `lsm_…` table functions and the `lsm.*`
-/// options.
+/// Registers LSM tables: `STORED AS LSM`, the rules that statements and searches need, the `lsm.*` options, the `lsm_…`
+/// table functions, and what searches: `vector_search`, `text_search`, `hybrid_search`, `text_match`, `score`,
+/// `snippet`, `lsm_source`, and distances, which take the places of DataFusion's of the same names and answer the same.
 ///
 /// ```
 /// use datafusion::prelude::SessionContext;

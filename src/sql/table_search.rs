@@ -1,9 +1,9 @@
 //! A search without a statement: what `vector_search` and `text_search` find, planned directly.
 //!
-//! The plan has the nodes that the statement has. What it has not is the way there, a logical plan and all rules of an
-//! optimizer, which take longer than the search of what is in memory.
+//! The sources are searched by the nodes that the statement has. What it has not is the way there, a logical plan and all
+//! rules of an optimizer, nor tasks and channels between nodes: both take longer than the search of what is in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Float32Array, RecordBatch};
@@ -13,6 +13,7 @@ use datafusion::catalog::Session;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{Column, DFSchema};
+use datafusion::execution::TaskContext;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::conjunction;
@@ -36,6 +37,7 @@ use super::text::{BoundText, Searched};
 use super::{distance, score, text};
 use crate::distance::Metric;
 use crate::error::{Error, Result};
+use crate::physical_plan::{BestExec, Rank};
 use crate::settings::SearchMode;
 use crate::table::LsmTable;
 use crate::version::Snapshot;
@@ -118,7 +120,7 @@ impl TableSearch {
     /// # Errors
     /// As [`plan`](Self::plan), and what reading raises.
     pub async fn rows(&self, session: &dyn Session) -> Result<Vec<RecordBatch>> {
-        Ok(collect(self.plan(session)?, session.task_ctx()).await?)
+        Ok(collect(self.plan(session)?, task_context(session)).await?)
     }
 
     /// The plan of the search, of the rows as of now: one partition, sorted.
@@ -155,12 +157,15 @@ impl TableSearch {
                 let matching = ScalarFunction::new_udf(text::function(), arguments);
                 let matching = text::bound(Expr::ScalarFunction(matching), texts.clone());
                 filters.push(text::scored(matching, |_| Some(Arc::clone(&scorer))));
-                let value = score::bound(&columns, query, ScoredTexts { scorer: Arc::clone(&scorer), places, texts });
+                let value = score::bound(&columns, query, texts, ScoredTexts { scorer: Arc::clone(&scorer), places });
                 let sort = value.clone().sort(false, false);
                 (SCORE, value, Some(Target::Fitting(scorer)), sort)
             }
         };
-        if let Some(target) = target.filter(|_| wanted(self.k) && settings.search_mode != SearchMode::Exact) {
+        // What differs each time it is asked cannot be asked twice.
+        let is_steady = !filters.iter().any(Expr::is_volatile);
+        let by_index = is_steady && wanted(self.k) && settings.search_mode != SearchMode::Exact;
+        if let Some(target) = target.filter(|_| by_index) {
             provider = provider.searching(Search { target, k: self.k, filters: filters.clone() });
         }
 
@@ -169,10 +174,17 @@ impl TableSearch {
         let read_schema = Arc::new(schema.project(&read)?);
         let mut plan = provider.plan_scan(session, Some(&read), &filters, None)?;
         let of_read = DFSchema::try_from(read_schema.as_ref().clone())?;
-        if let Some(predicate) = conjunction(filters) {
-            plan = Arc::new(FilterExec::try_new(session.create_physical_expr(predicate, &of_read)?, plan)?);
+        let physical = |expr: Expr| session.create_physical_expr(expr, &of_read);
+        let (predicate, value) = (conjunction(filters).map(physical).transpose()?, physical(value)?);
+        if is_small(&plan)? {
+            let rank = Rank { value, name: name.to_string(), ascending: sort.asc };
+            let columns = selected.iter().map(|at| Ok(read_schema.index_of(schema.field(*at).name())?));
+            let columns = columns.collect::<Result<Vec<_>>>()?;
+            return Ok(Arc::new(BestExec::try_new(plan, predicate, rank, self.k, columns)?));
         }
-        let value = session.create_physical_expr(value, &of_read)?;
+        if let Some(predicate) = predicate {
+            plan = Arc::new(FilterExec::try_new(predicate, plan)?);
+        }
         let ranked = projection(&selected, &schema, &read_schema)?.into_iter().chain([(value, name.to_string())]);
         plan = Arc::new(ProjectionExec::try_new(ranked.collect::<Vec<_>>(), plan)?);
         self.best(plan, name, &sort)
@@ -275,6 +287,24 @@ impl TableSearch {
         let there: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         Error::invalid(format!("there is no column '{name}', there are: {}", there.join(", ")))
     }
+}
+
+/// So many rows are ranked in one task.
+const SMALL: usize = 16 * 1024;
+
+/// Whether few rows come out of `plan`.
+fn is_small(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let rows = plan.partition_statistics(None)?.num_rows;
+    Ok(rows.get_value().is_some_and(|rows| *rows <= SMALL))
+}
+
+/// What the plan of a search needs to run: unlike that of a statement no functions by their names.
+fn task_context(session: &dyn Session) -> Arc<TaskContext> {
+    let (id, config) = (session.session_id().to_string(), session.config().clone());
+    let runtime = Arc::clone(session.runtime_env());
+    let context =
+        TaskContext::new(None, id, config, HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new(), runtime);
+    Arc::new(context)
 }
 
 /// The columns at the places `selected` of `schema`, of a plan that reads those of `read`.

@@ -1,8 +1,8 @@
 //! The function `text_match`: whether a text, or one of several, matches a query.
 //!
 //! It means the same wherever it stands. Of a column with a text index it makes words as that index does, which
-//! [`super::LsmStatementRule`] tells it. As a filter of an LSM table it is also handed to the scan, where the indexes of
-//! memtables spare most rows.
+//! [`super::LsmStatementRule`] tells it. As a filter of an LSM table it is also handed to the scan, where text indexes
+//! spare most rows.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -89,7 +89,11 @@ pub(super) fn texts_and_query(function: &str, types: &[DataType]) -> Result<Vec<
         other => plan_err!("{function} searches texts, not {other}"),
     };
     let mut taken = texts.iter().map(text).collect::<Result<Vec<_>>>()?;
-    if !is_text(query) && !query.is_null() {
+    let is_query = match query {
+        DataType::Dictionary(_, text) => is_text(text),
+        query => is_text(query) || query.is_null(),
+    };
+    if !is_query {
         return plan_err!("{function} takes a query as text, not as {query}");
     }
     taken.push(DataType::Utf8);

@@ -12,6 +12,8 @@ use crate::writer::Role;
 pub struct SourceInfo {
     /// Its shard; `None` for the base.
     pub shard: Option<ShardId>,
+    /// The number of its shard, as EXPLAIN and `lsm_source` call it; `None` for the base.
+    pub index: Option<u64>,
     /// `memtable`, `generation` or `base`.
     pub kind: &'static str,
     /// Its generation; 0 for the base.
@@ -76,7 +78,7 @@ impl LsmTable {
         let snapshot = self.snapshot();
         let now = self.clock.now();
         let mut sources = Vec::new();
-        for ((shard, memtables), writer) in snapshot.shards().zip(self.shards.shards()) {
+        for (index, ((shard, memtables), writer)) in (0..).zip(snapshot.shards().zip(self.shards.shards())) {
             let status = writer.status();
             for view in memtables {
                 let memtable = view.table();
@@ -88,6 +90,7 @@ impl LsmTable {
                     .or(indexes.iter().find_map(|i| i.failure()));
                 sources.push(SourceInfo {
                     shard: Some(shard.shard),
+                    index: Some(index),
                     kind: "memtable",
                     generation: memtable.generation(),
                     rows: view.watermark() as u64,
@@ -103,6 +106,7 @@ impl LsmTable {
             }
             sources.extend(shard.generations.iter().map(|generation| SourceInfo {
                 shard: Some(shard.shard),
+                index: Some(index),
                 kind: "generation",
                 generation: generation.id(),
                 rows: generation.rows() as u64,
@@ -114,6 +118,7 @@ impl LsmTable {
         }
         sources.push(SourceInfo {
             shard: None,
+            index: None,
             kind: "base",
             generation: GenerationId(0),
             rows: snapshot.version().base.rows() as u64,

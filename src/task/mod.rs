@@ -33,6 +33,19 @@ where
     }
 }
 
+/// Runs work off the async workers if it is heavy, and here if not: the way to another thread takes longer than light
+/// work.
+///
+/// # Errors
+/// As [`blocking`]; of light work what it returns.
+pub async fn blocking_if<T, F>(heavy: bool, work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    if heavy { blocking(work).await } else { work() }
+}
+
 /// Nothing, if tasks can be started here.
 ///
 /// # Errors

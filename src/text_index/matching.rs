@@ -3,22 +3,25 @@
 use super::block::END;
 use super::cursor::{FieldView, TermCursor};
 use super::phrase::PhraseCursor;
-use super::query::Query;
+use super::query::{Query, Term};
 
 /// The rows that match a checked query, 64 to a word.
 pub(crate) fn matching(query: &Query, fields: &[FieldView<'_>], words: usize) -> Vec<u64> {
     let any = |children: &[Query]| {
         let mut all = vec![0; words];
         for child in children {
-            or(&mut all, &matching(child, fields, words));
+            match child {
+                // A prefix may stand for many words, of few rows each.
+                Query::Term(term) => set_rows(&mut all, term, fields),
+                other => or(&mut all, &matching(other, fields, words)),
+            }
         }
         all
     };
     match query {
         Query::Term(term) => {
             let mut all = vec![0; words];
-            let mut cursor = TermCursor::new(&fields[term.field], &term.text, 0.0, false);
-            cursor.for_each_block(|rows| rows.iter().for_each(|&row| set(&mut all, row)));
+            set_rows(&mut all, term, fields);
             all
         }
         Query::Phrase { slots, slop } => {
@@ -59,6 +62,11 @@ pub(crate) fn matching(query: &Query, fields: &[FieldView<'_>], words: usize) ->
 
 fn or(all: &mut [u64], more: &[u64]) {
     all.iter_mut().zip(more).for_each(|(word, other)| *word |= other);
+}
+
+fn set_rows(all: &mut [u64], term: &Term, fields: &[FieldView<'_>]) {
+    let mut cursor = TermCursor::new(&fields[term.field], &term.text, 0.0, false);
+    cursor.for_each_block(|rows| rows.iter().for_each(|&row| set(all, row)));
 }
 
 fn set(all: &mut [u64], row: u32) {

@@ -1,5 +1,7 @@
 //! A leaf of a query as the index of its column sees it: prefixes and misspelt words become the words that it has.
 
+use std::collections::HashSet;
+
 use crate::query_syntax::{AnalyzedClause, Token};
 use crate::text_index::{Limits, Query, Slot, Term, TextIndex};
 
@@ -39,13 +41,31 @@ impl Pattern {
     }
 }
 
-/// Whether a word may be one that is looked for: all may, if misspelt ones are.
-pub(super) fn may_be_asked(patterns: &[Pattern], word: &str) -> bool {
-    patterns.iter().any(|pattern| match pattern {
-        Pattern::Word(text) => text == word,
-        Pattern::Prefix(text) => word.starts_with(text.as_str()),
-        Pattern::Fuzzy(..) => true,
-    })
+/// The words that patterns may stand for.
+#[derive(Debug, Default)]
+pub(super) struct Asked<'a> {
+    words: HashSet<&'a str>,
+    prefixes: Vec<&'a str>,
+    /// All, if misspelt words are looked for.
+    all: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn by(patterns: &'a [Pattern]) -> Self {
+        let mut asked = Self::default();
+        for pattern in patterns {
+            match pattern {
+                Pattern::Word(text) => drop(asked.words.insert(text)),
+                Pattern::Prefix(text) => asked.prefixes.push(text),
+                Pattern::Fuzzy(..) => asked.all = true,
+            }
+        }
+        asked
+    }
+
+    pub(super) fn may_be(&self, word: &str) -> bool {
+        self.all || self.words.contains(word) || self.prefixes.iter().any(|prefix| word.starts_with(prefix))
+    }
 }
 
 /// The rows of `index`, that of field `field` of a search, below `watermark` that `clause` matches, each word weighing

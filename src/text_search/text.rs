@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
 
 use super::analyzer::TextAnalyzer;
-use super::leaf::{Pattern, may_be_asked};
+use super::leaf::{Asked, Pattern};
 use super::matching::matching;
 use crate::error::{Error, Result};
 use crate::query_syntax::{
@@ -118,6 +118,9 @@ impl TextSearch {
     /// # Errors
     /// As [`index_of`].
     pub fn matching(&self, texts: &[ArrayRef]) -> Result<Vec<u64>> {
+        if matches!(self.query, Query::Empty) {
+            return Ok(vec![0; texts.first().map_or(0, |texts| texts.len()).div_ceil(64)]);
+        }
         let indexes = self.indexes_of(texts)?;
         let indexes: Vec<&TextIndex> = indexes.iter().collect();
         Ok(matching(self, &indexes, u32::MAX))
@@ -182,7 +185,8 @@ impl Analyzer for Words<'_> {
 /// `Invalid` if it is no column of texts.
 pub fn index_of(column: &ArrayRef, analyzer: &TextAnalyzer, asked: Option<&[Pattern]>) -> Result<TextIndex> {
     let index = TextIndex::new(true);
-    append_asked(&index, 0, column, analyzer, |word| asked.is_none_or(|asked| may_be_asked(asked, word)))?;
+    let asked = asked.map(Asked::by);
+    append_asked(&index, 0, column, analyzer, |word| asked.as_ref().is_none_or(|asked| asked.may_be(word)))?;
     Ok(index)
 }
 

@@ -153,7 +153,7 @@ impl ShardWriter {
             };
             wal::encode(epoch, generation, schema.numbered(), &rows)
         };
-        if group.bytes > LARGE { task::blocking(encode).await } else { encode() }
+        task::blocking_if(group.bytes > LARGE, encode).await
     }
 
     fn written(self: &Arc<Self>, group: &Group, position: WalPosition, bytes: usize) {

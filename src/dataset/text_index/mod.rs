@@ -86,6 +86,21 @@ impl TextPart {
         &self.index
     }
 
+    /// How many rows a search for the words of `query` looks at, roughly; all if there may be many words.
+    pub fn effort(&self, query: &AnalyzedQuery) -> usize {
+        let mut words = Vec::new();
+        for clause in query.clauses() {
+            match clause {
+                AnalyzedClause::Term { text, .. } => words.push(text.as_str()),
+                AnalyzedClause::Phrase { tokens, .. } => words.extend(tokens.iter().map(|token| token.text.as_str())),
+                AnalyzedClause::Prefix { .. } | AnalyzedClause::Fuzzy { .. } => return self.index.rows() as usize,
+            }
+        }
+        let rows = self.index.statistics(&words, self.index.rows(), None).doc_freqs;
+        // Masks take a bit a row.
+        rows.into_iter().sum::<u64>() as usize + self.index.rows() as usize / 64
+    }
+
     /// The dataset's row ids of rows of the index.
     pub fn row_id(&self, row: u32) -> u64 {
         self.documents.row_id(row)

@@ -91,6 +91,8 @@ impl Partition {
     /// # Errors
     /// `Backpressure` if they take more memory than there is.
     pub(super) async fn load(self: &Arc<Self>, query: &AnalyzedQuery, with_positions: bool) -> Result<Arc<Loaded>> {
+        let is_loaded = self.loaded.lock()[usize::from(with_positions)].is_some();
+        let heavy = !is_loaded || has_expansions(query);
         let (partition, query) = (Arc::clone(self), query.clone());
         let prepare = move || {
             let index = partition.index(with_positions);
@@ -98,7 +100,7 @@ impl Partition {
             words.retain(|_, word| !index.has_term(word));
             Ok((index, words))
         };
-        let (index, words) = task::blocking(prepare).await?;
+        let (index, words) = task::blocking_if(heavy, prepare).await?;
         if words.is_empty() {
             return Ok(index);
         }
@@ -179,6 +181,13 @@ impl Partition {
     pub(super) fn unload(&self) {
         *self.loaded.lock() = [None, None];
     }
+}
+
+/// Whether a query looks for words that only a search in the vocabulary tells.
+fn has_expansions(query: &AnalyzedQuery) -> bool {
+    let is_one =
+        |clause: &&AnalyzedClause| matches!(clause, AnalyzedClause::Prefix { .. } | AnalyzedClause::Fuzzy { .. });
+    query.clauses().iter().any(|clause| is_one(clause))
 }
 
 impl Loaded {

@@ -19,7 +19,7 @@ use super::values::Values;
 use crate::distance::Metric;
 use crate::error::Error;
 use crate::index_spec::{IndexKind, IndexSpec, metric_named};
-use crate::sql::binding::{label, output};
+use crate::sql::binding::{Origin, label, output};
 use crate::sql::{distance, score, text};
 
 /// `plan` with what they mean in the place of all calls.
@@ -184,7 +184,7 @@ fn metric(input: &LogicalPlan, column: &Column, told: Option<&str>) -> Result<Me
         return Ok(metric_named(told)?);
     }
     let at = input.schema().index_of_column(column)?;
-    if let Some((provider, column)) = output(input, at) {
+    if let Some((provider, column)) = output(input, at).and_then(Origin::into_column) {
         let of_column = |index: IndexSpec| match index.kind {
             IndexKind::Vector(params) if index.column == column => Some(params.metric),
             _ => None,
