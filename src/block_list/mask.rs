@@ -31,14 +31,14 @@ fn label(newer: &[KeySource]) -> String {
 
 /// Runs `resolve` here if it is little work, elsewhere if it is much.
 async fn resolve_off_worker(
-    newer: &[KeySource],
+    (lists, older, newer): (&BlockLists, SourceId, &[KeySource]),
     resolve: impl FnOnce() -> Arc<RoaringTreemap> + Send + 'static,
 ) -> Result<Arc<RoaringTreemap>> {
-    if newer.iter().map(KeySource::rows).sum::<usize>() < HEAVY {
-        Ok(resolve())
-    } else {
-        task::blocking(move || Ok(resolve())).await
+    if let Some(known) = lists.known(older, newer) {
+        return Ok(known);
     }
+    let heavy = newer.iter().map(KeySource::rows).sum::<usize>() >= HEAVY;
+    task::blocking_if(heavy, move || Ok(resolve())).await
 }
 
 /// The live rows of a memtable.
@@ -67,8 +67,8 @@ impl MemTableRows {
             return Ok(Arc::default());
         }
         let (lists, newer, older) = (Arc::clone(&self.lists), Arc::clone(&self.newer), self.view.clone());
-        resolve_off_worker(&self.newer, move || {
-            let id = SourceId::MemTable(older.table().instance());
+        let id = SourceId::MemTable(older.table().instance());
+        resolve_off_worker((&self.lists, id, &self.newer), move || {
             lists.resolve(id, &newer, &RoaringTreemap::new(), |key, hash| {
                 older.find(key, hash).map(|(row, _)| row as u64)
             })
@@ -132,7 +132,7 @@ impl RowMask for GenerationMask {
     async fn resolve(&self) -> Result<Dropped> {
         let (lists, generation, id, newer) =
             (Arc::clone(&self.lists), Arc::clone(&self.generation), self.id, Arc::clone(&self.newer));
-        let rows = resolve_off_worker(&self.newer, move || {
+        let rows = resolve_off_worker((&self.lists, self.id, &self.newer), move || {
             let keys = generation.keys();
             lists.resolve(id, &newer, keys.tombstones(), |key, hash| keys.get(key, hash))
         });
@@ -198,9 +198,10 @@ impl RowMask for BaseMask {
             })));
         }
         let keys = self.lists.base_keys(&self.base).await?;
-        let (lists, version, newer) = (Arc::clone(&self.lists), self.base.version(), Arc::clone(&self.newer));
-        let rows = resolve_off_worker(&self.newer, move || {
-            lists.resolve(SourceId::Base(version), &newer, &RoaringTreemap::new(), |key, hash| keys.get(key, hash))
+        let (lists, newer, id) =
+            (Arc::clone(&self.lists), Arc::clone(&self.newer), SourceId::Base(self.base.version()));
+        let rows = resolve_off_worker((&self.lists, id, &self.newer), move || {
+            lists.resolve(id, &newer, &RoaringTreemap::new(), |key, hash| keys.get(key, hash))
         });
         Ok(Dropped::Rows(rows.await?))
     }

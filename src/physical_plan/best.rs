@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
-use arrow::compute::{cast, filter_record_batch, interleave_record_batch};
+use arrow::compute::{SortOptions, cast, filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::{
@@ -62,8 +63,11 @@ impl BestExec {
         let read = input.schema();
         let mut fields: Vec<_> = read.project(&columns)?.fields().iter().map(Arc::clone).collect();
         fields.push(Arc::new(Field::new(&rank.name, rank.value.data_type(&read)?, true)));
+        let ranks = Arc::new(Column::new(&rank.name, columns.len()));
+        let order = SortOptions { descending: !rank.ascending, nulls_first: false };
+        let order = [PhysicalSortExpr::new(ranks, order)];
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::new(Schema::new(fields))),
+            EquivalenceProperties::new_with_orderings(Arc::new(Schema::new(fields)), [order]),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
