@@ -187,7 +187,7 @@ impl Partition {
 fn has_expansions(query: &AnalyzedQuery) -> bool {
     let is_one =
         |clause: &&AnalyzedClause| matches!(clause, AnalyzedClause::Prefix { .. } | AnalyzedClause::Fuzzy { .. });
-    query.clauses().iter().any(|clause| is_one(clause))
+    query.clauses().iter().any(is_one)
 }
 
 impl Loaded {
