@@ -428,6 +428,12 @@ impl DatasetHandle {
         fragments: Option<&RoaringBitmap>,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let schema = self.origins.schema_of(columns, true);
+        if fragments.is_none()
+            && let Some(rows) = self.resident.rows()
+        {
+            let rows = rows.all(columns, schema);
+            return Ok(stream::once(std::future::ready(rows)).boxed());
+        }
         let read: SendableRecordBatchStream = self.reader(columns, fragments)?.execute(0, Arc::default())?;
         let (handle, columns) = (Arc::clone(self), columns.to_vec());
         let rows = read.then(move |batch| {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::UInt64Type;
+use arrow::datatypes::{SchemaRef, UInt64Type};
 use parking_lot::Mutex;
 
 use crate::cache::{MemoryLease, Reclaim};
@@ -141,6 +141,12 @@ impl Drop for Loading {
 }
 
 impl ResidentRows {
+    /// All rows: these columns and the row id, of which `schema` is.
+    pub(super) fn all(&self, columns: &[usize], schema: SchemaRef) -> Result<RecordBatch> {
+        let places = columns.iter().copied().chain([self.batch.num_columns() - 1]);
+        Ok(RecordBatch::try_new(schema, places.map(|place| Arc::clone(self.batch.column(place))).collect())?)
+    }
+
     /// The rows with these ids, in this order; `None` if only storage can say.
     pub(super) fn take(&self, row_ids: &[u64], columns: &[usize]) -> Result<Option<RecordBatch>> {
         if !self.ids_ascend {
