@@ -17,7 +17,7 @@ use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, SendableRecordBatchStream,
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{TryStreamExt, stream};
 
 use super::leaf;
 
@@ -136,7 +136,7 @@ impl ExecutionPlan for BestExec {
             top.best()
         });
         let best = best.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
-        Ok(leaf::counted(self.schema(), best.boxed(), &self.metrics, partition))
+        Ok(leaf::counted(self.schema(), best, &self.metrics, partition))
     }
 
     fn partition_statistics(&self, _: Option<usize>) -> DfResult<Arc<Statistics>> {

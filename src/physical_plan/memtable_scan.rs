@@ -51,9 +51,7 @@ impl MemTableScanExec {
     pub fn because(self, flat: Option<&'static str>) -> Self {
         Self { flat, ..self }
     }
-}
 
-impl MemTableScanExec {
     /// The same scan with nothing counted.
     fn anew(&self) -> Self {
         let scan = Self::new(self.sources.clone(), self.projection.clone(), Arc::clone(&self.schema));

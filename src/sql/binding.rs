@@ -100,13 +100,13 @@ impl Binder<'_> {
         // A lateral subquery is an input of its join.
         let is_lateral = matches!(here, LogicalPlan::Join(_));
         self.around.push(here);
-        let mut bound = bound.map_subqueries(|query| self.node(query))?.data;
+        let bound = bound.map_subqueries(|query| self.node(query))?.data;
+        if !is_lateral {
+            self.around.pop();
+        }
+        let bound = bound.map_children(|input| self.node(input))?.data;
         if is_lateral {
-            bound = bound.map_children(|input| self.node(input))?.data;
             self.around.pop();
-        } else {
-            self.around.pop();
-            bound = bound.map_children(|input| self.node(input))?.data;
         }
         Ok(Transformed::yes(bound))
     }

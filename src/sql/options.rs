@@ -68,11 +68,6 @@ impl SessionOptions {
         self.values.get("lsm.on_conflict").and_then(|v| v.parse().ok())
     }
 
-    /// How this session searches a table with these settings: what it says goes before what they say.
-    pub fn search_settings(&self, table: &Settings) -> Settings {
-        with_search_options(table, self.values.iter().map(|(name, value)| (*name, value.as_str())))
-    }
-
     /// What was set.
     pub(super) fn values(&self) -> &BTreeMap<&'static str, String> {
         &self.values
@@ -241,10 +236,10 @@ impl TableOptions {
     }
 }
 
-/// `settings` with those of `options` that are about searches, all of which are checked.
+/// `settings` with those of `options` that are about searches, all of which are checked; the last of a name counts.
 pub(super) fn with_search_options<'a>(
     settings: &Settings,
-    options: impl IntoIterator<Item = (&'a str, &'a str)>,
+    options: impl IntoIterator<Item = (&'a &'static str, &'a String)>,
 ) -> Settings {
     let mut settings = settings.clone();
     for (name, value) in options.into_iter().filter(|(name, _)| name.starts_with(SEARCH)) {
@@ -307,7 +302,8 @@ mod tests {
         options.set("search.nprobes", "none").unwrap();
         options.set("search.refine", "4").unwrap();
         let effort = SearchEffort { nprobes: None, ef: Some(70), refine: Some(4) };
-        assert_eq!(options.search_settings(&table).search_effort(), effort, "the session goes before the table");
+        let searched = with_search_options(&table, options.values());
+        assert_eq!(searched.search_effort(), effort, "the session goes before the table");
         let shown = options.entries().into_iter().find(|e| e.key == "lsm.on_conflict").unwrap();
         assert_eq!(shown.value.as_deref(), Some("ignore"));
     }

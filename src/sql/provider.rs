@@ -4,7 +4,7 @@
 //! [`super::LsmStatementRule`] pins. DELETE and UPDATE go only through that rule: DataFusion's hooks for them lose the
 //! predicate in places, so here they refuse.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -35,7 +35,7 @@ pub(super) struct Defaults {
     ack: Option<Ack>,
     on_conflict: Option<OnConflict>,
     on_drop: Option<OnDrop>,
-    search: Vec<(&'static str, String)>,
+    search: BTreeMap<&'static str, String>,
     columns: HashMap<String, Expr>,
 }
 
@@ -173,9 +173,8 @@ impl LsmTableProvider {
 
     /// How a session searches the table: it decides, then the name, then the table.
     pub(super) fn search_settings(&self, session: Option<&SessionOptions>) -> Settings {
-        let named = self.defaults.search.iter().map(|(name, value)| (*name, value.as_str()));
-        let settings = with_search_options(self.table.settings(), named);
-        session.map_or_else(|| settings.clone(), |session| session.search_settings(&settings))
+        let said = session.into_iter().flat_map(SessionOptions::values);
+        with_search_options(self.table.settings(), self.defaults.search.iter().chain(said))
     }
 
     /// When a write of `session` is acknowledged: the session decides, then the name, then the table.

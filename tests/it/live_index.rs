@@ -1,5 +1,6 @@
 //! Indexes that come and go while others write, flush, replace and drop the table.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -271,9 +272,7 @@ async fn every_kind_of_index_is_made_of_the_base() {
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_that_are_told_much_are_indexed_once() {
     let dir = tempfile::tempdir().unwrap();
-    let uri = dir.path().join("t").to_string_lossy().into_owned();
-    let table = create(&uri).await;
-    replace(&table, 0..20).await;
+    let (_, table) = filled(dir.path(), 0..20).await;
     for kind in [
         "fts(max_token_length=none, stem=false, ascii_folding=false)",
         "fts(language=German, stop_words=['x', 'y'], tokenizer=whitespace)",
@@ -295,6 +294,20 @@ async fn replace(table: &Arc<LsmTable>, ids: std::ops::Range<i64>) {
     table.replace_all(Box::pin(RecordBatchStreamAdapter::new(table.schema(), stream))).await.unwrap();
 }
 
+/// A table below `dir` whose base has these rows, and where it is.
+async fn filled(dir: &Path, ids: std::ops::Range<i64>) -> (String, Arc<LsmTable>) {
+    let uri = dir.join("t").to_string_lossy().into_owned();
+    let table = create(&uri).await;
+    replace(&table, ids).await;
+    (uri, table)
+}
+
+/// Makes a btree of the key that no table declares.
+async fn undeclared(lance: &mut lance::Dataset, name: &str) {
+    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+    lance.create_index(&["id"], IndexType::BTree, Some(name.into()), &params, false).await.unwrap();
+}
+
 /// How many rows of the base have the index of this name, and what Lance has under it.
 async fn of_base(table: &LsmTable, uri: &str, name: &str) -> (u64, Vec<String>) {
     let info = table.index_info().await.unwrap();
@@ -308,12 +321,9 @@ async fn of_base(table: &LsmTable, uri: &str, name: &str) -> (u64, Vec<String>) 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_is_no_longer_what_its_name_says_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let uri = dir.path().join("t").to_string_lossy().into_owned();
-    let table = create(&uri).await;
-    replace(&table, 0..50).await;
+    let (uri, table) = filled(dir.path(), 0..50).await;
     let mut lance = lance::Dataset::open(&uri).await.unwrap();
-    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
-    lance.create_index(&["id"], IndexType::BTree, Some("w".into()), &params, false).await.unwrap();
+    undeclared(&mut lance, "w").await;
     let words = index("body", "fts(name='w')");
     assert!(table.create_index(&words, false).await.unwrap());
     let (indexed, kinds) = of_base(&table, &uri, "w").await;
@@ -334,14 +344,11 @@ async fn an_index_that_is_no_longer_what_its_name_says_is_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_takes_what_is_not_declared() {
     let dir = tempfile::tempdir().unwrap();
-    let uri = dir.path().join("t").to_string_lossy().into_owned();
-    let table = create(&uri).await;
-    replace(&table, 0..50).await;
+    let (uri, table) = filled(dir.path(), 0..50).await;
     let mut lance = lance::Dataset::open(&uri).await.unwrap();
-    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
     for if_exists in [false, true] {
         lance.checkout_latest().await.unwrap();
-        lance.create_index(&["id"], IndexType::BTree, Some("orphan".into()), &params, false).await.unwrap();
+        undeclared(&mut lance, "orphan").await;
         assert!(table.drop_index("orphan", if_exists).await.unwrap());
         assert_eq!(of_base(&table, &uri, "orphan").await.1.len(), 0);
     }
