@@ -22,7 +22,7 @@ use support::ours::{self, Ours};
 use support::peer::{self, Peer};
 use support::report::{Unit, note};
 use support::rows::shuffled;
-use support::search::{OurSearch, RECALL, compare_best, compare_nearest, truths};
+use support::search::{K, OurSearch, RECALL, compare_best, compare_nearest, truths};
 use support::texts::{Class, Corpus, TextQuery};
 use support::vectors::{Noise, recall};
 
@@ -88,12 +88,12 @@ async fn answers(bench: &Bench, documents: &Documents, ids: &[i64]) -> Result<(u
         let sources = peer.sources().await?;
         let mut found = Vec::new();
         for query in &vectors {
-            found.push(sources.near(query, None).await?);
+            found.push(sources.near(query, None, K).await?);
         }
         let enough = recall(&truth, &found) >= RECALL;
         if enough || Some(&graph) == GRAPHS.last() {
             note(&format!("the peer's graph: {} edges, {} candidates", graph.0, graph.1));
-            let theirs = async |query: &Vec<f32>| sources.near(query, None).await;
+            let theirs = async |query: &Vec<f32>| sources.near(query, None, K).await;
             compare_nearest("vectors", &truth, &vectors, async |query: &Vec<f32>| near.near(query).await, theirs)
                 .await?;
             let theirs = async |query: &TextQuery| sources.best(query, None).await;

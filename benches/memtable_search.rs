@@ -151,10 +151,14 @@ async fn near(bench: &mut Bench, case: Case, suffix: &str, pair: &Pair, queries:
     if !bench.wants(&[&metric]) {
         return Ok(());
     }
+    let truth = truths(&pair.live, queries, end);
+    let theirs = async |vector: &[f32], asked: usize| pair.sources.near(vector, end, asked).await;
+    let asked = cheapest(&truth, queries, (K, 64 * K), theirs).await?;
+    note(&format!("{metric}: the peer is asked for {asked} rows"));
     let search = OurSearch::new(&pair.ours, end);
     let ours = async |query: &Vec<f32>| search.near(query).await;
-    let peer = async |query: &Vec<f32>| pair.sources.near(query, end).await;
-    compare_nearest(&metric, &truths(&pair.live, queries, end), queries, ours, peer).await?;
+    let peer = async |query: &Vec<f32>| theirs(query, asked).await;
+    compare_nearest(&metric, &truth, queries, ours, peer).await?;
     race(bench, &metric, target, queries, ours, peer).await
 }
 

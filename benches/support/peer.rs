@@ -226,12 +226,15 @@ impl Sources {
         Planners { vectors, texts, task: SessionContext::new().task_ctx() }
     }
 
-    /// The ids of the rows nearest to `vector` among those whose buckets are below `end`, by Lance's scanner.
-    pub(crate) async fn near(&self, vector: &[f32], end: Option<i32>) -> Result<Vec<i64>> {
+    /// The ids of the rows nearest to `vector` among those whose buckets are below `end`, by Lance's scanner: the first of
+    /// `asked` rows. It has no other setting for how many of its graph's nodes it keeps in view.
+    pub(crate) async fn near(&self, vector: &[f32], end: Option<i32>, asked: usize) -> Result<Vec<i64>> {
         let key = Float32Array::from(vector.to_vec());
-        let scanner = self.below(end)?.nearest(VECTOR, &key, K)?.nprobes(1);
+        let scanner = self.below(end)?.nearest(VECTOR, &key, asked)?.nprobes(1);
         let scanner = scanner.distance_metric(DistanceType::L2).with_overfetch_factor(OVERFETCH);
-        Ok(ids_of(&[scanner.try_into_batch().await?]))
+        let mut ids = ids_of(&[scanner.try_into_batch().await?]);
+        ids.truncate(K);
+        Ok(ids)
     }
 
     /// The ids and scores of the best texts among the rows whose buckets are below `end`, by Lance's scanner.

@@ -319,7 +319,7 @@ async fn install(
         writer_config_defaults,
         ..Default::default()
     };
-    let version = dataset.version().version;
+    let version = dataset.manifest().version;
     let index = new_mem_wal_index_meta(version, details).map_err(|e| failed(e, io))?;
     let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices: Vec::new() };
     // The rows must be on the disk before the dataset is a table, and the table before anybody is told.

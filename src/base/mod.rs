@@ -94,7 +94,7 @@ pub struct BaseTable {
 impl BaseTable {
     /// The version of the dataset.
     pub fn version(&self) -> u64 {
-        self.handle.dataset().version().version
+        self.handle.dataset().manifest().version
     }
 
     /// The table's schema.

@@ -151,13 +151,21 @@ impl DatasetHandle {
     }
 
     /// The text indexes of the stored column `column` whose words are those that `analyzer` makes; `None` if there are
-    /// none that can be used. Opened once for each analyzer while memory lasts.
+    /// none that can be used. Opened once for each analyzer while memory lasts. Where they do not know all rows, and these
+    /// are in memory and their texts short, an index of them is made instead.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails.
     pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
         let open = || self.open_text_index(column, analyzer);
-        self.text_indexes.get((column, analyzer.told().clone()), open).await
+        let stored = self.text_indexes.get((column, analyzer.told().clone()), open).await?;
+        let knows_all = stored.as_ref().is_some_and(|index| index.uncovered().is_empty());
+        if let Some(rows) = self.resident.rows().filter(|_| !knows_all)
+            && let Some(made) = rows.text_index(column, analyzer, &self.budget).await?
+        {
+            return Ok(Some(made));
+        }
+        Ok(stored)
     }
 
     /// Searches go without the text indexes of the stored column `column` from now on, of which one failed with `error`.
@@ -192,9 +200,10 @@ impl DatasetHandle {
         Ok(())
     }
 
-    /// Whether the stored column `column` has text indexes, whatever their words.
+    /// Whether the stored column `column` has text indexes, whatever their words, or gets one in memory.
     pub fn has_text_index(&self, column: usize) -> bool {
         !self.text_segments(column).is_empty()
+            || self.resident.rows().is_some_and(|rows| rows.may_index_texts(column))
     }
 
     fn text_segments(&self, column: usize) -> &[IndexMetadata] {
@@ -482,6 +491,17 @@ impl DatasetHandle {
         self.resident.rows().is_some()
     }
 
+    /// Keeps the rows of a small dataset in memory if this is not the first time that they are read.
+    ///
+    /// # Errors
+    /// What reading raises.
+    pub async fn keep_small(self: &Arc<Self>) -> Result<()> {
+        if let Residency::Load(loading) = self.residency() {
+            self.load(loading).await?;
+        }
+        Ok(())
+    }
+
     /// How the dataset is read now.
     pub(super) fn residency(&self) -> Residency {
         self.resident.residency()
@@ -518,7 +538,7 @@ impl fmt::Debug for DatasetHandle {
         f.debug_struct("DatasetHandle")
             .field("label", &self.label)
             .field("uri", &self.dataset.uri())
-            .field("version", &self.dataset.version().version)
+            .field("version", &self.dataset.manifest().version)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }

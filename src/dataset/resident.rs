@@ -7,14 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use parking_lot::Mutex;
 
-use crate::cache::{MemoryLease, Reclaim};
+use super::lazy_indexes::LazyIndexes;
+use super::text_index::DatasetTextIndex;
+use crate::cache::{MemoryBudget, MemoryLease, Reclaim};
 use crate::error::Result;
+use crate::index_spec::TextParams;
 use crate::schema::take_rows;
 use crate::size::row_bytes;
+use crate::task;
+use crate::text_search::TextAnalyzer;
 
 /// The most bytes of files that are kept as rows.
 const FILE_BYTES: u64 = 4 << 20;
@@ -22,6 +27,10 @@ const FILE_BYTES: u64 = 4 << 20;
 pub(super) const ROW_BYTES: usize = 16 << 20;
 /// Rows are kept while the budget is filled less than this, so that writers find room: one part in so many.
 const ROOM: usize = 2;
+/// The most bytes of texts of one column that get an index in memory.
+const TEXT_BYTES: usize = 2 << 20;
+/// Bytes of texts that are indexed without leaving the async workers.
+const LIGHT_TEXT_BYTES: usize = 16 << 10;
 /// Reads before the one that keeps the rows: who reads once does not pay for all columns.
 const READS: usize = 1;
 
@@ -31,6 +40,7 @@ pub(super) struct ResidentRows {
     pub(super) batch: RecordBatch,
     ids_ascend: bool,
     bytes: usize,
+    text_indexes: LazyIndexes<(usize, TextParams), DatasetTextIndex>,
 }
 
 /// The rows of a small dataset, while memory lasts.
@@ -120,7 +130,7 @@ impl Loading {
     pub(super) fn keep(self, batch: RecordBatch) -> Arc<ResidentRows> {
         let ids_ascend = ids(&batch).is_sorted();
         let bytes = row_bytes(&batch);
-        let rows = Arc::new(ResidentRows { batch, ids_ascend, bytes });
+        let rows = Arc::new(ResidentRows { batch, ids_ascend, bytes, text_indexes: LazyIndexes::default() });
         let lease = self.0.lease.lock();
         lease.set(bytes);
         self.0.rows.store(Some(Arc::clone(&rows)));
@@ -145,6 +155,33 @@ impl ResidentRows {
     pub(super) fn all(&self, columns: &[usize], schema: SchemaRef) -> Result<RecordBatch> {
         let places = columns.iter().copied().chain([self.batch.num_columns() - 1]);
         Ok(RecordBatch::try_new(schema, places.map(|place| Arc::clone(self.batch.column(place))).collect())?)
+    }
+
+    /// Whether a text index of a column may be made.
+    pub(super) fn may_index_texts(&self, column: usize) -> bool {
+        self.batch.column(column).get_buffer_memory_size() <= TEXT_BYTES
+    }
+
+    /// A text index of a column, made when it is first asked for and charged to `budget`; `None` if the texts are too long.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no column of texts.
+    pub(super) async fn text_index(
+        &self,
+        column: usize,
+        analyzer: &TextAnalyzer,
+        budget: &Arc<MemoryBudget>,
+    ) -> Result<Option<Arc<DatasetTextIndex>>> {
+        if !self.may_index_texts(column) {
+            return Ok(None);
+        }
+        let make = || {
+            let (rows, analyzer, budget) = (self.batch.clone(), analyzer.clone(), Arc::clone(budget));
+            let heavy = rows.column(column).get_buffer_memory_size() > LIGHT_TEXT_BYTES;
+            let make = move || DatasetTextIndex::of_rows(rows.column(column), ids(&rows), &analyzer, &budget);
+            async move { Ok(Some(Arc::new(task::blocking_if(heavy, make).await?))) }
+        };
+        self.text_indexes.get((column, analyzer.told().clone()), make).await
     }
 
     /// The rows with these ids, in this order; `None` if only storage can say.

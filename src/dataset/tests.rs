@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Int64Array, RecordBatch, RecordBatchIterator};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::collect;
@@ -16,6 +16,7 @@ use super::{DatasetHandle, conform};
 use crate::cache::MemoryBudget;
 use crate::error::ErrorKind;
 use crate::schema::TableSchema;
+use crate::text_search::{TextAnalyzer, TextSearch, matching_counted};
 
 async fn dataset(uri: &str, params: Option<WriteParams>) -> Arc<Dataset> {
     let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
@@ -74,6 +75,48 @@ async fn a_small_dataset_stays_in_memory_from_the_second_read_on() {
     // When memory is short the rows are given back.
     budget.reclaim();
     assert!(!handle.is_resident() && budget.used() == 0);
+}
+
+#[tokio::test]
+async fn texts_that_are_in_memory_get_an_index_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts = ["a red fox", "", "the fox", "red"].into_iter().chain(["gone"; 2]);
+    let body = StringArray::from_iter(texts.enumerate().map(|(i, text)| (i != 1).then_some(text)));
+    let id = Int64Array::from_iter_values(0..6);
+    let batch = RecordBatch::try_from_iter_with_nullable([
+        ("id", Arc::new(id) as ArrayRef, false),
+        ("body", Arc::new(body) as ArrayRef, true),
+    ])
+    .unwrap();
+    let reader = RecordBatchIterator::new([Ok(batch.clone())], batch.schema());
+    let mut dataset = Dataset::write(reader, dir.path().to_str().unwrap(), None).await.unwrap();
+    dataset.delete("id >= 4").await.unwrap();
+    let numbered = arrow_schema_with_field_ids(dataset.schema());
+    let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
+    let budget = MemoryBudget::new(1 << 20);
+    let handle = DatasetHandle::open(Arc::new(dataset), schema, "it".into(), budget.lease()).await.unwrap();
+    let analyzer = TextAnalyzer::default_one();
+    for _ in 0..2 {
+        assert!(!handle.has_text_index(1) && handle.text_index(1, &analyzer).await.unwrap().is_none());
+        handle.keep_small().await.unwrap();
+    }
+    assert!(handle.has_text_index(1));
+    let of_rows = budget.used();
+    let index = handle.text_index(1, &analyzer).await.unwrap().unwrap();
+    assert!(index.uncovered().is_empty() && budget.used() > of_rows);
+    let again = handle.text_index(1, &analyzer).await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&index, &again), "it is made once");
+    for (query, expected) in [("fox", vec![0, 2]), ("\"red fox\"", vec![0]), ("gone", vec![])] {
+        let search = TextSearch::parse("body", query, &analyzer).unwrap();
+        assert!(index.can_find(&search.query));
+        let [part] = index.load(&search.query).await.unwrap().try_into().unwrap();
+        let found = matching_counted(&search, &[part.index()], part.index().rows()).0;
+        assert_eq!(part.row_ids(&found).iter().collect::<Vec<_>>(), expected, "{query}");
+    }
+    drop((index, again));
+    budget.reclaim();
+    assert!(!handle.has_text_index(1) && budget.used() == 0);
+    assert!(handle.text_index(1, &analyzer).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -193,8 +193,12 @@ impl<K> Table<K> {
             return Vec::new();
         }
         let (first, last) = (rows.start / 64, (rows.end - 1) / 64);
-        let word = |at: usize| self.dead[at / WORDS][at % WORDS].load(Ordering::Acquire);
-        let mut words: Vec<u64> = (first..=last).map(word).collect();
+        let mut words = Vec::with_capacity(last - first + 1);
+        for block in first / WORDS..=last / WORDS {
+            let start = block * WORDS;
+            let within = first.max(start) - start..last.min(start + WORDS - 1) + 1 - start;
+            words.extend(self.dead[block][within].iter().map(|word| word.load(Ordering::Acquire)));
+        }
         words[0] &= u64::MAX << (rows.start % 64);
         words[last - first] &= u64::MAX >> (63 - (rows.end - 1) % 64);
         // Whoever marked these rows was counted before: without rows above the watermark, all of them are dead below it.

@@ -5,6 +5,7 @@
 //! of rows visible to them. Does not own: durability (`wal`), the choice of watermarks (`version`), flushing (`flush`).
 
 mod batch_list;
+mod filter;
 mod key_index;
 mod row_index;
 mod scalar_rows;

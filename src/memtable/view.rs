@@ -8,9 +8,7 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{FilterBuilder, concat, interleave};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use arrow::datatypes::{DataType, SchemaRef};
 use roaring::RoaringTreemap;
 
 use super::batch_list::Chunk;
@@ -143,42 +141,6 @@ impl MemTableView {
         cut(words, rows)
     }
 
-    /// The rows of `words`, which are live, that also pass `predicate`: a boolean expression over the logical schema,
-    /// every column nullable. Others are not evaluated.
-    ///
-    /// # Errors
-    /// What evaluating raises.
-    pub fn passing(&self, mut words: Vec<u64>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<u64>> {
-        // Only what it reads: rows that are left out are copied around.
-        let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
-        columns.sort_unstable();
-        let fields = self.table.schema().logical().fields();
-        let nullable = columns.iter().map(|i| fields[*i].as_ref().clone().with_nullable(true));
-        let nullable = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
-        let predicate = reassign_expr_columns(Arc::clone(predicate), &nullable)?;
-        for chunk in self.table.batches().below(self.watermark) {
-            let rows = chunk.batch.num_rows().min(self.watermark - chunk.start);
-            let columns = columns.iter().map(|i| chunk.batch.column(*i).slice(0, rows)).collect();
-            let batch = batch_of(&nullable, columns, rows)?;
-            let word = |row: usize| (row / 64, row % 64);
-            let live = BooleanBuffer::collect_bool(rows, |i| {
-                let (at, bit) = word(chunk.start + i);
-                words[at] >> bit & 1 == 1
-            });
-            if live.count_set_bits() == 0 {
-                continue;
-            }
-            let selection = BooleanArray::new(live, None);
-            let passed = predicate.evaluate_selection(&batch, &selection)?.into_array(rows)?;
-            let passed = passed.as_boolean();
-            for i in (0..rows).filter(|i| selection.value(*i) && !(passed.is_valid(*i) && passed.value(*i))) {
-                let (at, bit) = word(chunk.start + i);
-                words[at] &= !(1 << bit);
-            }
-        }
-        Ok(words)
-    }
-
     /// Which of `count` rows from position `start` are live; `None` if all are.
     fn live(&self, start: usize, count: usize, blocked: Option<&RoaringTreemap>) -> Option<BooleanBuffer> {
         let end = start + count;
@@ -256,7 +218,7 @@ fn gather(arrays: &[&dyn Array], places: &[(usize, usize)]) -> Result<ArrayRef> 
     Ok(interleave(arrays, places)?)
 }
 
-fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+pub(super) fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }

@@ -126,7 +126,8 @@ impl ExecutionPlan for BestExec {
             return internal_err!("BestExec has no partition {partition}");
         }
         let partitions = 0..self.input.output_partitioning().partition_count();
-        let found = partitions.map(|partition| self.input.execute(partition, Arc::clone(&context)));
+        // Memtables are last: while other threads search them, the rows of the first sources are ranked here.
+        let found = partitions.rev().map(|partition| self.input.execute(partition, Arc::clone(&context)));
         let mut found = stream::select_all(found.collect::<DfResult<Vec<_>>>()?);
         let mut top = self.top();
         let best = stream::once(async move {
@@ -191,13 +192,17 @@ impl Top {
         let ascending = self.rank.ascending;
         let order = |a: &(f64, usize, usize), b: &(f64, usize, usize)| -> Ordering {
             let by_rank = a.0.total_cmp(&b.0);
-            if ascending { by_rank } else { by_rank.reverse() }
+            let by_rank = if ascending { by_rank } else { by_rank.reverse() };
+            by_rank.then_with(|| (a.1, a.2).cmp(&(b.1, b.2)))
         };
-        self.rows.sort_by(order);
-        self.rows.truncate(self.k);
-        if self.rows.is_empty() {
+        if self.k == 0 || self.rows.is_empty() {
             return Ok(RecordBatch::new_empty(self.schema));
         }
+        if self.k < self.rows.len() {
+            self.rows.select_nth_unstable_by(self.k, order);
+            self.rows.truncate(self.k);
+        }
+        self.rows.sort_unstable_by(order);
         let batches: Vec<&RecordBatch> = self.batches.iter().collect();
         let places: Vec<(usize, usize)> = self.rows.iter().map(|(_, batch, row)| (*batch, *row)).collect();
         Ok(interleave_record_batch(&batches, &places)?)

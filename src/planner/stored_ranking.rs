@@ -201,6 +201,7 @@ impl TopKSource for StoredRanking {
     }
 
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
+        self.rows.handle().keep_small().await?;
         let live = LiveRows::resolve(&self.rows).await?;
         let (found, work) = self.find(&live).await?;
         let (ids, scores): (Vec<u64>, Vec<f32>) = found.into_iter().map(|best| (best.row, best.score)).unzip();

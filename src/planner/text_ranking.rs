@@ -67,10 +67,12 @@ impl MemTableRanking {
         let (same, others): (Vec<&TextSearch>, Vec<&TextSearch>) = self.texts.iter().partition(|text| *text == search);
         let mut filter = Work::default();
         allowed = matching_rows(view, others, allowed, &mut filter)?;
-        work.filtered(&filter);
         if let Some(predicate) = &self.ranking.beside_texts {
+            // Of rows that are not found anyway nothing else needs to be known.
+            allowed = matching_rows(view, same.iter().copied(), allowed, &mut filter)?;
             allowed = view.passing(allowed, predicate)?;
         }
+        work.filtered(&filter);
         let candidates = bits(&allowed);
         work.add("candidates", candidates);
         let Some(texts) = TextFields::of(view, search) else {

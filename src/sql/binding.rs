@@ -13,8 +13,8 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::provider::LsmTableProvider;
 use super::rule::{Pins, provider_of};
-use super::score::{self, NAME, ScoredTexts};
-use super::text::{BoundText, Searched};
+use super::score::{self, NAME};
+use super::text::{BoundText, ScoredTexts, Searched};
 use super::{snippet, source, text};
 use crate::table::{TextAnalyzer, TextSearch};
 
@@ -127,7 +127,7 @@ impl Binder<'_> {
             let texts = bound_texts(texts, told, |place| origins[place].as_ref().map(Origin::analyzer));
             let table = origins.into_iter().next().flatten().and_then(Origin::into_column);
             let known = |search: &TextSearch| self.pins.known_scorer(table?.0.table(), search);
-            return Ok(Transformed::yes(text::scored(bound(expr, texts), known)));
+            return Ok(Transformed::yes(text::scored_by(bound(expr, texts), known)));
         }
         if let Some(key) = source::key_of(&expr) {
             return Ok(Transformed::yes(self.key(key, node)?));

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
 };
 
 use super::rule::needs_rule;
-use super::text::{BoundText, texts_and_query};
+use super::text::{BoundText, ScoredTexts, texts_and_query};
 use crate::table::{TextColumn, TextScorer};
 
 /// The function's name.
@@ -28,14 +28,6 @@ pub(super) struct Score {
     /// What the texts are; nobody told if there is none.
     texts: Vec<BoundText>,
     scored: Option<ScoredTexts>,
-}
-
-/// What scores the texts of a call.
-#[derive(Debug, Clone)]
-pub(super) struct ScoredTexts {
-    pub(super) scorer: Arc<TextScorer>,
-    /// The places of the scorer's columns among the texts.
-    pub(super) places: Vec<usize>,
 }
 
 /// The function for a session.

@@ -20,7 +20,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, SortExpr, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::expressions::{Column as PhysicalColumn, is_not_null};
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, create_physical_expr};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -30,10 +30,9 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect}
 
 use super::binding::bound_texts;
 use super::provider::{LsmTableProvider, options};
-use super::score::ScoredTexts;
 use super::search::{Search, Target, nearest, wanted};
 use super::search_call::{DISTANCE, K, SCORE, text_column, vector_column};
-use super::text::{BoundText, Searched};
+use super::text::{BoundText, ScoredTexts, Searched};
 use super::{distance, score, text};
 use crate::distance::Metric;
 use crate::error::{Error, Result};
@@ -156,8 +155,9 @@ impl TableSearch {
                 let arguments = columns.iter().cloned().chain([query.clone()]).collect();
                 let matching = ScalarFunction::new_udf(text::function(), arguments);
                 let matching = text::bound(Expr::ScalarFunction(matching), texts.clone());
-                filters.push(text::scored(matching, |_| Some(Arc::clone(&scorer))));
-                let value = score::bound(&columns, query, texts, ScoredTexts { scorer: Arc::clone(&scorer), places });
+                let scored = ScoredTexts { scorer: Arc::clone(&scorer), places };
+                filters.push(text::scored(matching, scored.clone()));
+                let value = score::bound(&columns, query, texts, scored);
                 let sort = value.clone().sort(false, false);
                 (SCORE, value, Some(Target::Fitting(scorer)), sort)
             }
@@ -174,8 +174,8 @@ impl TableSearch {
         let read_schema = Arc::new(schema.project(&read)?);
         let mut plan = provider.plan_scan(session, Some(&read), &filters, None)?;
         let of_read = DFSchema::try_from(read_schema.as_ref().clone())?;
-        let physical = |expr: Expr| session.create_physical_expr(expr, &of_read);
-        let (predicate, value) = (conjunction(filters).map(physical).transpose()?, physical(value)?);
+        let predicate = conjunction(filters).map(|filter| session.create_physical_expr(filter, &of_read)).transpose()?;
+        let value = self.physical(value, session, &of_read)?;
         if is_small(&plan)? {
             let rank = Rank { value, name: name.to_string(), ascending: sort.asc };
             let columns = selected.iter().map(|at| Ok(read_schema.index_of(schema.field(*at).name())?));
@@ -211,6 +211,22 @@ impl TableSearch {
         // NULLs are last, so what they leave out is not missing.
         let ranked = is_not_null(value)?;
         Ok(Arc::new(FilterExec::try_new(ranked, plan)?))
+    }
+
+    /// What rows are ranked by.
+    fn physical(&self, value: Expr, session: &dyn Session, read: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        let needs_no_cast = match &self.query {
+            Query::Vector { column, .. } => {
+                let field = read.field_with_unqualified_name(column)?;
+                matches!(field.data_type(), DataType::FixedSizeList(element, _) if *element.data_type() == DataType::Float32)
+            }
+            Query::Text { .. } => false,
+        };
+        // Finding out whether to cast writes the vector out as text.
+        Ok(match needs_no_cast {
+            true => create_physical_expr(&value, read, session.execution_props())?,
+            false => session.create_physical_expr(value, read)?,
+        })
     }
 
     /// The filters as the optimizer would hand them to a scan.

@@ -29,7 +29,26 @@ pub(super) struct TextMatch {
     /// What the texts are; nobody told if there is none.
     texts: Vec<BoundText>,
     /// What the same query is scored by in this statement: it knows texts that were found.
-    scorer: Option<Arc<TextScorer>>,
+    scored: Option<ScoredTexts>,
+}
+
+/// What scores the texts of a call.
+#[derive(Debug, Clone)]
+pub(super) struct ScoredTexts {
+    pub(super) scorer: Arc<TextScorer>,
+    /// The places of the scorer's columns among the texts.
+    pub(super) places: Vec<usize>,
+}
+
+impl ScoredTexts {
+    /// Which texts match.
+    fn matches(&self, texts: &[ArrayRef]) -> Result<BooleanArray> {
+        let asked: Vec<ArrayRef> = self.places.iter().map(|place| Arc::clone(&texts[*place])).collect();
+        if self.scorer.matches_all(&asked) {
+            return Ok(BooleanArray::from(vec![true; asked[0].len()]));
+        }
+        Ok(matching(self.scorer.search(), &asked, texts)?)
+    }
 }
 
 /// What is known of a text of a call.
@@ -53,9 +72,9 @@ pub(super) fn function() -> Arc<ScalarUDF> {
 }
 
 /// The function for these texts.
-fn of(texts: Vec<BoundText>, scorer: Option<Arc<TextScorer>>) -> Arc<ScalarUDF> {
+fn of(texts: Vec<BoundText>, scored: Option<ScoredTexts>) -> Arc<ScalarUDF> {
     let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], texts, scorer }))
+    Arc::new(ScalarUDF::new_from_impl(TextMatch { signature, aliases: vec!["match".into()], texts, scored }))
 }
 
 /// With a scorer or without, the same texts match.
@@ -129,21 +148,26 @@ impl ScalarUDFImpl for TextMatch {
         let is_constant = texts.iter().all(scalar) && scalar(query);
         let rows = if is_constant { 1 } else { args.number_rows };
         let arrays = texts.iter().map(|text| text.to_array(rows)).collect::<Result<Vec<_>>>()?;
-        let texts = if self.texts.is_empty() { unbound(&args.arg_fields[..arrays.len()]) } else { self.texts.clone() };
-        let searched = Searched::new(&texts)?;
+        let searched = || match self.texts.is_empty() {
+            true => Searched::new(&unbound(&args.arg_fields[..arrays.len()])),
+            false => Searched::new(&self.texts),
+        };
         if let ColumnarValue::Scalar(query) = query {
-            let found = searched.matches(&arrays, query, self.scorer.as_deref())?;
+            let found = match &self.scored {
+                Some(scored) => scored.matches(&arrays)?,
+                None => searched()?.matches(&arrays, query)?,
+            };
             return Ok(match is_constant {
                 true => ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?),
                 false => ColumnarValue::Array(Arc::new(found)),
             });
         }
         let queries = query.to_array(rows)?;
-        let queries = as_string_array(&queries)?;
+        let (queries, searched) = (as_string_array(&queries)?, searched()?);
         let row = |(row, query): (usize, Option<&str>)| -> Result<Option<bool>> {
             let query = ScalarValue::Utf8(query.map(str::to_string));
             let texts: Vec<ArrayRef> = arrays.iter().map(|texts| texts.slice(row, 1)).collect();
-            Ok(searched.matches(&texts, &query, None)?.iter().next().flatten())
+            Ok(searched.matches(&texts, &query)?.iter().next().flatten())
         };
         Ok(ColumnarValue::Array(Arc::new(queries.iter().enumerate().map(row).collect::<Result<BooleanArray>>()?)))
     }
@@ -196,20 +220,22 @@ impl Searched {
         (0..self.columns.len()).filter(|place| is_asked(&self.columns[*place])).collect()
     }
 
-    /// Which texts match, as far as `scorer`, if it is that of `query`, does not know it.
-    fn matches(&self, texts: &[ArrayRef], query: &ScalarValue, scorer: Option<&TextScorer>) -> Result<BooleanArray> {
+    /// Which texts match.
+    fn matches(&self, texts: &[ArrayRef], query: &ScalarValue) -> Result<BooleanArray> {
         let rows = texts.first().map_or(0, |texts| texts.len());
         let Some(Some(query)) = query.try_as_str() else { return Ok(BooleanArray::new_null(rows)) };
         let search = self.search(query)?;
         let asked: Vec<ArrayRef> = self.places(&search).into_iter().map(|place| Arc::clone(&texts[place])).collect();
-        if scorer.is_some_and(|scorer| *scorer.search() == search && scorer.matches_all(&asked)) {
-            return Ok(BooleanArray::from(vec![true; rows]));
-        }
-        let words = search.matching(&asked)?;
-        let is_known = |row: usize| texts.iter().any(|texts| texts.is_valid(row));
-        let found = |row: usize| is_known(row).then(|| words[row / 64] >> (row % 64) & 1 == 1);
-        Ok((0..rows).map(found).collect())
+        Ok(matching(&search, &asked, texts)?)
     }
+}
+
+/// Which rows match whose texts are `texts`, among them `asked`, which `search` is about; NULL if all are NULL.
+fn matching(search: &TextSearch, asked: &[ArrayRef], texts: &[ArrayRef]) -> Result<BooleanArray, Error> {
+    let words = search.matching(asked)?;
+    let is_known = |row: usize| texts.iter().any(|texts| texts.is_valid(row));
+    let found = |row: usize| is_known(row).then(|| words[row / 64] >> (row % 64) & 1 == 1);
+    Ok((0..texts[0].len()).map(found).collect())
 }
 
 /// The texts of a call of the function, and what is known of them.
@@ -227,19 +253,33 @@ pub(super) fn bound(call: Expr, texts: Vec<BoundText>) -> Expr {
     }
 }
 
-/// A call of the function with what the same query is scored by, which `scorer` finds if there is such.
-pub(super) fn scored(call: Expr, scorer: impl FnOnce(&TextSearch) -> Option<Arc<TextScorer>>) -> Expr {
-    let Some(scorer) = search_of(&call).and_then(|search| scorer(&search)) else { return call };
+/// A call of the function with what the same query is scored by.
+pub(super) fn scored(call: Expr, scored: ScoredTexts) -> Expr {
     let texts = call_of(&call).map(|(_, texts)| texts.to_vec()).unwrap_or_default();
     match call {
-        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(of(texts, Some(scorer)), call.args)),
+        Expr::ScalarFunction(call) => Expr::ScalarFunction(ScalarFunction::new_udf(of(texts, Some(scored)), call.args)),
         other => other,
+    }
+}
+
+/// A call of the function with what the same query is scored by, which `scorer` finds if there is such.
+pub(super) fn scored_by(call: Expr, scorer: impl FnOnce(&TextSearch) -> Option<Arc<TextScorer>>) -> Expr {
+    let known = asked_of(&call).and_then(|(searched, search)| {
+        Some(ScoredTexts { scorer: scorer(&search)?, places: searched.places(&search) })
+    });
+    match known {
+        Some(known) => scored(call, known),
+        None => call,
     }
 }
 
 /// The query that a filter asks of columns of a table, if it is nothing but that. None if texts without a word match, as
 /// they do `NOT a`: what indexes know of NULL is the same, and no words lead to the rows.
 pub(super) fn search_of(filter: &Expr) -> Option<TextSearch> {
+    Some(asked_of(filter)?.1)
+}
+
+fn asked_of(filter: &Expr) -> Option<(Searched, TextSearch)> {
     let Expr::ScalarFunction(call) = filter else { return None };
     let function = call.func.inner().downcast_ref::<TextMatch>()?;
     let Some((Expr::Literal(query, _), texts)) = call.args.split_last() else { return None };
@@ -255,6 +295,7 @@ pub(super) fn search_of(filter: &Expr) -> Option<TextSearch> {
         false => function.texts.clone(),
     };
     // What is no query is told when it runs.
-    let search = Searched::named(&told, names).ok()?.search(query.try_as_str()??).ok()?;
-    Some(search).filter(|search| !search.query.matches(|_| false))
+    let searched = Searched::named(&told, names).ok()?;
+    let search = searched.search(query.try_as_str()??).ok()?;
+    (!search.query.matches(|_| false)).then_some((searched, search))
 }

@@ -12,12 +12,15 @@ mod postings;
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use futures::future::try_join_all;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
-use crate::error::Result;
+use crate::cache::MemoryBudget;
+use crate::error::{Error, Result};
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery};
 use crate::text_index::TextIndex;
+use crate::text_search::{TextAnalyzer, index_of};
 use documents::Documents;
 use partition::{Loaded, Partition};
 
@@ -27,11 +30,29 @@ pub(super) use opened::{OpenTextIndexes, no_text_indexes};
 #[derive(Debug)]
 pub struct DatasetTextIndex {
     partitions: Vec<Arc<Partition>>,
+    /// An index of all rows that was made here.
+    whole: Option<TextPart>,
     has_positions: bool,
     uncovered: RoaringBitmap,
 }
 
 impl DatasetTextIndex {
+    /// An index of `texts`, which are those of all rows of a dataset, whose ids are `row_ids`; `budget` is charged for it.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no column of texts.
+    pub(super) fn of_rows(
+        texts: &ArrayRef,
+        row_ids: &[u64],
+        analyzer: &TextAnalyzer,
+        budget: &Arc<MemoryBudget>,
+    ) -> Result<Self> {
+        let documents = Documents::new(row_ids.to_vec(), |_| true);
+        let index = Loaded::new(index_of(texts, analyzer, None)?, budget.lease());
+        let whole = TextPart { index: Arc::new(index), documents: Arc::new(documents) };
+        Ok(Self { partitions: Vec::new(), whole: Some(whole), has_positions: true, uncovered: RoaringBitmap::new() })
+    }
+
     /// The fragments whose rows it does not know, by their ids.
     pub fn uncovered(&self) -> &RoaringBitmap {
         &self.uncovered
@@ -54,10 +75,12 @@ impl DatasetTextIndex {
             let partition = Arc::clone(partition);
             async move {
                 let index = partition.load(query, with_positions).await?;
-                Ok(TextPart { index, documents: Arc::clone(partition.documents()) })
+                Ok::<_, Error>(TextPart { index, documents: Arc::clone(partition.documents()) })
             }
         };
-        try_join_all(self.partitions.iter().map(load)).await
+        let mut parts = try_join_all(self.partitions.iter().map(load)).await?;
+        parts.extend(self.whole.clone());
+        Ok(parts)
     }
 
     /// Bytes held for words that queries asked for, and for all else.

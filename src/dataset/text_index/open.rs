@@ -69,7 +69,7 @@ impl DatasetTextIndex {
             return Ok(None);
         }
         let has_positions = partitions.iter().all(|partition| partition.has_positions());
-        Ok(Some(Self { partitions, has_positions, uncovered: left }))
+        Ok(Some(Self { partitions, whole: None, has_positions, uncovered: left }))
     }
 }
 

@@ -151,8 +151,7 @@ impl Partition {
             return Arc::clone(index);
         }
         let index = TextIndex::of_lengths(with_positions, self.lengths.iter().copied());
-        let made = Arc::new(Loaded { index, lease: self.budget.lease() });
-        made.charge();
+        let made = Arc::new(Loaded::new(index, self.budget.lease()));
         Arc::clone(self.loaded.lock()[place].get_or_insert(made))
     }
 
@@ -191,6 +190,13 @@ fn has_expansions(query: &AnalyzedQuery) -> bool {
 }
 
 impl Loaded {
+    /// `index`, for which `lease` is charged.
+    pub(super) fn new(index: TextIndex, lease: MemoryLease) -> Self {
+        let loaded = Self { index, lease };
+        loaded.charge();
+        loaded
+    }
+
     /// Adds words with the postings that were read of them.
     fn add(&self, read: &RecordBatch, texts: Vec<String>) -> Result<()> {
         let mut list = PostingList::default();

@@ -1,0 +1,234 @@
+//! Which rows of a memtable pass a filter.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+
+use super::view::{MemTableView, batch_of};
+use crate::error::Result;
+
+/// Rows that are evaluated together where they have to be put together first.
+const TOGETHER: usize = 8192;
+/// One row in so many: if no more are asked for, they alone are read.
+const FEW: usize = 16;
+
+impl MemTableView {
+    /// The rows of `words`, which are live, that also pass `predicate`: a boolean expression over the logical schema,
+    /// every column nullable. Others are not evaluated.
+    ///
+    /// # Errors
+    /// What evaluating raises.
+    pub fn passing(&self, words: Vec<u64>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<u64>> {
+        // Only what it reads: rows that are left out are copied around.
+        let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
+        columns.sort_unstable();
+        let fields = self.table().schema().logical().fields();
+        let nullable = columns.iter().map(|i| fields[*i].as_ref().clone().with_nullable(true));
+        let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+        let predicate = reassign_expr_columns(Arc::clone(predicate), &schema)?;
+        let filter = Filter { predicate, columns, schema };
+        let asked: usize = words.iter().map(|word| word.count_ones() as usize).sum();
+        match asked * FEW <= self.watermark() {
+            true => self.pass_taken(words, &filter),
+            false => self.pass_all(words, &filter),
+        }
+    }
+
+    /// Reads the rows that are asked for.
+    fn pass_taken(&self, mut words: Vec<u64>, filter: &Filter) -> Result<Vec<u64>> {
+        let rows = BooleanBuffer::new(words.clone().into(), 0, self.watermark());
+        let rows: Vec<usize> = rows.set_indices().collect();
+        for rows in rows.chunks(TOGETHER) {
+            let batch = self.take(rows, &filter.columns, &filter.schema)?;
+            let passed = filter.predicate.evaluate(&batch)?.into_array(rows.len())?;
+            let passed = passed.as_boolean();
+            for (i, row) in rows.iter().enumerate() {
+                if !(passed.is_valid(i) && passed.value(i)) {
+                    words[row / 64] &= !(1 << (row % 64));
+                }
+            }
+        }
+        Ok(words)
+    }
+
+    /// Reads all rows; small batches of narrow columns together.
+    fn pass_all(&self, mut words: Vec<u64>, filter: &Filter) -> Result<Vec<u64>> {
+        let is_narrow = filter.schema.fields().iter().all(|field| is_narrow(field.data_type()));
+        let together = if is_narrow { TOGETHER } else { 0 };
+        let mut group = Group::default();
+        for chunk in self.table().batches().below(self.watermark()) {
+            let rows = chunk.batch.num_rows().min(self.watermark() - chunk.start);
+            if group.rows > 0 && group.rows + rows > together {
+                filter.apply(std::mem::take(&mut group), &mut words)?;
+            }
+            if group.rows == 0 {
+                group.start = chunk.start;
+            }
+            let column = |i: &usize| match chunk.batch.column(*i) {
+                all if all.len() == rows => Arc::clone(all),
+                more => more.slice(0, rows),
+            };
+            group.batches.push(filter.columns.iter().map(column).collect());
+            group.rows += rows;
+        }
+        filter.apply(group, &mut words)?;
+        Ok(words)
+    }
+}
+
+/// Batches whose rows follow each other.
+#[derive(Default)]
+struct Group {
+    start: usize,
+    rows: usize,
+    batches: Vec<Vec<ArrayRef>>,
+}
+
+/// A filter over the columns that it reads.
+struct Filter {
+    predicate: Arc<dyn PhysicalExpr>,
+    columns: Vec<usize>,
+    schema: SchemaRef,
+}
+
+impl Filter {
+    /// Unsets the bits in `words` of the rows of a group that do not pass.
+    fn apply(&self, group: Group, words: &mut [u64]) -> Result<()> {
+        let (start, rows) = (group.start, group.rows);
+        let (first, shift) = (start / 64, start % 64);
+        let asked = words[first..(start + rows).div_ceil(64)].to_vec();
+        let asked = BooleanBuffer::new(asked.into(), shift, rows);
+        if asked.count_set_bits() == 0 {
+            return Ok(());
+        }
+        let (batch, selection) = (self.batch(group)?, BooleanArray::new(asked, None));
+        let passed = self.predicate.evaluate_selection(&batch, &selection)?.into_array(rows)?;
+        let passed = passed.as_boolean();
+        let failed = match passed.nulls() {
+            Some(valid) => !&(passed.values() & valid.inner()),
+            None => !passed.values(),
+        };
+        // What lies behind the last row is 0 there.
+        for (at, failed) in (first..).zip(failed.bit_chunks().iter_padded()) {
+            words[at] &= !(failed << shift);
+            if let Some(next) = words.get_mut(at + 1).filter(|_| shift > 0) {
+                *next &= !(failed >> (64 - shift));
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, mut group: Group) -> Result<RecordBatch> {
+        if group.batches.len() == 1 {
+            return batch_of(&self.schema, group.batches.remove(0), group.rows);
+        }
+        let column = |place: usize| {
+            let parts: Vec<&dyn Array> = group.batches.iter().map(|batch| batch[place].as_ref()).collect();
+            concat(&parts)
+        };
+        let columns = (0..self.columns.len()).map(column).collect::<Result<Vec<_>, _>>()?;
+        batch_of(&self.schema, columns, group.rows)
+    }
+}
+
+/// Whether values are of few bytes: putting them together takes less than evaluating them apart.
+fn is_narrow(data_type: &DataType) -> bool {
+    data_type.is_primitive() || *data_type == DataType::Boolean
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::Field;
+    use datafusion::common::DFSchema;
+    use datafusion::execution::context::ExecutionProps;
+    use datafusion::logical_expr::{Expr, col, lit};
+    use datafusion::physical_expr::create_physical_expr;
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::ids::GenerationId;
+    use crate::memtable::MemTable;
+    use crate::schema::TableSchema;
+
+    /// Rows 0, 1, … in batches of these sizes, with NULL in every fifth row of `n`.
+    fn view(sizes: &[usize], watermark: usize) -> MemTableView {
+        let fields = vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("n", DataType::Int64, true),
+            Field::new("name", DataType::Utf8, true),
+        ];
+        let schema = Arc::new(TableSchema::try_new(&Schema::new(fields), &["id".into()]).unwrap());
+        let lease = crate::cache::MemoryBudget::new(usize::MAX).lease();
+        let table = Arc::new(MemTable::new(GenerationId(1), Arc::clone(&schema), Duration::ZERO, lease));
+        let mut start = 0;
+        for size in sizes {
+            let ids = start..start + *size as i64;
+            let rows = RecordBatch::try_from_iter([
+                ("id", Arc::new(Int64Array::from_iter_values(ids.clone())) as ArrayRef),
+                ("n", Arc::new(ids.clone().map(|i| (i % 5 != 0).then_some(i)).collect::<Int64Array>())),
+                ("name", Arc::new(StringArray::from_iter_values(ids.map(|i| format!("row {}", i % 7))))),
+            ]);
+            let stored = schema.to_stored(&rows.unwrap()).unwrap();
+            let keys = schema.key().of_batch(&stored).unwrap();
+            table.append(stored, &keys, 100);
+            start += *size as i64;
+        }
+        table.publish(table.rows());
+        MemTableView::new(table, watermark)
+    }
+
+    fn physical(view: &MemTableView, filter: &Expr) -> Arc<dyn PhysicalExpr> {
+        let schema = DFSchema::try_from(view.table().schema().logical().as_ref().clone()).unwrap();
+        create_physical_expr(filter, &schema, &ExecutionProps::new()).unwrap()
+    }
+
+    #[test]
+    fn rows_pass_alone_or_together() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for round in 0..20 {
+            let sizes: Vec<usize> = (0..rng.random_range(1..40)).map(|_| rng.random_range(1..400)).collect();
+            let rows: usize = sizes.iter().sum();
+            let view = view(&sizes, if round % 3 == 0 { rows - 1 } else { rows });
+            let limit = rng.random_range(0..rows as i64);
+            let is_named = |row: usize| row % 7 == 3;
+            let is_low = |row: usize| !row.is_multiple_of(5) && (row as i64) < limit;
+            let of_name = col("name").eq(lit("row 3"));
+            let of_number = col("n").lt(lit(limit));
+            for share in [1.0, 0.5, 0.01] {
+                let asked: Vec<bool> = (0..view.watermark()).map(|_| rng.random_bool(share)).collect();
+                let mut words = vec![0u64; view.watermark().div_ceil(64)];
+                (0..asked.len()).filter(|row| asked[*row]).for_each(|row| words[row / 64] |= 1 << (row % 64));
+                let check = |filter: Expr, passes: &dyn Fn(usize) -> bool| {
+                    let found = view.passing(words.clone(), &physical(&view, &filter)).unwrap();
+                    let is_set = |row: usize| found[row / 64] >> (row % 64) & 1 == 1;
+                    let wrong = (0..asked.len()).find(|row| is_set(*row) != (asked[*row] && passes(*row)));
+                    assert_eq!(wrong, None, "{filter}, {sizes:?}");
+                };
+                check(of_number.clone(), &is_low);
+                check(of_name.clone(), &is_named);
+                check(of_number.clone().and(of_name.clone()), &|row| is_low(row) && is_named(row));
+                check(lit(true), &|_| true);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_are_not_asked_for_are_not_evaluated() {
+        let view = view(&[10; 40], 400);
+        let halves = physical(&view, &(lit(1i64) / (col("id") - lit(7i64))).gt_eq(lit(0i64)));
+        let words = vec![u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, (1 << 16) - 1];
+        assert!(view.passing(words.clone(), &halves).is_err(), "1 / 0");
+        for mut words in [words, vec![0b1111_1000, 0, 0, 0, 0, 0, 0]] {
+            words[0] &= !(1 << 7);
+            view.passing(words, &halves).unwrap();
+        }
+    }
+}
