@@ -206,7 +206,7 @@ async fn nearest(bench: &mut Bench, table: &mut Table) -> Result<Setting> {
         let ours = async |query: &Vec<f32>| search.near(query).await;
         let peer = async |query: &Vec<f32>| setting.planners.near(query, setting.probes).await;
         compare_nearest("vector", &truth, &queries, ours, peer).await?;
-        race(bench, "vector", 3.0, &queries, ours, peer).await?;
+        race(bench, "vector", Some(3.0), &queries, ours, peer).await?;
     }
     Ok(setting)
 }
@@ -228,7 +228,7 @@ async fn best(bench: &mut Bench, metric: &str, class: Class, table: &Table, plan
     let ours = async |query: &TextQuery| search.scores(query).await;
     let peer = async |query: &TextQuery| planners.best(query).await;
     compare_best(metric, &corpus, (&queries, None), ours, peer).await?;
-    race(bench, metric, 3.0, &queries, ours, peer).await
+    race(bench, metric, Some(3.0), &queries, ours, peer).await
 }
 
 /// A vector and a text at once, their ranks fused. Lance has no such search: its two run side by side.
@@ -265,7 +265,7 @@ async fn hybrid(bench: &mut Bench, table: &Table, setting: &Setting) -> Result<(
     if share < RECALL {
         return Err(format!("{METRIC}: recall {share}").into());
     }
-    race(bench, METRIC, 3.0, &queries, ours, peer).await
+    race(bench, METRIC, Some(3.0), &queries, ours, peer).await
 }
 
 /// The best of two lists.

@@ -47,6 +47,11 @@ const TEXTS: [(Case, Class); 5] = [
 const TEXTS_OVERWRITTEN: [(Case, Class); 2] =
     [(("text_mid_overwritten", None, 20.0), Class::Mid), (("text_or3_overwritten", None, 100.0), Class::Or3)];
 
+/// Plain datasets: their metrics, the rows of a fragment if there are several, and the targets for vectors and texts.
+type Plain = (&'static str, Option<usize>, Option<(f64, f64)>);
+
+const PLAIN: [Plain; 2] = [("vs_one_fragment", None, Some((3.0, 5.0))), ("vs_620_fragments", Some(BATCH), None)];
+
 /// Both sides with the same rows.
 struct Pair {
     ours: Ours,
@@ -109,9 +114,9 @@ async fn searches(bench: &mut Bench, noise: Noise, suffix: &str) -> Result<()> {
     let named = |name: &str| format!("{name}{suffix}");
     let texts = TEXTS.iter().chain(&TEXTS_OVERWRITTEN).map(|((name, ..), _)| named(name)).filter(|_| with_texts);
     let vectors = VECTORS.iter().map(|(name, ..)| named(name));
-    let others = ["vector_clean_bare", "vector_overwritten", "vs_one_fragment_vector"].map(named);
-    let one_fragment = with_texts.then(|| named("vs_one_fragment_text"));
-    let names: Vec<String> = texts.chain(vectors).chain(others).chain(one_fragment).collect();
+    let others = ["vector_clean_bare", "vector_overwritten"].map(named);
+    let plain = PLAIN.iter().flat_map(|(name, ..)| [named(&format!("{name}_vector")), named(&format!("{name}_text"))]);
+    let names: Vec<String> = texts.chain(vectors).chain(others).chain(plain).collect();
     if !bench.wants(&names.iter().map(String::as_str).collect::<Vec<_>>()) {
         return Ok(());
     }
@@ -124,12 +129,16 @@ async fn searches(bench: &mut Bench, noise: Noise, suffix: &str) -> Result<()> {
         near(bench, case, suffix, &pair, &queries).await?;
     }
     bare(bench, &named("vector_clean_bare"), &pair, &queries).await?;
-    one_fragment_vectors(bench, &named("vs_one_fragment_vector"), &pair, &queries).await?;
+    for case in PLAIN {
+        plain_vectors(bench, case, suffix, &pair, &queries).await?;
+    }
     if with_texts {
         for (case, class) in TEXTS {
             best(bench, case, class, &pair).await?;
         }
-        one_fragment_texts(bench, "vs_one_fragment_text", &pair).await?;
+        for case in PLAIN {
+            plain_texts(bench, case, &pair).await?;
+        }
     }
     let mut again = shuffled(0, ids.len(), 5);
     again.truncate(bench.size(30_000, 600));
@@ -159,7 +168,13 @@ async fn near(bench: &mut Bench, case: Case, suffix: &str, pair: &Pair, queries:
     let ours = async |query: &Vec<f32>| search.near(query).await;
     let peer = async |query: &Vec<f32>| theirs(query, asked).await;
     compare_nearest(&metric, &truth, queries, ours, peer).await?;
-    race(bench, &metric, target, queries, ours, peer).await
+    race(bench, &metric, Some(target), queries, ours, peer).await?;
+    if asked > K {
+        // Fewer rows than it takes to find as many: told, but no comparison.
+        let hasty = async |query: &Vec<f32>| theirs(query, K).await;
+        race(bench, &format!("{metric}_hasty_peer"), None, queries, ours, hasty).await?;
+    }
+    Ok(())
 }
 
 /// Queries of a class over the texts of the live rows, and those texts.
@@ -181,7 +196,7 @@ async fn best(bench: &mut Bench, (metric, end, target): Case, class: Class, pair
     let ours = async |query: &TextQuery| search.scores(query).await;
     let peer = async |query: &TextQuery| pair.sources.best(query, end).await;
     compare_best(metric, &corpus, (&queries, end), ours, peer).await?;
-    race(bench, metric, target, &queries, ours, peer).await
+    race(bench, metric, Some(target), &queries, ours, peer).await
 }
 
 /// Beside Lance's scanner of one memtable, which sees neither base nor deletions.
@@ -203,7 +218,7 @@ async fn bare(bench: &mut Bench, metric: &str, pair: &Pair, queries: &[Vec<f32>]
     let ours = async |query: &Vec<f32>| search.near(query).await;
     let peer = async |query: &Vec<f32>| theirs(query, ef).await;
     compare_nearest(metric, &truths(&pair.live, queries, None), queries, ours, peer).await?;
-    race(bench, metric, 1.2, queries, ours, peer).await
+    race(bench, metric, Some(1.2), queries, ours, peer).await
 }
 
 /// The first effort, doubled from the least to the most, that finds enough.
@@ -225,20 +240,28 @@ async fn cheapest(
     }
 }
 
-async fn one_fragment(metric: &str, pair: &Pair, index: Index) -> Result<Dataset> {
+/// A plain dataset of one fragment, or of fragments of so many rows.
+async fn plainly(metric: &str, pair: &Pair, index: Index, rows: Option<usize>) -> Result<Dataset> {
     let uri = format!("memory://{metric}");
-    let mut dataset = plain(&uri, &pair.documents.schema(), pair.batches()?, None).await?;
+    let mut dataset = plain(&uri, &pair.documents.schema(), pair.batches()?, rows).await?;
     create_all(&mut dataset, &[index]).await?;
     Ok(dataset)
 }
 
-/// Beside a plain dataset of one fragment with an index of its own, as many of whose partitions are searched as it takes.
-async fn one_fragment_vectors(bench: &mut Bench, metric: &str, pair: &Pair, queries: &[Vec<f32>]) -> Result<()> {
-    if !bench.wants(&[metric]) {
+/// Beside a plain dataset with an index of its own, as many of whose partitions are searched as it takes.
+async fn plain_vectors(
+    bench: &mut Bench,
+    (name, rows, target): Plain,
+    suffix: &str,
+    pair: &Pair,
+    queries: &[Vec<f32>],
+) -> Result<()> {
+    let metric = format!("{name}_vector{suffix}");
+    if !bench.wants(&[&metric]) {
         return Ok(());
     }
     let index = Index::Vector { column: VECTOR, partitions: bench.size(248, 8), codes: None };
-    let dataset = one_fragment(metric, pair, index).await?;
+    let dataset = plainly(&metric, pair, index, rows).await?;
     let theirs = async |vector: &[f32], probes: usize| -> Result<Vec<i64>> {
         let key = Float32Array::from(vector.to_vec());
         let mut scan = dataset.scan();
@@ -251,16 +274,17 @@ async fn one_fragment_vectors(bench: &mut Bench, metric: &str, pair: &Pair, quer
     let search = OurSearch::new(&pair.ours, None);
     let ours = async |query: &Vec<f32>| search.near(query).await;
     let peer = async |query: &Vec<f32>| theirs(query, probes).await;
-    compare_nearest(metric, &truth, queries, ours, peer).await?;
-    race(bench, metric, 3.0, queries, ours, peer).await
+    compare_nearest(&metric, &truth, queries, ours, peer).await?;
+    race(bench, &metric, target.map(|(vectors, _)| vectors), queries, ours, peer).await
 }
 
-/// Words of middling frequency, beside a plain dataset of one fragment with an index of its own.
-async fn one_fragment_texts(bench: &mut Bench, metric: &str, pair: &Pair) -> Result<()> {
-    if !bench.wants(&[metric]) {
+/// Words of middling frequency, beside a plain dataset with an index of its own.
+async fn plain_texts(bench: &mut Bench, (name, rows, target): Plain, pair: &Pair) -> Result<()> {
+    let metric = format!("{name}_text");
+    if !bench.wants(&[&metric]) {
         return Ok(());
     }
-    let dataset = one_fragment(metric, pair, Index::Text(TEXT)).await?;
+    let dataset = plainly(&metric, pair, Index::Text(TEXT), rows).await?;
     let (queries, corpus) = asked(bench, Class::Mid, pair);
     let search = OurSearch::new(&pair.ours, None);
     let ours = async |query: &TextQuery| search.scores(query).await;
@@ -270,6 +294,6 @@ async fn one_fragment_texts(bench: &mut Bench, metric: &str, pair: &Pair) -> Res
         scan.project(&[KEY])?.full_text_search(query)?;
         scored(&[scan.try_into_batch().await?], SCORE)
     };
-    compare_best(metric, &corpus, (&queries, None), ours, peer).await?;
-    race(bench, metric, 5.0, &queries, ours, peer).await
+    compare_best(&metric, &corpus, (&queries, None), ours, peer).await?;
+    race(bench, &metric, target.map(|(_, texts)| texts), &queries, ours, peer).await
 }

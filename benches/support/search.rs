@@ -153,7 +153,7 @@ pub(crate) fn fused(near: &[i64], best: &[i64]) -> Vec<(i64, f64)> {
 pub(crate) async fn race<Q, A, B>(
     bench: &mut Bench,
     metric: &str,
-    target: f64,
+    target: Option<f64>,
     queries: &[Q],
     ours: impl AsyncFn(&Q) -> Result<A>,
     peer: impl AsyncFn(&Q) -> Result<B>,
@@ -171,6 +171,9 @@ pub(crate) async fn race<Q, A, B>(
             Ok(timed(async { Ok(black_box(peer(query).await?)) }).await?.0)
         },
     );
-    bench.compared(metric, Unit::Microseconds, times.await?, target);
+    match target {
+        Some(target) => bench.compared(metric, Unit::Microseconds, times.await?, target),
+        None => bench.beside(metric, Unit::Microseconds, times.await?),
+    }
     Ok(())
 }

@@ -150,18 +150,30 @@ impl DatasetHandle {
         Ok(Arc::new(scan.within(ranges)))
     }
 
-    /// The text indexes of the stored column `column` whose words are those that `analyzer` makes; `None` if there are
-    /// none that can be used. Opened once for each analyzer while memory lasts. Where they do not know all rows, and these
-    /// are in memory and their texts short, an index of them is made instead.
+    /// The text indexes that the files of the stored column `column` have and whose words are those that `analyzer` makes;
+    /// `None` if there are none that can be used. Opened once for each analyzer while memory lasts.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails.
-    pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
+    pub async fn stored_text_index(
+        &self,
+        column: usize,
+        analyzer: &TextAnalyzer,
+    ) -> Result<Option<Arc<DatasetTextIndex>>> {
         let open = || self.open_text_index(column, analyzer);
-        let stored = self.text_indexes.get((column, analyzer.told().clone()), open).await?;
+        self.text_indexes.get((column, analyzer.told().clone()), open).await
+    }
+
+    /// The [stored](Self::stored_text_index) text indexes of a column. Where they do not know all rows, and these are in
+    /// memory and their texts short, an index of them that is made instead.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
+        let stored = self.stored_text_index(column, analyzer).await?;
         let knows_all = stored.as_ref().is_some_and(|index| index.uncovered().is_empty());
         if let Some(rows) = self.resident.rows().filter(|_| !knows_all)
-            && let Some(made) = rows.text_index(column, analyzer, &self.budget).await?
+            && let Some(made) = self.resident.text_index(&rows, column, analyzer).await?
         {
             return Ok(Some(made));
         }
@@ -202,8 +214,12 @@ impl DatasetHandle {
 
     /// Whether the stored column `column` has text indexes, whatever their words, or gets one in memory.
     pub fn has_text_index(&self, column: usize) -> bool {
+        self.has_stored_text_index(column) || self.resident.rows().is_some_and(|rows| rows.may_index_texts(column))
+    }
+
+    /// Whether files of the stored column `column` are text indexes, whatever their words.
+    pub fn has_stored_text_index(&self, column: usize) -> bool {
         !self.text_segments(column).is_empty()
-            || self.resident.rows().is_some_and(|rows| rows.may_index_texts(column))
     }
 
     fn text_segments(&self, column: usize) -> &[IndexMetadata] {
@@ -491,15 +507,13 @@ impl DatasetHandle {
         self.resident.rows().is_some()
     }
 
-    /// Keeps the rows of a small dataset in memory if this is not the first time that they are read.
-    ///
-    /// # Errors
-    /// What reading raises.
-    pub async fn keep_small(self: &Arc<Self>) -> Result<()> {
-        if let Residency::Load(loading) = self.residency() {
-            self.load(loading).await?;
+    /// Keeps the rows of a small dataset in memory if this is not the first time that they are read, and nothing fails.
+    pub async fn keep_small(self: &Arc<Self>) {
+        if let Residency::Load(loading) = self.residency()
+            && let Err(error) = self.load(loading).await
+        {
+            tracing::debug!(dataset = self.dataset.uri(), %error, "rows are not kept in memory");
         }
-        Ok(())
     }
 
     /// How the dataset is read now.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::lazy_indexes::LazyIndexes;
 use super::text_index::DatasetTextIndex;
-use crate::cache::{MemoryBudget, MemoryLease, Reclaim};
+use crate::cache::{MemoryLease, Reclaim};
 use crate::error::Result;
 use crate::index_spec::TextParams;
 use crate::schema::take_rows;
@@ -106,6 +106,30 @@ impl Resident {
         self.rows.load_full()
     }
 
+    /// A text index of a column of `rows`, made when it is first asked for; `None` if the texts are too long, or memory is
+    /// short.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no column of texts.
+    pub(super) async fn text_index(
+        &self,
+        rows: &ResidentRows,
+        column: usize,
+        analyzer: &TextAnalyzer,
+    ) -> Result<Option<Arc<DatasetTextIndex>>> {
+        if !rows.may_index_texts(column) || self.is_tight() {
+            return Ok(None);
+        }
+        let budget = Arc::clone(self.lease.lock().budget());
+        let make = || {
+            let (rows, analyzer) = (rows.batch.clone(), analyzer.clone());
+            let heavy = rows.column(column).get_buffer_memory_size() > LIGHT_TEXT_BYTES;
+            let make = move || DatasetTextIndex::of_rows(rows.column(column), ids(&rows), &analyzer, &budget);
+            async move { Ok(Some(Arc::new(task::blocking_if(heavy, make).await?))) }
+        };
+        rows.text_indexes.get((column, analyzer.told().clone()), make).await
+    }
+
     fn is_tight(&self) -> bool {
         let lease = self.lease.lock();
         let budget = lease.budget();
@@ -115,7 +139,7 @@ impl Resident {
 
 impl Reclaim for Resident {
     fn reclaimable(&self) -> usize {
-        self.rows.load().as_ref().map_or(0, |rows| rows.bytes)
+        self.rows.load().as_ref().map_or(0, |rows| rows.bytes + rows.text_memory())
     }
 
     fn reclaim(&self) {
@@ -162,26 +186,9 @@ impl ResidentRows {
         self.batch.column(column).get_buffer_memory_size() <= TEXT_BYTES
     }
 
-    /// A text index of a column, made when it is first asked for and charged to `budget`; `None` if the texts are too long.
-    ///
-    /// # Errors
-    /// `Invalid` if it is no column of texts.
-    pub(super) async fn text_index(
-        &self,
-        column: usize,
-        analyzer: &TextAnalyzer,
-        budget: &Arc<MemoryBudget>,
-    ) -> Result<Option<Arc<DatasetTextIndex>>> {
-        if !self.may_index_texts(column) {
-            return Ok(None);
-        }
-        let make = || {
-            let (rows, analyzer, budget) = (self.batch.clone(), analyzer.clone(), Arc::clone(budget));
-            let heavy = rows.column(column).get_buffer_memory_size() > LIGHT_TEXT_BYTES;
-            let make = move || DatasetTextIndex::of_rows(rows.column(column), ids(&rows), &analyzer, &budget);
-            async move { Ok(Some(Arc::new(task::blocking_if(heavy, make).await?))) }
-        };
-        self.text_indexes.get((column, analyzer.told().clone()), make).await
+    /// Bytes of its text indexes.
+    fn text_memory(&self) -> usize {
+        self.text_indexes.opened().iter().map(|index| index.memory()).map(|(words, rest)| words + rest).sum()
     }
 
     /// The rows with these ids, in this order; `None` if only storage can say.

@@ -98,7 +98,7 @@ async fn texts_that_are_in_memory_get_an_index_there() {
     let analyzer = TextAnalyzer::default_one();
     for _ in 0..2 {
         assert!(!handle.has_text_index(1) && handle.text_index(1, &analyzer).await.unwrap().is_none());
-        handle.keep_small().await.unwrap();
+        handle.keep_small().await;
     }
     assert!(handle.has_text_index(1));
     let of_rows = budget.used();
@@ -183,7 +183,7 @@ fn rows_of_an_older_schema_are_brought_to_the_stored_one() {
         Field::new(name, DataType::Int64, nullable)
             .with_metadata(HashMap::from([("lance:field_id".to_string(), id.to_string())]))
     };
-    let longs = |v: i64| Arc::new(Int64Array::from(vec![v])) as arrow::array::ArrayRef;
+    let longs = |v: i64| Arc::new(Int64Array::from(vec![v])) as ArrayRef;
     let now = Schema::new(vec![field("new", "3", true), field("id", "0", false), field("b", "1", true)]);
     let now = Arc::new(TableSchema::try_new(&now, &["id".into()]).unwrap());
     // `a` became `b`, the old `b` is gone; the `_tombstone` of then has the number of `new`.
@@ -191,7 +191,7 @@ fn rows_of_an_older_schema_are_brought_to_the_stored_one() {
         .with_metadata(HashMap::from([("lance:field_id".to_string(), "3".to_string())]));
     let then = vec![field("id", "0", false), field("a", "1", true), field("b", "2", true), tombstone];
     let then = Arc::new(Schema::new(then));
-    let gone = Arc::new(arrow::array::BooleanArray::from(vec![true])) as arrow::array::ArrayRef;
+    let gone = Arc::new(arrow::array::BooleanArray::from(vec![true])) as ArrayRef;
     let batch = RecordBatch::try_new(Arc::clone(&then), vec![longs(7), longs(8), longs(9), gone]).unwrap();
     let rows = &conform(&now, &then, vec![batch.clone()]).unwrap()[0];
     assert_eq!(rows.schema_ref(), now.stored());

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Float32Type};
 
 use super::batch_list::Layout;
@@ -16,6 +17,9 @@ use crate::schema::TableSchema;
 use crate::vector_index::{
     Class, Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, rank, vector_of,
 };
+
+/// So many rows are compared one by one, or 4 for each row asked for.
+const FEW: usize = 1024;
 
 /// Makes a [`VectorRows`] for each memtable.
 #[derive(Debug)]
@@ -96,8 +100,10 @@ pub struct NearestRows {
     pub rows: Vec<usize>,
     /// What there was to do.
     pub work: Work,
-    /// Rows that were compared one by one since they are not indexed yet.
+    /// Rows that were compared one by one.
     pub flat: usize,
+    /// Whether these are all, being few; if not, they are not indexed yet.
+    pub few: bool,
 }
 
 impl VectorRows {
@@ -135,6 +141,10 @@ impl VectorRows {
         let indexed = indexed.min(watermark);
         let column = VectorColumn { layout: view.table().batches().layout(), column: self.column };
         let allows = |row: usize| request.allowed.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1);
+        let allowed: usize = request.allowed.iter().map(|word| word.count_ones() as usize).sum();
+        let few = allowed <= FEW.max(request.k.saturating_mul(4));
+        // Few rows are compared one by one, as if none were indexed.
+        let indexed = if few { 0 } else { indexed };
         let wanted = Request {
             vector: request.query,
             k: request.k,
@@ -155,7 +165,8 @@ impl VectorRows {
         let mut odd = listed(&self.odd);
         let mut missing = Vec::new();
         let (simd, mut flat) = (Simd::detect(), 0);
-        for row in (indexed..watermark).filter(|row| allows(*row)) {
+        let set = BooleanBuffer::new(request.allowed.to_vec().into(), 0, watermark);
+        for row in set.slice(indexed, watermark - indexed).set_indices().map(|row| indexed + row) {
             let vector = column.get(row);
             flat += 1;
             match (Class::of(self.metric, vector), vector) {
@@ -176,7 +187,7 @@ impl VectorRows {
         }
         rows.append(&mut odd);
         rows.sort_unstable();
-        Ok(NearestRows { rows, work, flat })
+        Ok(NearestRows { rows, work, flat, few })
     }
 }
 

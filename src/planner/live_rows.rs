@@ -8,15 +8,17 @@ use arrow::datatypes::{Schema, SchemaRef, UInt64Type};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use futures::TryStreamExt;
-use roaring::RoaringTreemap;
+use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::sources::StoredRows;
-use crate::dataset::DatasetHandle;
+use crate::dataset::{DatasetHandle, ValueCandidates};
 use crate::error::Result;
 use crate::source::{Dropped, ValueRanges};
 
 /// Rows that are taken at once.
 const TAKEN: usize = 8192;
+/// One row in so many: if no more are asked for, they are taken one by one.
+const FEW: u64 = 64;
 
 /// The rows of a generation or of the base, less those that newer sources supersede.
 #[derive(Debug, Clone)]
@@ -89,8 +91,8 @@ impl LiveRows {
         Ok(superseded)
     }
 
-    /// The live rows that pass `predicate`, and how many of all indexes of values left to look at. Others are not
-    /// evaluated. `ranges` are what the predicate lets columns have.
+    /// The live rows, or those `among` them, that pass `predicate`, and how many of all indexes of values left to look at.
+    /// Others are not evaluated. `ranges` are what the predicate lets columns have.
     ///
     /// # Errors
     /// What reading and evaluating raise.
@@ -98,6 +100,7 @@ impl LiveRows {
         &self,
         predicate: &Arc<dyn PhysicalExpr>,
         ranges: &[ValueRanges],
+        among: Option<RoaringTreemap>,
     ) -> Result<(RoaringTreemap, Option<u64>)> {
         let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
         columns.sort_unstable();
@@ -108,16 +111,23 @@ impl LiveRows {
         let predicate = reassign_expr_columns(Arc::clone(predicate), &schema)?;
         columns.extend(self.key_columns());
         let mut passing = RoaringTreemap::new();
-        let found = self.handle().find_values(ranges).await?;
+        let is_few = |rows: &RoaringTreemap| rows.len() <= self.handle().rows() as u64 / FEW;
+        let few = among.as_ref().filter(|rows| is_few(rows));
+        let found = if few.is_none() { self.handle().find_values(ranges).await? } else { None };
         let left = found.as_ref().map(|found| found.rows.len());
-        let mut rows = match found {
+        let few = few.map(|rows| ValueCandidates { rows: rows.clone(), uncovered: RoaringBitmap::new() });
+        let mut rows = match few.or(found) {
             Some(found) => self.handle().rows_among(&columns, found, TAKEN)?,
             None => self.handle().rows_of(&columns, None)?,
         };
         while let Some(batch) = rows.try_next().await? {
             let (values, ids) = batch.columns().split_at(columns.len());
             let ids = ids[0].as_primitive::<UInt64Type>().values();
-            let selection = BooleanArray::new(self.live(ids, &values[read..])?, None);
+            let mut asked = self.live(ids, &values[read..])?;
+            if let Some(among) = &among {
+                asked = &asked & &BooleanBuffer::collect_bool(ids.len(), |row| among.contains(ids[row]));
+            }
+            let selection = BooleanArray::new(asked, None);
             let values = batch_of(&schema, values[..read].to_vec(), ids.len())?;
             let passed = predicate.evaluate_selection(&values, &selection)?.into_array(ids.len())?;
             let passed = passed.as_boolean();

@@ -61,7 +61,7 @@ impl RowSource for StoredMatches {
         let (rows, searches) = (self.rows.clone(), Arc::clone(&self.searches));
         let (projection, schema, all) = (projection.to_vec(), Arc::clone(schema), self.row_count() as u64);
         stream::once(async move {
-            rows.handle().keep_small().await?;
+            rows.handle().keep_small().await;
             let live = LiveRows::resolve(&rows).await?;
             let mut work = Work::default();
             let superseded = live.superseded().await?.len() as usize;

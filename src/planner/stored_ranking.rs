@@ -25,6 +25,7 @@ pub(super) struct StoredRanking {
     rows: StoredRows,
     ranking: Arc<TextRanking>,
     texts: Arc<[TextSearch]>,
+    kind: &'static str,
 }
 
 impl StoredRanking {
@@ -34,7 +35,9 @@ impl StoredRanking {
         let columns = ranking.scorer.search().columns.iter();
         let columns = columns.map(|column| handle.schema().logical().index_of(&column.name));
         let columns = columns.collect::<Result<Vec<_>, _>>().ok()?;
-        let found = Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts) };
+        let is_stored = columns.iter().all(|column| handle.has_stored_text_index(*column));
+        let kind = if is_stored { "text" } else { "text in memory" };
+        let found = Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts), kind };
         columns.into_iter().all(|column| handle.has_text_index(column)).then_some(found)
     }
 
@@ -46,12 +49,14 @@ impl StoredRanking {
         work.add("postings", 0);
         work.add("rows_dropped", usize::try_from(texts.superseded.len()).unwrap_or(usize::MAX));
         // What scores matches what it is scored for.
-        let (same, others): (Vec<&TextSearch>, Vec<&TextSearch>) = self.texts.iter().partition(|text| *text == search);
+        let must_match = self.texts.contains(search);
         let TextRanking { beside_texts, ranges, .. } = self.ranking.as_ref();
+        // Nothing else needs to be known of rows that are not found anyway.
+        let needed = self.texts.iter().filter(|text| *text != search || beside_texts.is_some());
+        let needed: Vec<&TextSearch> = needed.collect();
         let mut filter = Work::default();
-        let passing = passing(live, others, beside_texts.as_ref(), ranges, &mut filter).await?;
+        let passing = passing(live, needed, beside_texts.as_ref(), ranges, &mut filter).await?;
         work.filtered(&filter);
-        let must_match = !same.is_empty();
         let mut top = Top::new(k);
         let mut read = RoaringTreemap::new();
         let candidates = match &passing {
@@ -193,7 +198,8 @@ impl TopKSource for StoredRanking {
 
     fn label(&self) -> String {
         let superseded_by = self.rows.mask().label();
-        format!("source={}, index=text, k={}, superseded_by={superseded_by}", self.rows.label(), self.ranking.k)
+        let (source, k) = (self.rows.label(), self.ranking.k);
+        format!("source={source}, index={}, k={k}, superseded_by={superseded_by}", self.kind)
     }
 
     fn limit(&self) -> usize {
@@ -201,7 +207,7 @@ impl TopKSource for StoredRanking {
     }
 
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
-        self.rows.handle().keep_small().await?;
+        self.rows.handle().keep_small().await;
         let live = LiveRows::resolve(&self.rows).await?;
         let (found, work) = self.find(&live).await?;
         let (ids, scores): (Vec<u64>, Vec<f32>) = found.into_iter().map(|best| (best.row, best.score)).unzip();

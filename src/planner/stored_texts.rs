@@ -80,17 +80,17 @@ pub(super) async fn passing(
     work: &mut Work,
 ) -> Result<Option<RoaringTreemap>> {
     let mut passing = None;
-    if let Some(predicate) = predicate {
-        let (rows, by_value) = live.passing(predicate, ranges).await?;
-        passing = Some(rows);
-        by_value.into_iter().for_each(|rows| work.add("rows_by_value", rows as usize));
-    }
     for search in searches {
         let found = StoredTexts::open(live, search).await?.matching(work).await?;
         passing = Some(match passing {
             Some(rows) => rows & found,
             None => found,
         });
+    }
+    if let Some(predicate) = predicate {
+        let (rows, by_value) = live.passing(predicate, ranges, passing).await?;
+        passing = Some(rows);
+        by_value.into_iter().for_each(|rows| work.add("rows_by_value", rows as usize));
     }
     Ok(passing)
 }

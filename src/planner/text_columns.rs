@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
 use roaring::{RoaringBitmap, RoaringTreemap};
@@ -21,6 +21,8 @@ use crate::text_search::{
 
 /// Rows from which on a search leaves the async workers.
 const HEAVY: usize = 4096;
+/// Bytes of texts from which on looking at them does.
+const HEAVY_TEXTS: usize = 16 << 10;
 
 /// The columns of one query in one dataset.
 #[derive(Debug)]
@@ -153,13 +155,13 @@ impl TextColumns {
                 let index = index_of(&texts, &analyzer, Some(&patterns))?;
                 Ok(Survey::of(&index, &patterns, index.rows(), dead.as_deref()))
             };
-            survey.add(&task::blocking(survey_batch).await?);
+            survey.add(&task::blocking_if(is_heavy(batch.column(0)), survey_batch).await?);
         }
         Ok(survey)
     }
 
     /// Reads the texts of the rows that `answered` does not know, all if it is none: `look` gets the texts of a batch,
-    /// column by column, off the async workers, and `take` what it says with the row ids.
+    /// column by column, off the async workers if they are many, and `take` what it says with the row ids.
     ///
     /// # Errors
     /// What reading and looking raise.
@@ -178,11 +180,16 @@ impl TextColumns {
         while let Some(batch) = rows.try_next().await? {
             let (texts, ids) = batch.columns().split_at(columns.len());
             let (texts, look) = (texts.to_vec(), look.clone());
-            let said = task::blocking(move || look(&texts)).await?;
+            let said = task::blocking_if(texts.iter().any(is_heavy), move || look(&texts)).await?;
             take(ids[0].as_primitive::<UInt64Type>().values(), said);
         }
         Ok(())
     }
+}
+
+/// Whether other tasks should not wait for somebody to look at `texts`.
+fn is_heavy(texts: &ArrayRef) -> bool {
+    texts.get_buffer_memory_size() > HEAVY_TEXTS
 }
 
 /// The rows of a batch that are superseded, as bits.

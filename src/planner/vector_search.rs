@@ -82,7 +82,7 @@ impl MemTableSearch {
         let rows = view.take(&found.rows, projection, schema)?;
         work.add("estimates", found.work.quick);
         work.add("distances", found.work.exact + found.flat);
-        work.flat(Flat::NotIndexed, found.flat);
+        work.flat(if found.few { Flat::FewPass } else { Flat::NotIndexed }, found.flat);
         Ok(Best { rows, work })
     }
 }

@@ -125,6 +125,7 @@ impl Binder<'_> {
         if let Some((texts, told, bound)) = words_of(&expr) {
             let origins = self.origins(texts, node);
             let texts = bound_texts(texts, told, |place| origins[place].as_ref().map(Origin::analyzer));
+            text::check(&expr, &texts)?;
             let table = origins.into_iter().next().flatten().and_then(Origin::into_column);
             let known = |search: &TextSearch| self.pins.known_scorer(table?.0.table(), search);
             return Ok(Transformed::yes(text::scored_by(bound(expr, texts), known)));

@@ -245,6 +245,21 @@ pub(super) fn call_of(expr: &Expr) -> Option<(&[Expr], &[BoundText])> {
     Some((call.args.split_last()?.1, &function.texts))
 }
 
+/// Nothing, unless `expr` is a call of the function with a query that is none of `texts`.
+///
+/// # Errors
+/// `Invalid` if it is so.
+pub(super) fn check(expr: &Expr, texts: &[BoundText]) -> Result<()> {
+    let Expr::ScalarFunction(call) = expr else { return Ok(()) };
+    let is_that = call.func.inner().downcast_ref::<TextMatch>().is_some();
+    if let (true, Some(Expr::Literal(query, _))) = (is_that, call.args.last())
+        && let Some(Some(query)) = query.try_as_str()
+    {
+        Searched::new(texts)?.search(query)?;
+    }
+    Ok(())
+}
+
 /// A call of the function with what is known of its texts.
 pub(super) fn bound(call: Expr, texts: Vec<BoundText>) -> Expr {
     match call {

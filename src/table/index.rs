@@ -203,7 +203,7 @@ async fn has_index(generation: &Generation, index: &IndexSpec, all: &Indexes) ->
     let Ok(column) = generation.handle().schema().logical().index_of(&index.column) else { return Ok(false) };
     Ok(match &index.kind {
         IndexKind::Text(_) => {
-            generation.handle().text_index(column, &all.text_analyzer(&index.column)).await?.is_some()
+            generation.handle().stored_text_index(column, &all.text_analyzer(&index.column)).await?.is_some()
         }
         IndexKind::Vector(vector) => generation.handle().vector_index_kind(column, vector.metric).is_some(),
         IndexKind::BTree | IndexKind::Bitmap => generation.handle().value_index_name(&index.column).is_some(),

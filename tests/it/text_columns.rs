@@ -322,7 +322,8 @@ async fn explain_analyze_tells_how_each_source_was_searched_and_why() {
 
     let near = "l2_distance(e, [7, 1, 2, 3, 4, 5, 6, 7])";
     let plan = analyzed(&session, &format!("SELECT id FROM d ORDER BY {near} LIMIT 3")).await;
-    let expected = names(&["candidates", "distances", "estimates", "flat", "rows_dropped", "texts_read"]);
+    let expected =
+        names(&["candidates", "distances", "estimates", "flat", "flat_few_pass", "rows_dropped", "texts_read"]);
     assert_eq!(sorted(figures(&plan, "VectorTopKExec: source=memtable")), expected, "{plan}");
 
     let other = "SELECT id FROM d ORDER BY cosine_distance(e, [7, 1, 2, 3, 4, 5, 6, 7]) LIMIT 3";
@@ -333,6 +334,6 @@ async fn explain_analyze_tells_how_each_source_was_searched_and_why() {
     );
     let plan = analyzed(&session, "SELECT id FROM d ORDER BY score(note, 'dog') DESC LIMIT 3").await;
     assert!(plan.lines().any(|line| line.contains("sources=[memtable 2]") && line.contains("flat=no index")), "{plan}");
-    assert!(plan.contains("source=generation 1, flat=no index, superseded_by=1 newer source"), "{plan}");
+    assert!(plan.contains("source=generation 1, index=text in memory, k=3, superseded_by=1 newer source"), "{plan}");
     assert!(figures(&plan, "PrepareExec").contains(&"flat_no_index".into()), "{plan}");
 }

@@ -84,9 +84,10 @@ impl DatasetTextIndex {
     }
 
     /// Bytes held for words that queries asked for, and for all else.
-    fn memory(&self) -> (usize, usize) {
+    pub(super) fn memory(&self) -> (usize, usize) {
+        let whole = self.whole.as_ref().map_or(0, |part| part.index.memory() + part.documents.memory());
         let of = |p: &Arc<Partition>| (p.loaded_memory(), p.memory());
-        self.partitions.iter().map(of).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+        self.partitions.iter().map(of).fold((0, whole), |a, b| (a.0 + b.0, a.1 + b.1))
     }
 }
 
