@@ -133,11 +133,13 @@ struct Setting {
     probes: usize,
 }
 
-/// Settings that are tried: partitions that are searched, and candidates that are compared exactly for each row asked for.
-fn settings(bench: &Bench) -> Vec<(usize, u32)> {
-    let probes = bench.size(vec![1, 2, 4, 8, 16, 32], vec![4]);
-    probes.into_iter().flat_map(|probes| [1, 2, 5, 10].map(|refine| (probes, refine))).collect()
+/// How many partitions are searched, until enough is found.
+fn probes(bench: &Bench) -> Vec<usize> {
+    bench.size(vec![8, 16, 32, 64, 128, 256], vec![4])
 }
+
+/// Candidates that are compared exactly for each row asked for.
+const REFINE: [u32; 3] = [2, 5, 10];
 
 /// The fastest of some settings that find enough, or else the one that finds most.
 struct Cheapest<S> {
@@ -161,6 +163,11 @@ impl<S> Cheapest<S> {
         Ok(())
     }
 
+    /// Whether one found enough: who looks into more partitions is no faster.
+    fn is_enough(&self) -> bool {
+        self.best.as_ref().is_some_and(|(share, ..)| *share >= RECALL)
+    }
+
     fn found(self) -> Result<S> {
         Ok(self.best.ok_or("there are settings")?.2)
     }
@@ -171,33 +178,45 @@ async fn nearest(bench: &mut Bench, table: &mut Table) -> Result<Setting> {
     let queries = table.documents.queries(bench.size(100, 5));
     let truth = truths(&table.live, &queries, None);
     let mut cheapest = Cheapest { best: None };
-    for (probes, refine) in settings(bench) {
-        let setting = (Setting { planners: table.sources.planners(Some(refine)), probes }, refine);
-        let search = async |(setting, _): &(Setting, u32)| {
-            let mut found = Vec::new();
-            for query in &queries {
-                found.push(setting.planners.near(query, setting.probes).await?);
-            }
-            Ok(found)
-        };
-        cheapest.attempt(&truth, setting, search).await?;
+    for probes in probes(bench) {
+        for refine in REFINE {
+            let setting = (Setting { planners: table.sources.planners(Some(refine)), probes }, refine);
+            let search = async |(setting, _): &(Setting, u32)| {
+                let mut found = Vec::new();
+                for query in &queries {
+                    found.push(setting.planners.near(query, setting.probes).await?);
+                }
+                Ok(found)
+            };
+            cheapest.attempt(&truth, setting, search).await?;
+        }
+        if cheapest.is_enough() {
+            break;
+        }
     }
     let (setting, refine) = cheapest.found()?;
     note(&format!("the peer's setting: nprobes {}, refine {refine}", setting.probes));
     let mut cheapest = Cheapest { best: None };
-    let own = settings(bench).into_iter().map(|(probes, refine)| (probes.to_string(), refine.to_string()));
-    for (probes, refine) in own.chain([("default".to_string(), "default".to_string())]) {
-        table.set(&probes, &refine).await?;
-        let search = OurSearch::new(&table.ours, None);
-        let search = async |_: &(String, String)| {
-            let mut found = Vec::new();
-            for query in &queries {
-                found.push(search.near(query).await?);
-            }
-            Ok(found)
-        };
-        cheapest.attempt(&truth, (probes, refine), search).await?;
+    let default = "default".to_string();
+    let all = async |table: &Table| -> Result<Vec<Vec<i64>>> {
+        let (search, mut found) = (OurSearch::new(&table.ours, None), Vec::new());
+        for query in &queries {
+            found.push(search.near(query).await?);
+        }
+        Ok(found)
+    };
+    note(&format!("our recall at the defaults: {:.3}", recall(&truth, &all(table).await?)));
+    for probes in probes(bench).into_iter().map(|probes| probes.to_string()) {
+        for refine in REFINE.iter().map(u32::to_string).chain([default.clone()]) {
+            table.set(&probes, &refine).await?;
+            cheapest.attempt(&truth, (probes.clone(), refine), async |_| all(table).await).await?;
+        }
+        if cheapest.is_enough() {
+            break;
+        }
     }
+    table.set(&default, &default).await?;
+    cheapest.attempt(&truth, (default.clone(), default), async |_| all(table).await).await?;
     let (probes, refine) = cheapest.found()?;
     note(&format!("our setting: nprobes {probes}, refine {refine}"));
     table.set(&probes, &refine).await?;

@@ -27,7 +27,7 @@ use crate::store::from_lance;
 /// Partitions that are looked into at least, of those nearest to the query.
 const PARTITIONS: f64 = 8.0;
 /// … and so many times the square root of their number.
-const PARTITION_SHARE: f64 = 1.25;
+const PARTITION_SHARE: f64 = 4.0;
 /// Candidates that are compared exactly at least.
 const CANDIDATES: usize = 32;
 /// How many candidates a graph keeps in view at least.

@@ -14,6 +14,7 @@ use crate::distance::Metric;
 use crate::error::{Error, Result};
 use crate::ids::GenerationId;
 use crate::schema::TableSchema;
+use crate::source::Flat;
 use crate::vector_index::{
     Class, Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, rank, vector_of,
 };
@@ -100,10 +101,8 @@ pub struct NearestRows {
     pub rows: Vec<usize>,
     /// What there was to do.
     pub work: Work,
-    /// Rows that were compared one by one.
-    pub flat: usize,
-    /// Whether these are all, being few; if not, they are not indexed yet.
-    pub few: bool,
+    /// How many rows were looked at one by one, and why.
+    pub flat: Option<(Flat, usize)>,
 }
 
 impl VectorRows {
@@ -187,7 +186,8 @@ impl VectorRows {
         }
         rows.append(&mut odd);
         rows.sort_unstable();
-        Ok(NearestRows { rows, work, flat, few })
+        let why = if few { Flat::FewPass } else { Flat::NotIndexed };
+        Ok(NearestRows { rows, work, flat: (flat > 0).then_some((why, flat)) })
     }
 }
 

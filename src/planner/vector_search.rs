@@ -5,13 +5,15 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
+use futures::future::try_join_all;
+use roaring::RoaringTreemap;
 
 use super::text_match::{bits, matching_rows, positions};
 use super::value_match::narrow;
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
 use crate::error::Result;
-use crate::memtable::{NearestRequest, VectorRows};
+use crate::memtable::{NearestRequest, NearestRows, VectorRows};
 use crate::settings::SearchEffort;
 use crate::source::{Best, Flat, RowSource, TopKSource, ValueRanges, Work};
 use crate::task;
@@ -19,6 +21,8 @@ use crate::text_search::TextSearch;
 
 /// Rows from which on a search leaves the async workers.
 const HEAVY: usize = 4096;
+/// Rows that a thread of its own is worth.
+const PART: usize = 16 * 1024;
 
 /// What is searched for in every source alike.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub struct VectorSearch {
 }
 
 /// A memtable that has an index for the search.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct MemTableSearch {
     rows: MemTableRows,
     search: Arc<VectorSearch>,
@@ -56,7 +60,8 @@ impl MemTableSearch {
         Some(Self { rows: rows.clone(), search: Arc::clone(search), texts: Arc::clone(texts) })
     }
 
-    fn find(&self, blocked: &roaring::RoaringTreemap, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
+    /// The live rows that may be found, as bits, and what finding them took.
+    fn allowed(&self, blocked: &RoaringTreemap) -> Result<(Vec<u64>, Work)> {
         let (view, search) = (self.rows.view(), &self.search);
         let mut allowed = view.live_words(blocked);
         let mut work = Work::default();
@@ -68,23 +73,39 @@ impl MemTableSearch {
         if let Some(predicate) = &search.beside_texts {
             allowed = view.passing(allowed, predicate)?;
         }
-        let candidates = bits(&allowed);
-        work.add("candidates", candidates);
-        let request =
-            NearestRequest { query: &search.query, k: search.k, nulls_first: search.nulls_first, allowed: &allowed };
-        let Some((index, state)) = VectorRows::of(view, search.column, search.metric) else {
-            // Given up since the plan was made: all rows are compared above.
-            let rows = view.take(&positions(allowed, view.watermark()), projection, schema)?;
-            work.flat(Flat::NoIndex, candidates);
-            return Ok(Best { rows, work });
-        };
-        let found = index.nearest(view, state.indexed(), &request)?;
-        let rows = view.take(&found.rows, projection, schema)?;
-        work.add("estimates", found.work.quick);
-        work.add("distances", found.work.exact + found.flat);
-        work.flat(if found.few { Flat::FewPass } else { Flat::NotIndexed }, found.flat);
-        Ok(Best { rows, work })
+        work.add("candidates", bits(&allowed));
+        Ok((allowed, work))
     }
+
+    /// The nearest of the rows whose bit is set.
+    fn nearest(&self, allowed: &[u64]) -> Result<NearestRows> {
+        let (view, search) = (self.rows.view(), &self.search);
+        let request = NearestRequest { query: &search.query, k: search.k, nulls_first: search.nulls_first, allowed };
+        match VectorRows::of(view, search.column, search.metric) {
+            Some((index, state)) => index.nearest(view, state.indexed(), &request),
+            None => {
+                // Given up since the plan was made: all rows are compared above.
+                let rows = positions(allowed.to_vec(), view.watermark());
+                let flat = Some((Flat::NoIndex, rows.len()));
+                Ok(NearestRows { rows, flat, ..NearestRows::default() })
+            }
+        }
+    }
+}
+
+/// Disjoint parts of `rows`, a bit a row, as many as there are threads for, of at least [`PART`] rows.
+fn parts(rows: Vec<u64>) -> Vec<Vec<u64>> {
+    let count = (bits(&rows) / PART).clamp(1, task::threads());
+    if count == 1 {
+        return vec![rows];
+    }
+    let own = |(place, part): (usize, &[u64])| {
+        let mut own = vec![0; rows.len()];
+        own[place..place + part.len()].copy_from_slice(part);
+        own
+    };
+    let words = rows.len().div_ceil(count);
+    (0..).step_by(words).zip(rows.chunks(words)).map(own).collect()
 }
 
 #[async_trait]
@@ -103,11 +124,25 @@ impl TopKSource for MemTableSearch {
 
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
         let blocked = self.rows.blocked().await?;
-        if self.rows.row_count() < HEAVY {
-            return self.find(&blocked, projection, schema);
+        let heavy = self.rows.row_count() >= HEAVY;
+        let is_filtered = self.search.beside_texts.is_some() || !self.texts.is_empty();
+        let search = self.clone();
+        let (allowed, mut work) = task::blocking_if(heavy && is_filtered, move || search.allowed(&blocked)).await?;
+        let nearest = parts(allowed).into_iter().map(|part| {
+            let search = self.clone();
+            task::blocking_if(heavy, move || search.nearest(&part))
+        });
+        let mut rows = Vec::new();
+        for mut found in try_join_all(nearest).await? {
+            rows.append(&mut found.rows);
+            work.add("estimates", found.work.quick);
+            work.add("distances", found.work.exact);
+            work.flat(Flat::NotIndexed, 0);
+            if let Some((why, flat)) = found.flat {
+                work.add("distances", if why == Flat::NoIndex { 0 } else { flat });
+                work.flat(why, flat);
+            }
         }
-        let search = Self { rows: self.rows.clone(), search: Arc::clone(&self.search), texts: Arc::clone(&self.texts) };
-        let (projection, schema) = (projection.to_vec(), Arc::clone(schema));
-        task::blocking(move || search.find(&blocked, &projection, &schema)).await
+        Ok(Best { rows: self.rows.view().take(&rows, projection, schema)?, work })
     }
 }

@@ -174,7 +174,8 @@ impl TableSearch {
         let read_schema = Arc::new(schema.project(&read)?);
         let mut plan = provider.plan_scan(session, Some(&read), &filters, None)?;
         let of_read = DFSchema::try_from(read_schema.as_ref().clone())?;
-        let predicate = conjunction(filters).map(|filter| session.create_physical_expr(filter, &of_read)).transpose()?;
+        let predicate =
+            conjunction(filters).map(|filter| session.create_physical_expr(filter, &of_read)).transpose()?;
         let value = self.physical(value, session, &of_read)?;
         if is_small(&plan)? {
             let rank = Rank { value, name: name.to_string(), ascending: sort.asc };

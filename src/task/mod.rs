@@ -8,6 +8,7 @@ mod supervisor;
 pub use supervisor::{BackgroundTask, Health, Stop, Supervisor};
 
 use std::any::Any;
+use std::sync::LazyLock;
 
 use crate::error::{Error, Result};
 
@@ -44,6 +45,12 @@ where
     F: FnOnce() -> Result<T> + Send + 'static,
 {
     if heavy { blocking(work).await } else { work() }
+}
+
+/// How many threads the machine runs at a time.
+pub fn threads() -> usize {
+    static THREADS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    *THREADS
 }
 
 /// Nothing, if tasks can be started here.
