@@ -115,8 +115,9 @@ async fn searches(bench: &mut Bench, noise: Noise, suffix: &str) -> Result<()> {
     let texts = TEXTS.iter().chain(&TEXTS_OVERWRITTEN).map(|((name, ..), _)| named(name)).filter(|_| with_texts);
     let vectors = VECTORS.iter().map(|(name, ..)| named(name));
     let others = ["vector_clean_bare", "vector_overwritten"].map(named);
-    let plain = PLAIN.iter().flat_map(|(name, ..)| [named(&format!("{name}_vector")), named(&format!("{name}_text"))]);
-    let names: Vec<String> = texts.chain(vectors).chain(others).chain(plain).collect();
+    let plain = |kind: &str| PLAIN.map(|(name, ..)| named(&format!("{name}_{kind}")));
+    let others = others.into_iter().chain(plain("vector")).chain(plain("text").into_iter().filter(|_| with_texts));
+    let names: Vec<String> = texts.chain(vectors).chain(others).collect();
     if !bench.wants(&names.iter().map(String::as_str).collect::<Vec<_>>()) {
         return Ok(());
     }

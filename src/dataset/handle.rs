@@ -171,13 +171,10 @@ impl DatasetHandle {
     /// As there.
     pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
         let stored = self.stored_text_index(column, analyzer).await?;
-        let knows_all = stored.as_ref().is_some_and(|index| index.uncovered().is_empty());
-        if let Some(rows) = self.resident.rows().filter(|_| !knows_all)
-            && let Some(made) = self.resident.text_index(&rows, column, analyzer).await?
-        {
-            return Ok(Some(made));
+        if stored.as_ref().is_some_and(|index| index.uncovered().is_empty()) {
+            return Ok(stored);
         }
-        Ok(stored)
+        Ok(self.resident.text_index(column, analyzer).await?.or(stored))
     }
 
     /// Searches go without the text indexes of the stored column `column` from now on, of which one failed with `error`.

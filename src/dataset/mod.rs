@@ -26,7 +26,7 @@ pub use index_coverage::IndexCoverage;
 pub use layout::FileLayout;
 pub use opener::{DatasetOpener, LanceSession};
 pub use scan::DatasetScanExec;
-pub use text_index::{DatasetTextIndex, TextPart};
+pub use text_index::{DatasetTextIndex, Dead, TextPart};
 pub use value_index::ValueCandidates;
 pub use vector_index::{Allowed, Candidates, DatasetVectorIndex};
 

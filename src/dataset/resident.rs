@@ -19,7 +19,7 @@ use crate::index_spec::TextParams;
 use crate::schema::take_rows;
 use crate::size::row_bytes;
 use crate::task;
-use crate::text_search::TextAnalyzer;
+use crate::text_search::{TextAnalyzer, is_heavy};
 
 /// The most bytes of files that are kept as rows.
 const FILE_BYTES: u64 = 4 << 20;
@@ -29,8 +29,6 @@ pub(super) const ROW_BYTES: usize = 16 << 20;
 const ROOM: usize = 2;
 /// The most bytes of texts of one column that get an index in memory.
 const TEXT_BYTES: usize = 2 << 20;
-/// Bytes of texts that are indexed without leaving the async workers.
-const LIGHT_TEXT_BYTES: usize = 16 << 10;
 /// Reads before the one that keeps the rows: who reads once does not pay for all columns.
 const READS: usize = 1;
 
@@ -106,24 +104,23 @@ impl Resident {
         self.rows.load_full()
     }
 
-    /// A text index of a column of `rows`, made when it is first asked for; `None` if the texts are too long, or memory is
-    /// short.
+    /// A text index of a column of the rows, made when it is first asked for; `None` if they are not in memory, the texts
+    /// are too long, or memory is short.
     ///
     /// # Errors
     /// `Invalid` if it is no column of texts.
     pub(super) async fn text_index(
         &self,
-        rows: &ResidentRows,
         column: usize,
         analyzer: &TextAnalyzer,
     ) -> Result<Option<Arc<DatasetTextIndex>>> {
-        if !rows.may_index_texts(column) || self.is_tight() {
+        let Some(rows) = self.rows().filter(|rows| rows.may_index_texts(column) && !self.is_tight()) else {
             return Ok(None);
-        }
+        };
         let budget = Arc::clone(self.lease.lock().budget());
         let make = || {
             let (rows, analyzer) = (rows.batch.clone(), analyzer.clone());
-            let heavy = rows.column(column).get_buffer_memory_size() > LIGHT_TEXT_BYTES;
+            let heavy = is_heavy(rows.column(column));
             let make = move || DatasetTextIndex::of_rows(rows.column(column), ids(&rows), &analyzer, &budget);
             async move { Ok(Some(Arc::new(task::blocking_if(heavy, make).await?))) }
         };

@@ -5,9 +5,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Float32Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch};
 use arrow::datatypes::{Float32Type, UInt64Type};
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use lance::dataset::scanner::{RowAddrMask, RowAddrTreeMap};
 use lance::index::DatasetIndexInternalExt;
 use lance_index::metrics::NoOpMetricsCollector;
@@ -23,6 +24,7 @@ use crate::distance::Metric;
 use crate::error::{Error, Result};
 use crate::settings::SearchEffort;
 use crate::store::from_lance;
+use crate::task;
 
 /// Partitions that are looked into at least, of those nearest to the query.
 const PARTITIONS: f64 = 8.0;
@@ -32,6 +34,15 @@ const PARTITION_SHARE: f64 = 4.0;
 const CANDIDATES: usize = 32;
 /// How many candidates a graph keeps in view at least.
 const GRAPH_WIDTH: usize = 128;
+/// If at least this share of the rows is allowed, an index is asked for so many times as many candidates as it takes on
+/// average, and a few more, and those that are not allowed are dropped. A mask keeps Lance from scoring rows in bulk:
+/// with product codes, which it stores column by column, a row then takes 30 times as long.
+const MOST: f64 = 0.5;
+const MOST_OF_PRODUCTS: f64 = 1.0 / 16.0;
+const SLACK: f64 = 1.25;
+const FEW_MORE: usize = 16;
+/// Rows that a thread of its own is worth.
+const PART: usize = 16 * 1024;
 
 /// Which rows may be found.
 #[derive(Debug, Clone, Copy)]
@@ -119,22 +130,23 @@ impl DatasetVectorIndex {
         allowed: Allowed<'_>,
         share: f64,
     ) -> Result<Candidates> {
-        let filter: Arc<dyn PreFilter> = Arc::new(self.filter(allowed));
-        let key = Arc::new(Float32Array::from(self.key(query)));
+        let filter = self.filter(allowed);
+        let unmasked = self.unmasked(wanted, allowed);
+        let key: ArrayRef = Arc::new(Float32Array::from(self.key(query)));
         let mut found = Candidates { rows: Vec::new(), partitions: 0, more: false };
         for segment in self.segments.iter().filter(|segment| segment.num_rows() > 0) {
             let all = segment.total_partitions();
             let probes = probes(all, effort, share);
-            let query = Query {
+            let query = |k: usize| Query {
                 column: String::new(),
-                key: Arc::clone(&key) as _,
-                k: wanted,
+                key: Arc::clone(&key),
+                k,
                 lower_bound: None,
                 upper_bound: None,
                 minimum_nprobes: probes,
                 maximum_nprobes: Some(probes),
                 search_effort: 0.5,
-                ef: Some(effort.ef.unwrap_or(GRAPH_WIDTH.max(wanted + wanted / 2)).max(wanted)),
+                ef: Some(effort.ef.unwrap_or(GRAPH_WIDTH.max(k + k / 2)).max(k)),
                 refine_factor: None,
                 metric_type: Some(segment.metric_type()),
                 use_index: true,
@@ -142,29 +154,37 @@ impl DatasetVectorIndex {
                 dist_q_c: 0.0,
                 approx_mode: ApproxMode::Normal,
             };
-            let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
-            let count = partitions.len();
-            let (partitions, distances) = (Arc::new(partitions), Arc::new(distances));
-            let metrics = Arc::new(NoOpMetricsCollector);
-            let search = Arc::clone(segment).search_partitions(
-                query,
-                partitions,
-                distances,
-                0,
-                count,
-                Arc::clone(&filter),
-                None,
-                metrics,
-            );
-            let read = search.await.map_err(from_lance)?.try_collect::<Vec<RecordBatch>>().await.map_err(from_plan)?;
-            let mut near = nearest(&read, wanted);
+            let mut near = None;
+            if let Some(asked) = unmasked.filter(|_| !filter.is_empty()) {
+                let (mut rows, count) = look(segment, query(asked), &RowFilter::new(RowAddrMask::all_rows())).await?;
+                let are_all = rows.len() < asked;
+                rows.retain(|(_, row)| filter.mask.selected(*row));
+                near = (are_all || rows.len() >= wanted).then_some((rows, count));
+            }
+            let (mut near, count) = match near {
+                Some(near) => near,
+                None => look(segment, query(wanted), &filter).await?,
+            };
+            keep_nearest(&mut near, wanted);
             found.partitions += count;
             found.more |= near.len() >= wanted || (count < all && effort.nprobes.is_none());
-            found.rows.append(&mut near);
+            found.rows.extend(near.into_iter().map(|(_, row)| row));
         }
         found.rows.sort_unstable();
         found.rows.dedup();
         Ok(found)
+    }
+
+    /// For how many candidates to ask so that probably `wanted` of them are allowed; `None` if too few rows are.
+    fn unmasked(&self, wanted: usize, allowed: Allowed<'_>) -> Option<usize> {
+        let all = self.segments.iter().map(|segment| segment.num_rows()).sum::<u64>().max(1);
+        let there = match allowed {
+            Allowed::Except(rows) => (self.coverage.ranked() as u64).saturating_sub(rows.len()),
+            Allowed::Only(rows) => rows.len(),
+        };
+        let share = there as f64 / all as f64;
+        let least = if self.kind.codes == Codes::Product { MOST_OF_PRODUCTS } else { MOST };
+        (!self.kind.graph && share >= least).then(|| (wanted as f64 / share.min(1.0) * SLACK) as usize + FEW_MORE)
     }
 
     /// The query as the index compares it: under cosine its direction.
@@ -204,19 +224,48 @@ fn probes(all: usize, effort: SearchEffort, share: f64) -> usize {
     effort.nprobes.unwrap_or(spread).clamp(1, all.max(1))
 }
 
-/// The nearest `count` rows of what the partitions gave.
-fn nearest(read: &[RecordBatch], count: usize) -> Vec<u64> {
+/// What the partitions nearest to a query give, at most as many rows as it asks for, with what the index takes for their
+/// distances; and how many partitions that are.
+async fn look(segment: &Arc<dyn VectorIndex>, query: Query, filter: &RowFilter) -> Result<(Vec<(f32, u64)>, usize)> {
+    let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
+    let (count, most) = (partitions.len(), query.k);
+    let (partitions, distances) = (Arc::new(partitions), Arc::new(distances));
+    let filter = Arc::new(filter.clone());
+    // One call is scored by one thread.
+    let expected = segment.num_rows() as usize / segment.total_partitions().max(1) * count;
+    let at_once = count.div_ceil((expected / PART).clamp(1, task::threads())).max(1);
+    let search = |start: usize| {
+        let (partitions, distances, filter) = (Arc::clone(&partitions), Arc::clone(&distances), Arc::clone(&filter));
+        let (end, metrics) = (count.min(start + at_once), Arc::new(NoOpMetricsCollector));
+        let found = Arc::clone(segment).search_partitions(
+            query.clone(),
+            partitions,
+            distances,
+            start,
+            end,
+            filter,
+            None,
+            metrics,
+        );
+        async move { found.await.map_err(from_lance)?.try_collect::<Vec<RecordBatch>>().await.map_err(from_plan) }
+    };
+    let read = try_join_all((0..count).step_by(at_once).map(search)).await?;
     let mut rows: Vec<(f32, u64)> = Vec::new();
-    for batch in read {
+    for batch in read.into_iter().flatten() {
         let distances = batch.column(0).as_primitive::<Float32Type>().values();
         let ids = batch.column(1).as_primitive::<UInt64Type>().values();
         rows.extend(distances.iter().copied().zip(ids.iter().copied()));
     }
+    keep_nearest(&mut rows, most);
+    Ok((rows, count))
+}
+
+/// Leaves the nearest `count` rows.
+fn keep_nearest(rows: &mut Vec<(f32, u64)>, count: usize) {
     if rows.len() > count {
         rows.select_nth_unstable_by(count, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         rows.truncate(count);
     }
-    rows.into_iter().map(|(_, row)| row).collect()
 }
 
 /// The rows as Lance's masks hold them.
@@ -229,6 +278,7 @@ fn addresses(rows: &RoaringTreemap) -> RowAddrTreeMap {
 }
 
 /// Rows that the index may find.
+#[derive(Clone)]
 struct RowFilter {
     mask: Arc<RowAddrMask>,
     all: bool,

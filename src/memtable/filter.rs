@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::concat;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 
 use super::view::{MemTableView, batch_of};
 use crate::error::Result;
+use crate::source::Predicate;
 
 /// Rows that are evaluated together where they have to be put together first.
 const TOGETHER: usize = 8192;
@@ -25,13 +25,7 @@ impl MemTableView {
     /// What evaluating raises.
     pub fn passing(&self, words: Vec<u64>, predicate: &Arc<dyn PhysicalExpr>) -> Result<Vec<u64>> {
         // Only what it reads: rows that are left out are copied around.
-        let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
-        columns.sort_unstable();
-        let fields = self.table().schema().logical().fields();
-        let nullable = columns.iter().map(|i| fields[*i].as_ref().clone().with_nullable(true));
-        let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
-        let predicate = reassign_expr_columns(Arc::clone(predicate), &schema)?;
-        let filter = Filter { predicate, columns, schema };
+        let filter = Predicate::over(self.table().schema().logical(), predicate)?;
         let asked: usize = words.iter().map(|word| word.count_ones() as usize).sum();
         match asked * FEW <= self.watermark() {
             true => self.pass_taken(words, &filter),
@@ -40,12 +34,12 @@ impl MemTableView {
     }
 
     /// Reads the rows that are asked for.
-    fn pass_taken(&self, mut words: Vec<u64>, filter: &Filter) -> Result<Vec<u64>> {
+    fn pass_taken(&self, mut words: Vec<u64>, filter: &Predicate) -> Result<Vec<u64>> {
         let rows = BooleanBuffer::new(words.clone().into(), 0, self.watermark());
         let rows: Vec<usize> = rows.set_indices().collect();
         for rows in rows.chunks(TOGETHER) {
             let batch = self.take(rows, &filter.columns, &filter.schema)?;
-            let passed = filter.predicate.evaluate(&batch)?.into_array(rows.len())?;
+            let passed = filter.expr.evaluate(&batch)?.into_array(rows.len())?;
             let passed = passed.as_boolean();
             for (i, row) in rows.iter().enumerate() {
                 if !(passed.is_valid(i) && passed.value(i)) {
@@ -57,14 +51,14 @@ impl MemTableView {
     }
 
     /// Reads all rows; small batches of narrow columns together.
-    fn pass_all(&self, mut words: Vec<u64>, filter: &Filter) -> Result<Vec<u64>> {
+    fn pass_all(&self, mut words: Vec<u64>, filter: &Predicate) -> Result<Vec<u64>> {
         let is_narrow = filter.schema.fields().iter().all(|field| is_narrow(field.data_type()));
         let together = if is_narrow { TOGETHER } else { 0 };
         let mut group = Group::default();
         for chunk in self.table().batches().below(self.watermark()) {
             let rows = chunk.batch.num_rows().min(self.watermark() - chunk.start);
             if group.rows > 0 && group.rows + rows > together {
-                filter.apply(std::mem::take(&mut group), &mut words)?;
+                std::mem::take(&mut group).filter(filter, &mut words)?;
             }
             if group.rows == 0 {
                 group.start = chunk.start;
@@ -76,7 +70,7 @@ impl MemTableView {
             group.batches.push(filter.columns.iter().map(column).collect());
             group.rows += rows;
         }
-        filter.apply(group, &mut words)?;
+        group.filter(filter, &mut words)?;
         Ok(words)
     }
 }
@@ -89,25 +83,18 @@ struct Group {
     batches: Vec<Vec<ArrayRef>>,
 }
 
-/// A filter over the columns that it reads.
-struct Filter {
-    predicate: Arc<dyn PhysicalExpr>,
-    columns: Vec<usize>,
-    schema: SchemaRef,
-}
-
-impl Filter {
-    /// Unsets the bits in `words` of the rows of a group that do not pass.
-    fn apply(&self, group: Group, words: &mut [u64]) -> Result<()> {
-        let (start, rows) = (group.start, group.rows);
+impl Group {
+    /// Unsets the bits in `words` of the rows that do not pass.
+    fn filter(self, filter: &Predicate, words: &mut [u64]) -> Result<()> {
+        let (start, rows) = (self.start, self.rows);
         let (first, shift) = (start / 64, start % 64);
         let asked = words[first..(start + rows).div_ceil(64)].to_vec();
         let asked = BooleanBuffer::new(asked.into(), shift, rows);
         if asked.count_set_bits() == 0 {
             return Ok(());
         }
-        let (batch, selection) = (self.batch(group)?, BooleanArray::new(asked, None));
-        let passed = self.predicate.evaluate_selection(&batch, &selection)?.into_array(rows)?;
+        let (batch, selection) = (self.batch(&filter.schema)?, BooleanArray::new(asked, None));
+        let passed = filter.expr.evaluate_selection(&batch, &selection)?.into_array(rows)?;
         let passed = passed.as_boolean();
         let failed = match passed.nulls() {
             Some(valid) => !&(passed.values() & valid.inner()),
@@ -123,16 +110,17 @@ impl Filter {
         Ok(())
     }
 
-    fn batch(&self, mut group: Group) -> Result<RecordBatch> {
-        if group.batches.len() == 1 {
-            return batch_of(&self.schema, group.batches.remove(0), group.rows);
+    /// All rows as one batch of `schema`.
+    fn batch(mut self, schema: &SchemaRef) -> Result<RecordBatch> {
+        if self.batches.len() == 1 {
+            return batch_of(schema, self.batches.remove(0), self.rows);
         }
         let column = |place: usize| {
-            let parts: Vec<&dyn Array> = group.batches.iter().map(|batch| batch[place].as_ref()).collect();
+            let parts: Vec<&dyn Array> = self.batches.iter().map(|batch| batch[place].as_ref()).collect();
             concat(&parts)
         };
-        let columns = (0..self.columns.len()).map(column).collect::<Result<Vec<_>, _>>()?;
-        batch_of(&self.schema, columns, group.rows)
+        let columns = (0..schema.fields().len()).map(column).collect::<Result<Vec<_>, _>>()?;
+        batch_of(schema, columns, self.rows)
     }
 }
 
@@ -146,7 +134,7 @@ mod tests {
     use std::time::Duration;
 
     use arrow::array::{Int64Array, StringArray};
-    use arrow::datatypes::Field;
+    use arrow::datatypes::{Field, Schema};
     use datafusion::common::DFSchema;
     use datafusion::execution::context::ExecutionProps;
     use datafusion::logical_expr::{Expr, col, lit};

@@ -94,15 +94,17 @@ pub struct NearestRequest<'a> {
 }
 
 /// What was found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NearestRows {
     /// Rows in their order: the nearest, those whose distance only arithmetic tells, and rows without a distance if they
     /// are wanted.
     pub rows: Vec<usize>,
-    /// What there was to do.
-    pub work: Work,
-    /// How many rows were looked at one by one, and why.
-    pub flat: Option<(Flat, usize)>,
+    /// Rows whose distance was estimated by the index.
+    pub estimated: usize,
+    /// Rows whose exact distance was computed.
+    pub compared: usize,
+    /// Why rows were looked at one by one, and how many; some of them may have no distance.
+    pub flat: (Flat, usize),
 }
 
 impl VectorRows {
@@ -151,7 +153,7 @@ impl VectorRows {
             mask: Mask::Bits(request.allowed),
             effort: Effort::default(),
         };
-        let (near, work) = self
+        let (near, Work { quick, exact, .. }) = self
             .index
             .search_counting(&wanted, &column)
             .map_err(|e| Error::invalid("the query does not fit the column").with_source(e))?;
@@ -163,13 +165,14 @@ impl VectorRows {
         };
         let mut odd = listed(&self.odd);
         let mut missing = Vec::new();
-        let (simd, mut flat) = (Simd::detect(), 0);
+        let (simd, mut compared, mut flat) = (Simd::detect(), exact, 0);
         let set = BooleanBuffer::new(request.allowed.to_vec().into(), 0, watermark);
         for row in set.slice(indexed, watermark - indexed).set_indices().map(|row| indexed + row) {
             let vector = column.get(row);
             flat += 1;
             match (Class::of(self.metric, vector), vector) {
                 (Class::Ranked, Some(vector)) => {
+                    compared += 1;
                     let distance = rank(self.metric, simd, request.query, vector);
                     top.offer(Neighbour { row: row as u32, distance });
                 }
@@ -187,7 +190,7 @@ impl VectorRows {
         rows.append(&mut odd);
         rows.sort_unstable();
         let why = if few { Flat::FewPass } else { Flat::NotIndexed };
-        Ok(NearestRows { rows, work, flat: (flat > 0).then_some((why, flat)) })
+        Ok(NearestRows { rows, estimated: quick, compared, flat: (why, flat) })
     }
 }
 

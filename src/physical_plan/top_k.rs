@@ -18,9 +18,9 @@ use crate::source::TopKSource;
 
 /// Asks a source for its best rows: `VectorTopKExec` or `TextTopKExec`, as the source says.
 ///
-/// Output: one partition, the projected logical schema, unordered: the source's best rows are among them, others may
-/// be. A sort above ranks the rows of all sources by what it computes itself. Nothing is read before the stream is
-/// polled.
+/// Output: one partition, the projected logical schema, unordered: those of the source's best rows that may be among
+/// the best of all, and maybe others. A sort above ranks the rows of all sources by what it computes itself. Nothing is
+/// read before the stream is polled.
 #[derive(Debug)]
 pub struct TopKExec {
     source: Arc<dyn TopKSource>,

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::BooleanBuffer;
-use arrow::datatypes::{Schema, SchemaRef, UInt64Type};
+use arrow::datatypes::{SchemaRef, UInt64Type};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use futures::TryStreamExt;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::sources::StoredRows;
 use crate::dataset::{DatasetHandle, ValueCandidates};
 use crate::error::Result;
-use crate::source::{Dropped, ValueRanges};
+use crate::source::{Dropped, Predicate, ValueRanges};
 
 /// Rows that are taken at once.
 const TAKEN: usize = 8192;
@@ -102,13 +101,8 @@ impl LiveRows {
         ranges: &[ValueRanges],
         among: Option<RoaringTreemap>,
     ) -> Result<(RoaringTreemap, Option<u64>)> {
-        let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
-        columns.sort_unstable();
+        let Predicate { expr, mut columns, schema } = Predicate::over(self.handle().schema().logical(), predicate)?;
         let read = columns.len();
-        let fields = self.handle().schema().logical().fields();
-        let nullable = columns.iter().map(|i| fields[*i].as_ref().clone().with_nullable(true));
-        let schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
-        let predicate = reassign_expr_columns(Arc::clone(predicate), &schema)?;
         columns.extend(self.key_columns());
         let mut passing = RoaringTreemap::new();
         let is_few = |rows: &RoaringTreemap| rows.len() <= self.handle().rows() as u64 / FEW;
@@ -129,7 +123,7 @@ impl LiveRows {
             }
             let selection = BooleanArray::new(asked, None);
             let values = batch_of(&schema, values[..read].to_vec(), ids.len())?;
-            let passed = predicate.evaluate_selection(&values, &selection)?.into_array(ids.len())?;
+            let passed = expr.evaluate_selection(&values, &selection)?.into_array(ids.len())?;
             let passed = passed.as_boolean();
             let passes = |row: &usize| selection.value(*row) && passed.is_valid(*row) && passed.value(*row);
             passing.extend((0..ids.len()).filter(passes).map(|row| ids[row]));

@@ -6,7 +6,9 @@
 
 mod dataset_search;
 mod found_texts;
+mod leaders;
 mod live_rows;
+mod passing_rows;
 mod point_lookup;
 mod pushdown;
 mod ranking;

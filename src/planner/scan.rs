@@ -39,7 +39,8 @@ pub struct ScanRequest<'a> {
     pub limit: Option<usize>,
     /// Text queries that every row must match, which is decided above: sources may leave out rows that do not.
     pub texts: &'a [TextSearch],
-    /// Only the best rows: each source may leave out what is not among its own best. They must be ranked above.
+    /// Only the best rows: each source may leave out what is not among its own best, or not among the best of all. They
+    /// must be ranked above, and pass there all that the search asks of them.
     pub search: Option<&'a Search>,
     /// What must be known before rows are looked at.
     pub scorers: &'a [Arc<TextScorer>],

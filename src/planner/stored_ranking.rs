@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use roaring::RoaringTreemap;
 
+use super::leaders::Seat;
 use super::live_rows::LiveRows;
 use super::sources::StoredRows;
 use super::stored_texts::{StoredTexts, passing};
@@ -26,6 +27,7 @@ pub(super) struct StoredRanking {
     ranking: Arc<TextRanking>,
     texts: Arc<[TextSearch]>,
     kind: &'static str,
+    seat: Seat,
 }
 
 impl StoredRanking {
@@ -37,8 +39,13 @@ impl StoredRanking {
         let columns = columns.collect::<Result<Vec<_>, _>>().ok()?;
         let is_stored = columns.iter().all(|column| handle.has_stored_text_index(*column));
         let kind = if is_stored { "text" } else { "text in memory" };
-        let found = Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts), kind };
-        columns.into_iter().all(|column| handle.has_text_index(column)).then_some(found)
+        columns.into_iter().all(|column| handle.has_text_index(column)).then(|| Self {
+            rows: rows.clone(),
+            ranking: Arc::clone(ranking),
+            texts: Arc::clone(texts),
+            kind,
+            seat: ranking.enter(),
+        })
     }
 
     async fn find(&self, live: &LiveRows) -> Result<(Vec<Scored>, Work)> {
@@ -51,9 +58,9 @@ impl StoredRanking {
         // What scores matches what it is scored for.
         let must_match = self.texts.contains(search);
         let TextRanking { beside_texts, ranges, .. } = self.ranking.as_ref();
-        // Nothing else needs to be known of rows that are not found anyway.
-        let needed = self.texts.iter().filter(|text| *text != search || beside_texts.is_some());
-        let needed: Vec<&TextSearch> = needed.collect();
+        // Asked before only so that less needs to be known of other rows, unless all texts would be read for that.
+        let matches_first = beside_texts.is_some() && texts.columns.answered().is_ok();
+        let needed: Vec<&TextSearch> = self.texts.iter().filter(|text| *text != search || matches_first).collect();
         let mut filter = Work::default();
         let passing = passing(live, needed, beside_texts.as_ref(), ranges, &mut filter).await?;
         work.filtered(&filter);
@@ -84,7 +91,9 @@ impl StoredRanking {
             work.extend(&postings);
         }
         let mut rows = top.rows.into_vec();
-        if rows.len() < k {
+        let least = self.seat.offer(rows.iter().map(|best| best.score).collect());
+        rows.retain(|best| least.is_none_or(|least| best.score >= least));
+        if rows.len() < k && least.is_none() {
             // All others score nothing: any will do that may be there.
             let known: RoaringTreemap = rows.iter().map(|best| best.row).collect();
             let wanted = k - rows.len();
@@ -212,7 +221,7 @@ impl TopKSource for StoredRanking {
         let (found, work) = self.find(&live).await?;
         let (ids, scores): (Vec<u64>, Vec<f32>) = found.into_iter().map(|best| (best.row, best.score)).unzip();
         let rows = live.take(&ids, projection, schema).await?;
-        self.ranking.scorer.keep(&rows, &scores);
+        self.ranking.keep(&rows, &scores);
         Ok(Best { rows, work })
     }
 }

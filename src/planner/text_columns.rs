@@ -3,26 +3,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::text_scorer::Surveyed;
-use crate::dataset::{DatasetHandle, DatasetTextIndex, TextPart};
+use crate::dataset::{DatasetHandle, DatasetTextIndex, Dead, TextPart};
 use crate::error::{Error, ErrorKind, Result};
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
 use crate::source::{Flat, Work};
 use crate::task;
 use crate::text_index::{Hit, Mask};
 use crate::text_search::{
-    Found, Pattern, Survey, TextAnalyzer, TextSearch, Weights, best, found, hits, index_of, matching_counted,
+    Found, Pattern, Survey, TextAnalyzer, TextSearch, Weights, best, found, hits, index_of, is_heavy, matching_counted,
 };
 
 /// Rows from which on a search leaves the async workers.
 const HEAVY: usize = 4096;
-/// Bytes of texts from which on looking at them does.
-const HEAVY_TEXTS: usize = 16 << 10;
 
 /// The columns of one query in one dataset.
 #[derive(Debug)]
@@ -137,7 +135,7 @@ impl TextColumns {
             let (parts, patterns, superseded) =
                 (Arc::clone(&indexed.parts), Arc::clone(patterns), superseded.map(Arc::clone));
             let heavy = effort(&parts, &column.asked) > HEAVY;
-            let survey_all = move || Ok(survey_parts(&parts, &patterns, superseded.as_deref()));
+            let survey_all = move || Ok(survey_parts(&parts, &patterns, superseded.as_ref()));
             survey = task::blocking_if(heavy, survey_all).await?;
             (unknown, why) = (Some(indexed.index.uncovered()), Flat::NotIndexed);
         }
@@ -187,11 +185,6 @@ impl TextColumns {
     }
 }
 
-/// Whether other tasks should not wait for somebody to look at `texts`.
-fn is_heavy(texts: &ArrayRef) -> bool {
-    texts.get_buffer_memory_size() > HEAVY_TEXTS
-}
-
 /// The rows of a batch that are superseded, as bits.
 fn dead(ids: &[u64], superseded: &RoaringTreemap) -> Vec<u64> {
     let mut dead = vec![0; ids.len().div_ceil(64)];
@@ -205,12 +198,9 @@ fn effort(parts: &[TextPart], asked: &AnalyzedQuery) -> usize {
     parts.iter().map(|part| part.effort(asked)).sum()
 }
 
-fn survey_parts(parts: &[TextPart], patterns: &[Pattern], superseded: Option<&RoaringTreemap>) -> Survey {
+fn survey_parts(parts: &[TextPart], patterns: &[Pattern], superseded: Option<&Arc<RoaringTreemap>>) -> Survey {
     let mut survey = Survey::default();
-    for part in parts {
-        let dead = superseded.map(|superseded| part.dead(superseded));
-        survey.add(&Survey::of(part.index(), patterns, part.index().rows(), dead.as_deref()));
-    }
+    parts.iter().for_each(|part| survey.add(&part.survey(patterns, superseded)));
     survey
 }
 
@@ -243,7 +233,8 @@ impl Answered {
         for part in parts.iter() {
             let (mut found, postings) = matching_counted(search, &[part.index()], part.index().rows());
             work.add("postings", postings);
-            found.iter_mut().zip(part.dead(rows.superseded)).for_each(|(word, dead)| *word &= !dead);
+            let dead = part.dead(rows.superseded);
+            found.iter_mut().zip(dead.words()).for_each(|(word, dead)| *word &= !dead);
             all |= part.row_ids(&found);
         }
         Ok(all)
@@ -317,7 +308,7 @@ impl Answered {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Findable<'a> {
     /// None of these.
-    pub(super) superseded: &'a RoaringTreemap,
+    pub(super) superseded: &'a Arc<RoaringTreemap>,
     /// Only these, if a filter says so and only the best are wanted.
     pub(super) passing: Option<&'a RoaringTreemap>,
     /// None of these, whose texts were read: an index may know some of their columns.
@@ -326,7 +317,7 @@ pub(super) struct Findable<'a> {
 
 /// The rows of a part that are not to be found, and those that may be, as bits.
 struct Masks {
-    dead: Vec<u64>,
+    dead: Arc<Dead>,
     allowed: Option<Vec<u64>>,
 }
 
@@ -336,7 +327,7 @@ impl Masks {
     }
 
     fn mask(&self, part: &TextPart) -> Mask<'_> {
-        let mask = Mask::new(part.index().rows()).without(&self.dead);
+        let mask = Mask::new(part.index().rows()).without(self.dead.words());
         self.allowed.as_deref().map_or(mask, |allowed| mask.within(allowed))
     }
 }

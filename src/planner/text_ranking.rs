@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
 use roaring::RoaringTreemap;
 
+use super::leaders::{Leaders, Seat};
+use super::passing_rows::passing;
 use super::text_match::{bits, matching_rows, positions, texts_of, unindexed};
 use super::text_scorer::TextScorer;
-use super::value_match::narrow;
 use crate::block_list::MemTableRows;
 use crate::error::Result;
 use crate::memtable::TextFields;
@@ -32,6 +34,37 @@ pub struct TextRanking {
     pub beside_texts: Option<Arc<dyn PhysicalExpr>>,
     /// What that lets columns have.
     pub ranges: Vec<ValueRanges>,
+    /// Whether some of that is asked of scores.
+    asks_scores: bool,
+    leaders: Arc<Leaders>,
+}
+
+impl TextRanking {
+    /// The `k` rows whose texts score most by `scorer` of those that pass `beside_texts`, which lets columns have what is
+    /// in `ranges`, and `asks_scores` or does not.
+    pub fn new(
+        scorer: Arc<TextScorer>,
+        k: usize,
+        (beside_texts, asks_scores): (Option<Arc<dyn PhysicalExpr>>, bool),
+        ranges: Vec<ValueRanges>,
+    ) -> Self {
+        // What an index adds up may differ in the last bit from what a condition compares: no row makes another one
+        // superfluous then, nor is its score known above.
+        let leaders = Leaders::new(if asks_scores { usize::MAX } else { k });
+        Self { scorer, k, beside_texts, ranges, asks_scores, leaders }
+    }
+
+    /// A place for one more source among those that were found.
+    pub(super) fn enter(&self) -> Seat {
+        self.leaders.enter()
+    }
+
+    /// Keeps what rows score, which a source found, for those who ask above.
+    pub(super) fn keep(&self, rows: &RecordBatch, scores: &[f32]) {
+        if !self.asks_scores {
+            self.scorer.keep(rows, scores);
+        }
+    }
 }
 
 /// A memtable that has an index for the ranking.
@@ -40,13 +73,15 @@ pub(super) struct MemTableRanking {
     rows: MemTableRows,
     ranking: Arc<TextRanking>,
     texts: Arc<[TextSearch]>,
+    seat: Seat,
 }
 
 impl MemTableRanking {
     /// The ranking of the live rows of a memtable that match `texts`; `None` if no index answers it.
     pub(super) fn try_new(rows: &MemTableRows, ranking: &Arc<TextRanking>, texts: &Arc<[TextSearch]>) -> Option<Self> {
         TextFields::of(rows.view(), ranking.scorer.search())?;
-        Some(Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts) })
+        let seat = ranking.enter();
+        Some(Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts), seat })
     }
 
     fn find(
@@ -58,23 +93,12 @@ impl MemTableRanking {
     ) -> Result<Best> {
         let (view, scorer) = (self.rows.view(), &self.ranking.scorer);
         let search = scorer.search();
-        let mut allowed = view.live_words(blocked);
-        let mut work = Work::default();
+        let TextRanking { beside_texts, ranges, .. } = self.ranking.as_ref();
+        // What scores matches what it is scored for: asked before only so that less needs to be known of other rows.
+        let asked = self.texts.iter().filter(|text| *text != search || beside_texts.is_some());
+        let (mut allowed, mut work) = passing(view, blocked, asked, beside_texts.as_ref(), ranges)?;
         work.add("postings", 0);
-        work.add("rows_dropped", view.watermark() - bits(&allowed));
-        narrow(view, &self.ranking.ranges, &mut allowed);
-        // What scores matches what it is scored for.
-        let (same, others): (Vec<&TextSearch>, Vec<&TextSearch>) = self.texts.iter().partition(|text| *text == search);
-        let mut filter = Work::default();
-        allowed = matching_rows(view, others, allowed, &mut filter)?;
-        if let Some(predicate) = &self.ranking.beside_texts {
-            // Of rows that are not found anyway nothing else needs to be known.
-            allowed = matching_rows(view, same.iter().copied(), allowed, &mut filter)?;
-            allowed = view.passing(allowed, predicate)?;
-        }
-        work.filtered(&filter);
         let candidates = bits(&allowed);
-        work.add("candidates", candidates);
         let Some(texts) = TextFields::of(view, search) else {
             // Given up since the plan was made: all rows are ranked above.
             work.flat(Flat::NoIndex, candidates);
@@ -94,9 +118,12 @@ impl MemTableRanking {
             best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             best.truncate(self.ranking.k);
         }
+        let least = self.seat.offer(best.iter().map(|(score, _)| *score).collect());
+        best.retain(|(score, _)| least.is_none_or(|least| *score >= least));
         best.sort_unstable_by_key(|(_, row)| *row);
-        if best.len() < self.ranking.k {
+        if best.len() < self.ranking.k && least.is_none() {
             // All others score nothing: any will do that may be there.
+            let same = self.texts.iter().filter(|text| *text == search);
             allowed = matching_rows(view, same, allowed, &mut Work::default())?;
             let is_other = |row: &usize| best.binary_search_by_key(row, |(_, row)| *row).is_err();
             let others = positions(allowed, view.watermark()).into_iter().filter(is_other);
@@ -106,7 +133,7 @@ impl MemTableRanking {
         }
         let (scores, rows): (Vec<f32>, Vec<usize>) = best.into_iter().unzip();
         let rows = view.take(&rows, projection, schema)?;
-        scorer.keep(&rows, &scores);
+        self.ranking.keep(&rows, &scores);
         Ok(Best { rows, work })
     }
 }

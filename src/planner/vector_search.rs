@@ -8,8 +8,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use futures::future::try_join_all;
 use roaring::RoaringTreemap;
 
-use super::text_match::{bits, matching_rows, positions};
-use super::value_match::narrow;
+use super::passing_rows::passing;
+use super::text_match::{bits, positions};
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
 use crate::error::Result;
@@ -62,19 +62,8 @@ impl MemTableSearch {
 
     /// The live rows that may be found, as bits, and what finding them took.
     fn allowed(&self, blocked: &RoaringTreemap) -> Result<(Vec<u64>, Work)> {
-        let (view, search) = (self.rows.view(), &self.search);
-        let mut allowed = view.live_words(blocked);
-        let mut work = Work::default();
-        work.add("rows_dropped", view.watermark() - bits(&allowed));
-        narrow(view, &search.ranges, &mut allowed);
-        let mut filter = Work::default();
-        allowed = matching_rows(view, self.texts.iter(), allowed, &mut filter)?;
-        work.filtered(&filter);
-        if let Some(predicate) = &search.beside_texts {
-            allowed = view.passing(allowed, predicate)?;
-        }
-        work.add("candidates", bits(&allowed));
-        Ok((allowed, work))
+        let VectorSearch { beside_texts, ranges, .. } = self.search.as_ref();
+        passing(self.rows.view(), blocked, self.texts.iter(), beside_texts.as_ref(), ranges)
     }
 
     /// The nearest of the rows whose bit is set.
@@ -86,8 +75,8 @@ impl MemTableSearch {
             None => {
                 // Given up since the plan was made: all rows are compared above.
                 let rows = positions(allowed.to_vec(), view.watermark());
-                let flat = Some((Flat::NoIndex, rows.len()));
-                Ok(NearestRows { rows, flat, ..NearestRows::default() })
+                let flat = (Flat::NoIndex, rows.len());
+                Ok(NearestRows { rows, estimated: 0, compared: 0, flat })
             }
         }
     }
@@ -135,13 +124,10 @@ impl TopKSource for MemTableSearch {
         let mut rows = Vec::new();
         for mut found in try_join_all(nearest).await? {
             rows.append(&mut found.rows);
-            work.add("estimates", found.work.quick);
-            work.add("distances", found.work.exact);
-            work.flat(Flat::NotIndexed, 0);
-            if let Some((why, flat)) = found.flat {
-                work.add("distances", if why == Flat::NoIndex { 0 } else { flat });
-                work.flat(why, flat);
-            }
+            work.add("estimates", found.estimated);
+            work.add("distances", found.compared);
+            let (why, flat) = found.flat;
+            work.flat(why, flat);
         }
         Ok(Best { rows: self.rows.view().take(&rows, projection, schema)?, work })
     }

@@ -1,5 +1,6 @@
 //! What a source of rows can be asked, Arrow in and Arrow out: the seam between plan nodes and what is behind them.
 
+mod predicate;
 mod value_ranges;
 
 use std::fmt::Debug;
@@ -13,6 +14,7 @@ use roaring::RoaringTreemap;
 
 use crate::error::Result;
 
+pub use predicate::Predicate;
 pub use value_ranges::{ValueRange, ValueRanges};
 
 /// The column by which Lance names a row of a dataset.
@@ -157,7 +159,7 @@ pub trait KeyProbe: Debug + Send + Sync {
     fn keep(&self, superseded: &Arc<RoaringTreemap>);
 }
 
-/// Rows among which the best of one source are, and what it took to find them.
+/// The rows of one source that may be among the best of all, and what it took to find them.
 #[derive(Debug, Clone)]
 pub struct Best {
     /// The rows, in no particular order.
@@ -178,7 +180,8 @@ pub trait TopKSource: Debug + Send + Sync {
     /// How many rows come out, roughly at most.
     fn limit(&self) -> usize;
 
-    /// Rows, projected, among which are the best.
+    /// Rows, projected: of the source's best those that may be among the best of all, as far as is known, and maybe
+    /// others.
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best>;
 }
 

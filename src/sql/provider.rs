@@ -23,7 +23,7 @@ use super::replace_sink::{self, Replace};
 use super::rule::needs_rule;
 use super::search::{Search, Target};
 use super::sink::{LsmSink, Write};
-use super::text;
+use super::{score, text};
 use crate::error::Error;
 use crate::settings::{Ack, OnConflict, OnDrop, Settings};
 use crate::table::{self, FilterSupport, LsmTable, ScanRequest, TextRanking, TextScorer, TextSearch, VectorSearch};
@@ -125,7 +125,9 @@ impl LsmTableProvider {
             None => Some(None),
         };
         let all = || filters.iter().map(|filter| (*filter).clone());
-        let beside_texts = physical(all().filter(|filter| text::search_of(filter).is_none()).collect())?;
+        let beside_texts: Vec<Expr> = all().filter(|filter| text::search_of(filter).is_none()).collect();
+        let asks_scores = beside_texts.iter().any(score::is_in);
+        let beside_texts = physical(beside_texts)?;
         let ranges = self.table.value_ranges(filters.iter().copied());
         Some(match &search.target {
             Target::Nearest { column, metric, query, nulls_first } => table::Search::Vector(Arc::new(VectorSearch {
@@ -139,8 +141,8 @@ impl LsmTableProvider {
                 effort: self.search_settings(options(state.config_options())).search_effort(),
             })),
             Target::Fitting(scorer) => {
-                let (scorer, k) = (Arc::clone(scorer), search.k);
-                table::Search::Text(Arc::new(TextRanking { scorer, k, beside_texts, ranges }))
+                let beside_texts = (beside_texts, asks_scores);
+                table::Search::Text(Arc::new(TextRanking::new(Arc::clone(scorer), search.k, beside_texts, ranges)))
             }
         })
     }

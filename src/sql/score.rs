@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::new_null_array;
 use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
@@ -54,6 +55,11 @@ pub(super) fn call_of(expr: &Expr) -> Option<Call<'_>> {
     let function = call.func.inner().downcast_ref::<Score>()?;
     let (query, texts) = call.args.split_last()?;
     Some(Call { texts, query, told: &function.texts })
+}
+
+/// Whether an expression asks for scores.
+pub(super) fn is_in(expr: &Expr) -> bool {
+    expr.exists(|part| Ok(call_of(part).is_some())).unwrap_or(true)
 }
 
 /// A call of the function with what is known of its texts.

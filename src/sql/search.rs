@@ -1,8 +1,9 @@
 //! What a statement searches for, as its plan says it, and the rule that finds it there.
 //!
 //! `ORDER BY distance(column, vector) LIMIT k` needs of each source only its own k nearest rows, and `ORDER BY
-//! score(column, query) DESC LIMIT k` those that score most. The rule tells the scan so and leaves the plan as it is: the
-//! sort above ranks what comes out by what it computes itself, and a filter above sees the rows again. A plan that is not of this form is not changed, and answered by comparing all rows.
+//! score(column, query) DESC LIMIT k` those that score most, unless other sources have better ones. The rule tells the scan
+//! so and leaves the plan as it is: the sort above ranks what comes out by what it computes itself, and a filter above
+//! sees the rows again. A plan that is not of this form is not changed, and answered by comparing all rows.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -219,7 +219,7 @@ impl TableSearch {
         let needs_no_cast = match &self.query {
             Query::Vector { column, .. } => {
                 let field = read.field_with_unqualified_name(column)?;
-                matches!(field.data_type(), DataType::FixedSizeList(element, _) if *element.data_type() == DataType::Float32)
+                *vector_column(field)?.0 == DataType::Float32
             }
             Query::Text { .. } => false,
         };

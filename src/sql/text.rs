@@ -294,6 +294,7 @@ pub(super) fn search_of(filter: &Expr) -> Option<TextSearch> {
     Some(asked_of(filter)?.1)
 }
 
+/// What a filter asks, and the columns that it asks, under the same conditions.
 fn asked_of(filter: &Expr) -> Option<(Searched, TextSearch)> {
     let Expr::ScalarFunction(call) = filter else { return None };
     let function = call.func.inner().downcast_ref::<TextMatch>()?;

@@ -235,7 +235,7 @@ impl TextIndex {
     }
 
     /// How many rows below `watermark` hold the term, without those whose bit in `dead` is set.
-    fn doc_freq(&self, term: &str, watermark: u32, dead: Option<&[u64]>) -> u64 {
+    pub fn doc_freq(&self, term: &str, watermark: u32, dead: Option<&[u64]>) -> u64 {
         let Some(entry) = self.dictionary.find(term) else { return 0 };
         let snapshot = entry.postings.below(watermark, self.positions(false));
         let Some(dead) = dead else { return snapshot.len(watermark) as u64 };

@@ -17,4 +17,4 @@ pub use matching::{matching, matching_counted};
 pub use scoring::{Found, best, found, hits, scores};
 pub use snippet::{SnippetStyle, snippet};
 pub use survey::{Survey, Weights, patterns};
-pub use text::{TextColumn, TextSearch, append, index_of, text_at};
+pub use text::{TextColumn, TextSearch, append, index_of, is_heavy, text_at};

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::leaf::Pattern;
 use crate::query_syntax::{AnalyzedQuery, Query};
-use crate::text_index::{TextIndex, idf};
+use crate::text_index::{Statistics, TextIndex, idf};
 
 /// Words that prefixes and misspelt words of one query may weigh with.
 const EXPANSIONS: usize = 1024;
@@ -26,9 +26,19 @@ pub struct Survey {
 impl Survey {
     /// Of the rows of `index` below `watermark`, without those whose bit in `dead` is set.
     pub fn of(index: &TextIndex, patterns: &[Pattern], watermark: u32, dead: Option<&[u64]>) -> Self {
+        Self::by(index, patterns, watermark, |words| index.statistics(words, watermark, dead))
+    }
+
+    /// Of the rows of `index` below `watermark` of which `statistics` tells.
+    pub fn by(
+        index: &TextIndex,
+        patterns: &[Pattern],
+        watermark: u32,
+        statistics: impl FnOnce(&[String]) -> Statistics,
+    ) -> Self {
         let words: BTreeSet<String> = patterns.iter().flat_map(|pattern| pattern.words(index, watermark)).collect();
         let words: Vec<String> = words.into_iter().collect();
-        let found = index.statistics(&words, watermark, dead);
+        let found = statistics(&words);
         let words = words.into_iter().zip(found.doc_freqs).filter(|(_, rows)| *rows > 0).collect();
         Self { documents: found.doc_count, tokens: found.total_tokens, words }
     }

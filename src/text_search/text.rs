@@ -15,6 +15,14 @@ use crate::query_syntax::{
 };
 use crate::text_index::TextIndex;
 
+/// Bytes of texts from which on other tasks should not wait for somebody to look at them.
+const HEAVY: usize = 16 << 10;
+
+/// Whether looking at `texts` should leave the async workers.
+pub fn is_heavy(texts: &ArrayRef) -> bool {
+    texts.get_buffer_memory_size() > HEAVY
+}
+
 /// A column of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TextColumn {

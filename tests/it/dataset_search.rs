@@ -190,6 +190,31 @@ async fn superseded_rows_of_a_base_without_resident_keys_are_replaced_by_others(
 }
 
 #[tokio::test]
+async fn rows_behind_many_superseded_ones_are_found() {
+    let mut rng = SmallRng::seed_from_u64(0xD0C);
+    let mut table = Adopted::new("IVF_PQ", Metric::L2, ("lsm.ack", "memory"), &mut rng).await;
+    let query = [0.1; WIDTH];
+    let sql = format!("SELECT id FROM t ORDER BY l2_distance(e, [{}]) LIMIT 10", vec!["0.1"; WIDTH].join(", "));
+    // Far more than the candidates that the index would give.
+    for gone in [0, 700] {
+        let distance = |e: &[f32]| e.iter().zip(query).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+        let there = table.model.iter().filter_map(|(id, (_, e))| Some((distance(e.as_ref()?), *id)));
+        let mut near: Vec<(f32, i64)> = there.filter(|(distance, _)| distance.is_finite()).collect();
+        near.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let near: Vec<i64> = near.into_iter().map(|(_, id)| id).collect();
+        let keys = Arc::new(Int64Array::from(near[..gone].to_vec())) as ArrayRef;
+        table.table.delete(RecordBatch::try_from_iter([("id", keys)]).unwrap()).await.unwrap();
+        near[..gone].iter().for_each(|id| drop(table.model.remove(id)));
+        let plan = table.explain("EXPLAIN ANALYZE", Metric::L2, "", 10).await;
+        assert!(plan.contains("index=IVF_PQ") && !plan.contains("flat_fell_short"), "{plan}");
+        let (found, truth) = (ids(&table.session, &sql).await, &near[gone..gone + 10]);
+        let hits = found.iter().filter(|id| truth.contains(id)).count();
+        assert!(found.len() == 10 && hits >= 9, "{gone} gone: {found:?}, not {truth:?}");
+    }
+    table.table.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_an_index_cannot_answer_is_compared_row_by_row() {
     let mut rng = SmallRng::seed_from_u64(0xF1A7);
     let table = Adopted::new("IVF_PQ", Metric::L2, ("lsm.ack", "memory"), &mut rng).await;

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator, StringArray};
+use arrow::datatypes::Float32Type;
 use datafusion::prelude::SessionContext;
 use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
 use lance_index::scalar::InvertedIndexParams;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::vector_search::ids;
 use datafusion_lsm::base::AdoptSpec;
@@ -105,5 +108,50 @@ async fn indexes_answer_text_filters_and_queries_of_any_form() {
         }
         assert_eq!(ids(&session, of_all).await.len(), 5);
         assert_eq!(ids(&session, of_any_form).await[0], 200);
+    }
+}
+
+/// What rows score, the best first.
+async fn scores(session: &SessionContext, filter: &str, limit: usize) -> Vec<f32> {
+    let score = "score(body, 'red^3 ab*')";
+    let sql = format!("SELECT {score} AS s FROM t WHERE {score} > 0 {filter} ORDER BY s DESC LIMIT {limit}");
+    let sql = sql.replace("below", &format!("{score} <"));
+    run(session, &sql)
+        .await
+        .iter()
+        .flat_map(|rows| rows.column(0).as_primitive::<Float32Type>().values().to_vec())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_row_that_a_condition_on_scores_lets_through_is_found_wherever_better_ones_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = SessionContext::new().with_lsm();
+    let create = format!(
+        "CREATE EXTERNAL TABLE t (id BIGINT PRIMARY KEY, body VARCHAR) STORED AS LSM LOCATION '{}' \
+         OPTIONS ('lsm.index.body' 'fts', 'lsm.index.sync' 'true')",
+        dir.path().join("t").to_str().unwrap()
+    );
+    run(&session, &create).await;
+    let mut rng = StdRng::seed_from_u64(0x5C0);
+    for part in 0..3 {
+        let text = |_| -> String {
+            let words = ["red", "aba", "abb", "abc", "blue", "green"];
+            (0..rng.random_range(2..40)).map(|_| words[rng.random_range(0..words.len())].to_string() + " ").collect()
+        };
+        let rows: Vec<String> =
+            (0..60).map(text).zip(part * 60..).map(|(text, id)| format!("({id}, '{text}')")).collect();
+        run(&session, &format!("INSERT INTO t VALUES {}", rows.join(", "))).await;
+        if part < 2 {
+            let table = session.table_provider("t").await.unwrap();
+            table.downcast_ref::<LsmTableProvider>().unwrap().table().flush().await.unwrap();
+        }
+    }
+    let all = scores(&session, "", 1000).await;
+    assert!(all.len() > 100, "{}", all.len());
+    for last in &all {
+        let below = all.iter().filter(|score| **score < last - 1e-4).count().min(2);
+        let found = scores(&session, &format!("AND below {last}"), 2).await;
+        assert!(found.len() >= below, "{found:?} below {last}");
     }
 }

@@ -145,7 +145,7 @@ fn find(
 }
 
 /// Compares what `index` and a look at the rows `beside` it find with what a look at `all` rows finds.
-async fn check(index: &DatasetTextIndex, all: &RecordBatch, beside: &RecordBatch, blocked: &RoaringTreemap) {
+async fn check(index: &DatasetTextIndex, all: &RecordBatch, beside: &RecordBatch, blocked: &Arc<RoaringTreemap>) {
     let analyzer = TextAnalyzer::default_one();
     let (texts, ids) = without(all, blocked);
     let (texts_beside, ids_beside) = without(beside, blocked);
@@ -163,14 +163,14 @@ async fn check(index: &DatasetTextIndex, all: &RecordBatch, beside: &RecordBatch
         let parts = index.load(&search.query).await.unwrap();
         let mut survey = Survey::of(&flat_beside, &asked, flat_beside.rows(), None);
         for part in &parts {
-            survey.add(&Survey::of(part.index(), &asked, part.index().rows(), Some(&part.dead(blocked))));
+            survey.add(&part.survey(&asked, Some(blocked)));
         }
         assert_eq!(survey, Survey::of(&flat, &asked, flat.rows(), None), "{query}");
         let weights = Weights::new(&survey, &asked);
         let expected = find(&search, &weights, &flat, &[], 10, |row| ids[row as usize]);
         let mut found = find(&search, &weights, &flat_beside, &[], 10, |row| ids_beside[row as usize]);
         for part in &parts {
-            let more = find(&search, &weights, part.index(), &part.dead(blocked), 10, |row| part.row_id(row));
+            let more = find(&search, &weights, part.index(), part.dead(blocked).words(), 10, |row| part.row_id(row));
             assert!(found.rows.is_disjoint(&more.rows), "{query}: a row is in two parts");
             let bits = part.among(&more.rows.iter().copied().collect());
             assert!(part.row_ids(&bits).iter().eq(more.rows.iter().copied()));
@@ -188,9 +188,9 @@ async fn check(index: &DatasetTextIndex, all: &RecordBatch, beside: &RecordBatch
     assert!(answered > 10);
 }
 
-fn some_of(rows: &RecordBatch, rng: &mut StdRng, share: f64) -> RoaringTreemap {
+fn some_of(rows: &RecordBatch, rng: &mut StdRng, share: f64) -> Arc<RoaringTreemap> {
     let ids = rows.column(1).as_primitive::<UInt64Type>().values();
-    ids.iter().copied().filter(|_| rng.random_bool(share)).collect()
+    Arc::new(ids.iter().copied().filter(|_| rng.random_bool(share)).collect())
 }
 
 /// The row ids that Lance finds for a query.

@@ -4,6 +4,7 @@
 //! lasts, as a [`TextIndex`]. So a search is one and the same in a memtable, a generation and the base: what matches,
 //! what it scores, and what counts as live. `docs/decisions/0019-text-indexes-are-read-word-by-word.md` says why.
 
+mod dead;
 mod documents;
 mod open;
 mod opened;
@@ -20,10 +21,11 @@ use crate::cache::MemoryBudget;
 use crate::error::{Error, Result};
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery};
 use crate::text_index::TextIndex;
-use crate::text_search::{TextAnalyzer, index_of};
+use crate::text_search::{Pattern, Survey, TextAnalyzer, index_of};
 use documents::Documents;
 use partition::{Loaded, Partition};
 
+pub use dead::Dead;
 pub(super) use opened::{OpenTextIndexes, no_text_indexes};
 
 /// The text indexes of one column of a dataset version.
@@ -47,7 +49,7 @@ impl DatasetTextIndex {
         analyzer: &TextAnalyzer,
         budget: &Arc<MemoryBudget>,
     ) -> Result<Self> {
-        let documents = Documents::new(row_ids.to_vec(), |_| true);
+        let documents = Documents::new(row_ids, |_| true);
         let index = Loaded::new(index_of(texts, analyzer, None)?, budget.lease());
         let whole = TextPart { index: Arc::new(index), documents: Arc::new(documents) };
         Ok(Self { partitions: Vec::new(), whole: Some(whole), has_positions: true, uncovered: RoaringBitmap::new() })
@@ -130,31 +132,30 @@ impl TextPart {
         self.documents.row_id(row)
     }
 
-    /// The rows of the index that are not to be found, as bits: those that the dataset no longer has, and `blocked`
-    /// ones, which are row ids.
-    pub fn dead(&self, blocked: &RoaringTreemap) -> Vec<u64> {
-        let mut dead = self.documents.gone().to_vec();
-        self.documents.mark(blocked, &mut dead);
-        dead
+    /// The rows of the index that are not to be found: those that the dataset no longer has, and superseded ones, by their
+    /// row ids.
+    pub fn dead(&self, superseded: &Arc<RoaringTreemap>) -> Arc<Dead> {
+        self.documents.dead(superseded)
+    }
+
+    /// What the rows have of the words of `patterns`: all of them, or those that are not superseded.
+    pub fn survey(&self, patterns: &[Pattern], superseded: Option<&Arc<RoaringTreemap>>) -> Survey {
+        let (index, rows) = (self.index(), self.index.rows());
+        match superseded.map(|superseded| self.dead(superseded)) {
+            Some(dead) => Survey::by(index, patterns, rows, |words| dead.statistics(index, words)),
+            None => Survey::of(index, patterns, rows, None),
+        }
     }
 
     /// The rows of the index that are among these row ids, as bits.
     pub fn among(&self, row_ids: &RoaringTreemap) -> Vec<u64> {
-        let mut among = vec![0; self.documents.gone().len()];
+        let mut among = self.documents.none();
         self.documents.mark(row_ids, &mut among);
         among
     }
 
     /// The row ids of the rows whose bit is set.
     pub fn row_ids(&self, words: &[u64]) -> RoaringTreemap {
-        let bits = words.iter().enumerate().flat_map(|(i, &word)| {
-            let mut word = word;
-            std::iter::from_fn(move || {
-                let bit = (word != 0).then(|| word.trailing_zeros())?;
-                word &= word - 1;
-                Some((i * 64) as u32 + bit)
-            })
-        });
-        bits.map(|row| self.row_id(row)).collect()
+        self.documents.row_ids(words)
     }
 }

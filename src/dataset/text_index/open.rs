@@ -164,7 +164,7 @@ impl Stored {
         let mut newer = (read.len() > 1).then(RoaringTreemap::new);
         let mut is_there = |row_id: u64| self.has(row_id) && newer.as_mut().is_none_or(|newer| newer.insert(row_id));
         let open = |Read { words, postings, documents, .. }| {
-            let row_ids = documents.column(0).as_primitive::<UInt64Type>().values().to_vec();
+            let row_ids = documents.column(0).as_primitive::<UInt64Type>().values();
             let lengths = documents.column(1).as_primitive::<UInt32Type>().values();
             let documents = Documents::new(row_ids, &mut is_there);
             Ok(Partition::new(vocabulary(words)?, postings, documents, Arc::from(lengths.as_ref()), budget))
