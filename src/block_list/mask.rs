@@ -1,7 +1,7 @@
 //! Block lists as the plan nodes ask for them: one mask or row source per older source of a snapshot.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -18,6 +18,9 @@ use crate::key::PrimaryKey;
 use crate::memtable::MemTableView;
 use crate::source::{Dropped, KeyProbe, RowMask, RowSource, WorkListener};
 use crate::task;
+
+/// No rows: always the same ones, so that who keeps what follows from them finds it again.
+static NONE: LazyLock<Arc<RoaringTreemap>> = LazyLock::new(Arc::default);
 
 /// Keys to probe from which on resolving leaves the async workers.
 const HEAVY: usize = 4096;
@@ -64,7 +67,7 @@ impl MemTableRows {
     /// The positions of rows that newer sources supersede.
     pub async fn blocked(&self) -> Result<Arc<RoaringTreemap>> {
         if self.newer.is_empty() {
-            return Ok(Arc::default());
+            return Ok(Arc::clone(&NONE));
         }
         let (lists, newer, older) = (Arc::clone(&self.lists), Arc::clone(&self.newer), self.view.clone());
         let id = SourceId::MemTable(older.table().instance());
@@ -182,7 +185,7 @@ impl RowMask for BaseMask {
 
     async fn resolve(&self) -> Result<Dropped> {
         if self.newer.is_empty() {
-            return Ok(Dropped::Rows(Arc::default()));
+            return Ok(Dropped::Rows(Arc::clone(&NONE)));
         }
         if !self.by_row {
             let base = SourceId::Base(self.base.version());

@@ -112,6 +112,13 @@ impl IndexCoverage {
         self.ranked
     }
 
+    /// How many of these rows it finds if it looks everywhere, about.
+    pub(super) fn ranked_among(&self, rows: &RoaringTreemap) -> u64 {
+        let covered = rows.bitmaps().filter(|(fragment, _)| !self.uncovered.contains(*fragment));
+        let covered: u64 = covered.map(|(_, rows)| rows.len()).sum();
+        covered.saturating_sub(self.missing.intersection_len(rows))
+    }
+
     /// Rows of covered fragments without a distance, from whatever.
     pub fn missing(&self) -> &RoaringTreemap {
         &self.missing

@@ -3,6 +3,7 @@
 //! What comes out are rows that look near by the index's codes. Whoever asks compares them exactly.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch};
@@ -34,11 +35,12 @@ const PARTITION_SHARE: f64 = 4.0;
 const CANDIDATES: usize = 32;
 /// How many candidates a graph keeps in view at least.
 const GRAPH_WIDTH: usize = 128;
-/// If at least this share of the rows is allowed, an index is asked for so many times as many candidates as it takes on
-/// average, and a few more, and those that are not allowed are dropped. A mask keeps Lance from scoring rows in bulk:
-/// with product codes, which it stores column by column, a row then takes 30 times as long.
-const MOST: f64 = 0.5;
-const MOST_OF_PRODUCTS: f64 = 1.0 / 16.0;
+/// The least share of rows to be allowed for an index to be asked without a mask, and what is not allowed dropped. A mask
+/// keeps Lance from scoring rows of product codes in bulk, which lie column by column: a row takes 30 times as long. Rows
+/// of bits are scored in bulk with a mask, too, which then takes a look-up for each.
+const PRODUCT_SHARE: f64 = 1.0 / 16.0;
+const RABIT_SHARE: f64 = 0.5;
+/// Candidates that are asked for then, for each that is needed on average; and how many more.
 const SLACK: f64 = 1.25;
 const FEW_MORE: usize = 16;
 /// Rows that a thread of its own is worth.
@@ -62,6 +64,8 @@ pub struct Candidates {
     pub partitions: usize,
     /// Whether asking for more may bring more.
     pub more: bool,
+    /// Whether too few rows were allowed among those that were found without a mask.
+    pub fell_short: bool,
 }
 
 /// The vector index of one column for one metric.
@@ -117,8 +121,8 @@ impl DatasetVectorIndex {
         }
     }
 
-    /// Rows near to `query`, `wanted` of each segment if there are as many; `share` is how many of its rows are allowed,
-    /// from 0 to 1.
+    /// Rows near to `query`, `wanted` of each segment if there are as many; `share`, from 0 to 1, is how densely allowed
+    /// ones lie, and `masked` whether it is known not to pay to drop the others afterwards.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails, `Corrupt` if a part of the index cannot be read.
@@ -129,11 +133,14 @@ impl DatasetVectorIndex {
         effort: SearchEffort,
         allowed: Allowed<'_>,
         share: f64,
+        masked: bool,
     ) -> Result<Candidates> {
         let filter = self.filter(allowed);
-        let unmasked = self.unmasked(wanted, allowed);
+        let without_mask = self.wanted_without_mask(wanted, allowed).filter(|_| !masked && !filter.is_empty());
+        // Lance holds on to the partitions that a call looks into: whole vectors are much memory.
+        let threads = if self.kind.codes == Codes::Flat { 1 } else { task::threads() };
         let key: ArrayRef = Arc::new(Float32Array::from(self.key(query)));
-        let mut found = Candidates { rows: Vec::new(), partitions: 0, more: false };
+        let mut found = Candidates { rows: Vec::new(), partitions: 0, more: false, fell_short: false };
         for segment in self.segments.iter().filter(|segment| segment.num_rows() > 0) {
             let all = segment.total_partitions();
             let probes = probes(all, effort, share);
@@ -155,15 +162,19 @@ impl DatasetVectorIndex {
                 approx_mode: ApproxMode::Normal,
             };
             let mut near = None;
-            if let Some(asked) = unmasked.filter(|_| !filter.is_empty()) {
-                let (mut rows, count) = look(segment, query(asked), &RowFilter::new(RowAddrMask::all_rows())).await?;
+            if let Some(asked) = without_mask {
+                let asked = asked.min(segment.num_rows() as usize + 1);
+                let everything = RowFilter::new(RowAddrMask::all_rows());
+                let (mut rows, count) = look(segment, query(asked), &everything, threads).await?;
                 let are_all = rows.len() < asked;
                 rows.retain(|(_, row)| filter.mask.selected(*row));
                 near = (are_all || rows.len() >= wanted).then_some((rows, count));
+                found.fell_short |= near.is_none();
+                found.partitions += if near.is_none() { count } else { 0 };
             }
             let (mut near, count) = match near {
                 Some(near) => near,
-                None => look(segment, query(wanted), &filter).await?,
+                None => look(segment, query(wanted), &filter, threads).await?,
             };
             keep_nearest(&mut near, wanted);
             found.partitions += count;
@@ -175,16 +186,22 @@ impl DatasetVectorIndex {
         Ok(found)
     }
 
-    /// For how many candidates to ask so that probably `wanted` of them are allowed; `None` if too few rows are.
-    fn unmasked(&self, wanted: usize, allowed: Allowed<'_>) -> Option<usize> {
+    /// For how many candidates to ask without a mask so that probably `wanted` of them are allowed; `None` if that does
+    /// not pay.
+    fn wanted_without_mask(&self, wanted: usize, allowed: Allowed<'_>) -> Option<usize> {
+        let least = match self.kind.codes {
+            _ if self.kind.graph => return None,
+            Codes::Product => PRODUCT_SHARE,
+            Codes::Rabit(_) => RABIT_SHARE,
+            Codes::Flat | Codes::Scalar => return None,
+        };
         let all = self.segments.iter().map(|segment| segment.num_rows()).sum::<u64>().max(1);
         let there = match allowed {
-            Allowed::Except(rows) => (self.coverage.ranked() as u64).saturating_sub(rows.len()),
-            Allowed::Only(rows) => rows.len(),
+            Allowed::Except(rows) => (self.coverage.ranked() as u64).saturating_sub(self.coverage.ranked_among(rows)),
+            Allowed::Only(rows) => self.coverage.ranked_among(rows),
         };
         let share = there as f64 / all as f64;
-        let least = if self.kind.codes == Codes::Product { MOST_OF_PRODUCTS } else { MOST };
-        (!self.kind.graph && share >= least).then(|| (wanted as f64 / share.min(1.0) * SLACK) as usize + FEW_MORE)
+        (share >= least).then(|| (wanted as f64 / share.min(1.0) * SLACK) as usize + FEW_MORE)
     }
 
     /// The query as the index compares it: under cosine its direction.
@@ -226,17 +243,19 @@ fn probes(all: usize, effort: SearchEffort, share: f64) -> usize {
 
 /// What the partitions nearest to a query give, at most as many rows as it asks for, with what the index takes for their
 /// distances; and how many partitions that are.
-async fn look(segment: &Arc<dyn VectorIndex>, query: Query, filter: &RowFilter) -> Result<(Vec<(f32, u64)>, usize)> {
+async fn look(
+    segment: &Arc<dyn VectorIndex>,
+    query: Query,
+    filter: &RowFilter,
+    threads: usize,
+) -> Result<(Vec<(f32, u64)>, usize)> {
     let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
     let (count, most) = (partitions.len(), query.k);
     let (partitions, distances) = (Arc::new(partitions), Arc::new(distances));
     let filter = Arc::new(filter.clone());
-    // One call is scored by one thread.
-    let expected = segment.num_rows() as usize / segment.total_partitions().max(1) * count;
-    let at_once = count.div_ceil((expected / PART).clamp(1, task::threads())).max(1);
-    let search = |start: usize| {
+    let search = |range: Range<usize>| {
         let (partitions, distances, filter) = (Arc::clone(&partitions), Arc::clone(&distances), Arc::clone(&filter));
-        let (end, metrics) = (count.min(start + at_once), Arc::new(NoOpMetricsCollector));
+        let (start, end, metrics) = (range.start, range.end, Arc::new(NoOpMetricsCollector));
         let found = Arc::clone(segment).search_partitions(
             query.clone(),
             partitions,
@@ -249,7 +268,8 @@ async fn look(segment: &Arc<dyn VectorIndex>, query: Query, filter: &RowFilter) 
         );
         async move { found.await.map_err(from_lance)?.try_collect::<Vec<RecordBatch>>().await.map_err(from_plan) }
     };
-    let read = try_join_all((0..count).step_by(at_once).map(search)).await?;
+    let rows = segment.num_rows() as usize / segment.total_partitions().max(1) * count;
+    let read = try_join_all(parts(count, rows, threads).into_iter().map(search)).await?;
     let mut rows: Vec<(f32, u64)> = Vec::new();
     for batch in read.into_iter().flatten() {
         let distances = batch.column(0).as_primitive::<Float32Type>().values();
@@ -258,6 +278,12 @@ async fn look(segment: &Arc<dyn VectorIndex>, query: Query, filter: &RowFilter) 
     }
     keep_nearest(&mut rows, most);
     Ok((rows, count))
+}
+
+/// Ranges of `count` partitions that have so many rows, about: one call of Lance's is scored by one thread.
+fn parts(count: usize, rows: usize, threads: usize) -> Vec<Range<usize>> {
+    let at_once = count.div_ceil((rows / PART).clamp(1, threads.max(1))).max(1);
+    (0..count).step_by(at_once).map(|start| start..count.min(start + at_once)).collect()
 }
 
 /// Leaves the nearest `count` rows.
@@ -306,5 +332,25 @@ impl PreFilter for RowFilter {
 
     fn filter_row_ids<'a>(&self, row_ids: Box<dyn Iterator<Item = &'a u64> + 'a>) -> Vec<u64> {
         self.mask.selected_indices(row_ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_shared_out_if_they_have_many_rows() {
+        let ends = |count, rows, threads| -> Vec<usize> {
+            let parts = parts(count, rows, threads);
+            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start) && parts[0].start == 0);
+            parts.iter().map(|part| part.end).collect()
+        };
+        assert_eq!(ends(64, PART, 8), [64]);
+        assert_eq!(ends(64, 2 * PART, 8), [32, 64]);
+        assert_eq!(ends(7, 100 * PART, 3), [3, 6, 7]);
+        assert_eq!(ends(2, 100 * PART, 16), [1, 2]);
+        assert_eq!(ends(64, 100 * PART, 1), [64]);
+        assert!(parts(0, 0, 4).is_empty());
     }
 }

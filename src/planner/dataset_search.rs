@@ -139,12 +139,14 @@ impl<'a> Pass<'a> {
         let mut wanted = index.wanted(search.k, search.effort);
         let mut share = self.passing.as_ref().map_or(1.0, |rows| rows.len() as f64 / self.handle.rows().max(1) as f64);
         let (mut ranking, mut found);
+        let mut masked = false;
         loop {
             let allowed = match &self.passing {
                 Some(passing) => Allowed::Only(passing),
                 None => Allowed::Except(&stale),
             };
-            let candidates = match index.candidates(&search.query, wanted, search.effort, allowed, share).await {
+            let candidates = match index.candidates(&search.query, wanted, search.effort, allowed, share, masked).await
+            {
                 Ok(candidates) => candidates,
                 Err(error) => {
                     self.handle.give_up_vector_index(search.column, search.metric, error).await?;
@@ -152,6 +154,7 @@ impl<'a> Pass<'a> {
                 }
             };
             work.add("partitions", candidates.partitions);
+            masked |= candidates.fell_short;
             ranking = Ranking::new(self.search);
             let known = stale.len();
             self.verify(&candidates.rows, &mut ranking, &mut stale).await?;

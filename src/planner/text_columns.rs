@@ -234,7 +234,7 @@ impl Answered {
             let (mut found, postings) = matching_counted(search, &[part.index()], part.index().rows());
             work.add("postings", postings);
             let dead = part.dead(rows.superseded);
-            found.iter_mut().zip(dead.words()).for_each(|(word, dead)| *word &= !dead);
+            found.iter_mut().zip(dead.bits()).for_each(|(word, dead)| *word &= !dead);
             all |= part.row_ids(&found);
         }
         Ok(all)
@@ -327,7 +327,7 @@ impl Masks {
     }
 
     fn mask(&self, part: &TextPart) -> Mask<'_> {
-        let mask = Mask::new(part.index().rows()).without(self.dead.words());
+        let mask = Mask::new(part.index().rows()).without(self.dead.bits());
         self.allowed.as_deref().map_or(mask, |allowed| mask.within(allowed))
     }
 }

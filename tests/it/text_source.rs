@@ -170,7 +170,7 @@ async fn check(index: &DatasetTextIndex, all: &RecordBatch, beside: &RecordBatch
         let expected = find(&search, &weights, &flat, &[], 10, |row| ids[row as usize]);
         let mut found = find(&search, &weights, &flat_beside, &[], 10, |row| ids_beside[row as usize]);
         for part in &parts {
-            let more = find(&search, &weights, part.index(), part.dead(blocked).words(), 10, |row| part.row_id(row));
+            let more = find(&search, &weights, part.index(), part.dead(blocked).bits(), 10, |row| part.row_id(row));
             assert!(found.rows.is_disjoint(&more.rows), "{query}: a row is in two parts");
             let bits = part.among(&more.rows.iter().copied().collect());
             assert!(part.row_ids(&bits).iter().eq(more.rows.iter().copied()));

@@ -9,7 +9,7 @@ use roaring::RoaringTreemap;
 use crate::text_index::{Statistics, TextIndex};
 
 /// Words whose counts are kept at most.
-const WORDS: usize = 4096;
+const WORDS: usize = 1024;
 
 /// The documents that are not to be found while certain rows are superseded.
 ///
@@ -18,7 +18,9 @@ const WORDS: usize = 4096;
 pub struct Dead {
     /// The rows, while somebody knows them.
     superseded: Weak<RoaringTreemap>,
-    words: Vec<u64>,
+    bits: Vec<u64>,
+    /// Whether there are such documents.
+    any: bool,
     /// Documents that are left, and their tokens.
     totals: OnceLock<(u64, u64)>,
     /// How many of them have each word.
@@ -26,9 +28,10 @@ pub struct Dead {
 }
 
 impl Dead {
-    /// The documents whose bit in `words` is set, which are gone or among `superseded`.
-    pub(super) fn new(superseded: &Arc<RoaringTreemap>, words: Vec<u64>) -> Self {
-        Self { superseded: Arc::downgrade(superseded), words, totals: OnceLock::new(), doc_freqs: Mutex::default() }
+    /// The documents whose bit in `bits` is set, which are gone or among `superseded`.
+    pub(super) fn new(superseded: &Arc<RoaringTreemap>, bits: Vec<u64>) -> Self {
+        let (superseded, any) = (Arc::downgrade(superseded), bits.iter().any(|word| *word != 0));
+        Self { superseded, bits, any, totals: OnceLock::new(), doc_freqs: Mutex::default() }
     }
 
     /// Whether it is about these very rows.
@@ -37,15 +40,15 @@ impl Dead {
     }
 
     /// The documents, as bits.
-    pub fn words(&self) -> &[u64] {
-        &self.words
+    pub fn bits(&self) -> &[u64] {
+        &self.bits
     }
 
     /// Statistics of the others, of which `index` has these words.
     pub(super) fn statistics(&self, index: &TextIndex, words: &[String]) -> Statistics {
-        let count = |words: &[String]| index.statistics(words, index.rows(), Some(&self.words));
+        let dead = self.any.then_some(self.bits.as_slice());
         let (doc_count, total_tokens) = *self.totals.get_or_init(|| {
-            let all = count(&[]);
+            let all = index.statistics::<String>(&[], index.rows(), dead);
             (all.doc_count, all.total_tokens)
         });
         let known: Vec<Option<u64>> = {
@@ -54,12 +57,11 @@ impl Dead {
         };
         let counted = |(word, known): (&String, Option<u64>)| {
             known.unwrap_or_else(|| {
-                let doc_freq = index.doc_freq(word, index.rows(), Some(&self.words));
+                let doc_freq = index.doc_freq(word, index.rows(), dead);
                 let mut doc_freqs = self.doc_freqs.lock();
-                if doc_freqs.len() >= WORDS {
-                    doc_freqs.clear();
+                if doc_freqs.len() < WORDS {
+                    doc_freqs.insert(word.clone(), doc_freq);
                 }
-                doc_freqs.insert(word.clone(), doc_freq);
                 doc_freq
             })
         };

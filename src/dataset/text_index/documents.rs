@@ -92,7 +92,8 @@ impl Documents {
     /// Bytes of memory held, those of dead documents included.
     pub(super) fn memory(&self) -> usize {
         let order = self.order.as_ref().map_or(0, Vec::capacity);
-        size_of::<Self>() + self.runs.capacity() * size_of::<Run>() + order * 4 + self.gone.capacity() * 2 * 8
+        let dead = self.gone.len();
+        size_of::<Self>() + self.runs.capacity() * size_of::<Run>() + order * 4 + (self.gone.capacity() + dead) * 8
     }
 
     /// Sets the bits of the documents that are these rows.
@@ -167,7 +168,7 @@ mod tests {
                     assert_eq!(documents.row_id(i as u32), *id);
                     let is_set = |words: &[u64]| words[i / 64] >> (i % 64) & 1 == 1;
                     assert_eq!(is_set(&words), some.contains(*id), "round {round}");
-                    assert_eq!(is_set(dead.words()), some.contains(*id) || id % 2 == 1, "round {round}");
+                    assert_eq!(is_set(dead.bits()), some.contains(*id) || id % 2 == 1, "round {round}");
                 }
             }
         }
