@@ -43,8 +43,6 @@ const RABIT_SHARE: f64 = 0.5;
 /// Candidates that are asked for then, for each that is needed on average; and how many more.
 const SLACK: f64 = 1.25;
 const FEW_MORE: usize = 16;
-/// Rows that a thread of its own is worth.
-const PART: usize = 16 * 1024;
 
 /// Which rows may be found.
 #[derive(Debug, Clone, Copy)]
@@ -137,8 +135,6 @@ impl DatasetVectorIndex {
     ) -> Result<Candidates> {
         let filter = self.filter(allowed);
         let without_mask = self.wanted_without_mask(wanted, allowed).filter(|_| !masked && !filter.is_empty());
-        // Lance holds on to the partitions that a call looks into: whole vectors are much memory.
-        let threads = if self.kind.codes == Codes::Flat { 1 } else { task::threads() };
         let key: ArrayRef = Arc::new(Float32Array::from(self.key(query)));
         let mut found = Candidates { rows: Vec::new(), partitions: 0, more: false, fell_short: false };
         for segment in self.segments.iter().filter(|segment| segment.num_rows() > 0) {
@@ -165,19 +161,22 @@ impl DatasetVectorIndex {
             if let Some(asked) = without_mask {
                 let asked = asked.min(segment.num_rows() as usize + 1);
                 let everything = RowFilter::new(RowAddrMask::all_rows());
-                let (mut rows, count) = look(segment, query(asked), &everything, threads).await?;
+                let (mut rows, count) = self.look(segment, query(asked), &everything).await?;
+                found.partitions += count;
                 let are_all = rows.len() < asked;
                 rows.retain(|(_, row)| filter.mask.selected(*row));
                 near = (are_all || rows.len() >= wanted).then_some((rows, count));
                 found.fell_short |= near.is_none();
-                found.partitions += if near.is_none() { count } else { 0 };
             }
             let (mut near, count) = match near {
                 Some(near) => near,
-                None => look(segment, query(wanted), &filter, threads).await?,
+                None => {
+                    let (rows, count) = self.look(segment, query(wanted), &filter).await?;
+                    found.partitions += count;
+                    (rows, count)
+                }
             };
             keep_nearest(&mut near, wanted);
-            found.partitions += count;
             found.more |= near.len() >= wanted || (count < all && effort.nprobes.is_none());
             found.rows.extend(near.into_iter().map(|(_, row)| row));
         }
@@ -189,11 +188,10 @@ impl DatasetVectorIndex {
     /// For how many candidates to ask without a mask so that probably `wanted` of them are allowed; `None` if that does
     /// not pay.
     fn wanted_without_mask(&self, wanted: usize, allowed: Allowed<'_>) -> Option<usize> {
-        let least = match self.kind.codes {
-            _ if self.kind.graph => return None,
-            Codes::Product => PRODUCT_SHARE,
-            Codes::Rabit(_) => RABIT_SHARE,
-            Codes::Flat | Codes::Scalar => return None,
+        let least = match (self.kind.graph, self.kind.codes) {
+            (false, Codes::Product) => PRODUCT_SHARE,
+            (false, Codes::Rabit(_)) => RABIT_SHARE,
+            _ => return None,
         };
         let all = self.segments.iter().map(|segment| segment.num_rows()).sum::<u64>().max(1);
         let there = match allowed {
@@ -202,6 +200,41 @@ impl DatasetVectorIndex {
         };
         let share = there as f64 / all as f64;
         (share >= least).then(|| (wanted as f64 / share.min(1.0) * SLACK) as usize + FEW_MORE)
+    }
+
+    /// What the partitions nearest to a query give, at most as many rows as it asks for, with what the index takes for
+    /// their distances; and how many partitions that are.
+    async fn look(
+        &self,
+        segment: &Arc<dyn VectorIndex>,
+        query: Query,
+        filter: &RowFilter,
+    ) -> Result<(Vec<(f32, u64)>, usize)> {
+        let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
+        let (count, most) = (partitions.len(), query.k);
+        let (partitions, distances) = (Arc::new(partitions), Arc::new(distances));
+        let (filter, metrics) = (Arc::new(filter.clone()), Arc::new(NoOpMetricsCollector));
+        // One call of Lance's is scored by one thread. It holds on to partitions: of whole vectors these are much memory.
+        let rows = segment.num_rows() as usize / segment.total_partitions().max(1) * count;
+        let threads = if self.kind.codes == Codes::Flat { 1 } else { task::threads_for(rows) };
+        let search = |Range { start, end }| {
+            let (segment, query) = (Arc::clone(segment), query.clone());
+            let (partitions, distances) = (Arc::clone(&partitions), Arc::clone(&distances));
+            let (filter, metrics) = (Arc::clone(&filter), Arc::clone(&metrics));
+            async move {
+                let found = segment.search_partitions(query, partitions, distances, start, end, filter, None, metrics);
+                found.await.map_err(from_lance)?.try_collect::<Vec<RecordBatch>>().await.map_err(from_plan)
+            }
+        };
+        let read = try_join_all(parts(count, threads).into_iter().map(search)).await?;
+        let mut rows: Vec<(f32, u64)> = Vec::new();
+        for batch in read.into_iter().flatten() {
+            let distances = batch.column(0).as_primitive::<Float32Type>().values();
+            let ids = batch.column(1).as_primitive::<UInt64Type>().values();
+            rows.extend(distances.iter().copied().zip(ids.iter().copied()));
+        }
+        keep_nearest(&mut rows, most);
+        Ok((rows, count))
     }
 
     /// The query as the index compares it: under cosine its direction.
@@ -241,48 +274,9 @@ fn probes(all: usize, effort: SearchEffort, share: f64) -> usize {
     effort.nprobes.unwrap_or(spread).clamp(1, all.max(1))
 }
 
-/// What the partitions nearest to a query give, at most as many rows as it asks for, with what the index takes for their
-/// distances; and how many partitions that are.
-async fn look(
-    segment: &Arc<dyn VectorIndex>,
-    query: Query,
-    filter: &RowFilter,
-    threads: usize,
-) -> Result<(Vec<(f32, u64)>, usize)> {
-    let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
-    let (count, most) = (partitions.len(), query.k);
-    let (partitions, distances) = (Arc::new(partitions), Arc::new(distances));
-    let filter = Arc::new(filter.clone());
-    let search = |range: Range<usize>| {
-        let (partitions, distances, filter) = (Arc::clone(&partitions), Arc::clone(&distances), Arc::clone(&filter));
-        let (start, end, metrics) = (range.start, range.end, Arc::new(NoOpMetricsCollector));
-        let found = Arc::clone(segment).search_partitions(
-            query.clone(),
-            partitions,
-            distances,
-            start,
-            end,
-            filter,
-            None,
-            metrics,
-        );
-        async move { found.await.map_err(from_lance)?.try_collect::<Vec<RecordBatch>>().await.map_err(from_plan) }
-    };
-    let rows = segment.num_rows() as usize / segment.total_partitions().max(1) * count;
-    let read = try_join_all(parts(count, rows, threads).into_iter().map(search)).await?;
-    let mut rows: Vec<(f32, u64)> = Vec::new();
-    for batch in read.into_iter().flatten() {
-        let distances = batch.column(0).as_primitive::<Float32Type>().values();
-        let ids = batch.column(1).as_primitive::<UInt64Type>().values();
-        rows.extend(distances.iter().copied().zip(ids.iter().copied()));
-    }
-    keep_nearest(&mut rows, most);
-    Ok((rows, count))
-}
-
-/// Ranges of `count` partitions that have so many rows, about: one call of Lance's is scored by one thread.
-fn parts(count: usize, rows: usize, threads: usize) -> Vec<Range<usize>> {
-    let at_once = count.div_ceil((rows / PART).clamp(1, threads.max(1))).max(1);
+/// Ranges of `count` partitions for so many threads.
+fn parts(count: usize, threads: usize) -> Vec<Range<usize>> {
+    let at_once = count.div_ceil(threads).max(1);
     (0..count).step_by(at_once).map(|start| start..count.min(start + at_once)).collect()
 }
 
@@ -341,16 +335,15 @@ mod tests {
 
     #[test]
     fn partitions_are_shared_out_if_they_have_many_rows() {
-        let ends = |count, rows, threads| -> Vec<usize> {
-            let parts = parts(count, rows, threads);
+        let ends = |count, threads| -> Vec<usize> {
+            let parts = parts(count, threads);
             assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start) && parts[0].start == 0);
             parts.iter().map(|part| part.end).collect()
         };
-        assert_eq!(ends(64, PART, 8), [64]);
-        assert_eq!(ends(64, 2 * PART, 8), [32, 64]);
-        assert_eq!(ends(7, 100 * PART, 3), [3, 6, 7]);
-        assert_eq!(ends(2, 100 * PART, 16), [1, 2]);
-        assert_eq!(ends(64, 100 * PART, 1), [64]);
-        assert!(parts(0, 0, 4).is_empty());
+        assert_eq!(ends(64, 1), [64]);
+        assert_eq!(ends(64, 2), [32, 64]);
+        assert_eq!(ends(7, 3), [3, 6, 7]);
+        assert_eq!(ends(2, 16), [1, 2]);
+        assert!(parts(0, 4).is_empty());
     }
 }

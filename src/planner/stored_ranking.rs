@@ -59,7 +59,8 @@ impl StoredRanking {
         let must_match = self.texts.contains(search);
         let TextRanking { beside_texts, ranges, .. } = self.ranking.as_ref();
         // Asked before only so that less needs to be known of other rows, unless all texts would be read for that.
-        let matches_first = beside_texts.is_some() && texts.columns.answered().is_ok();
+        let answered = texts.columns.answered();
+        let matches_first = beside_texts.is_some() && answered.is_ok();
         let needed: Vec<&TextSearch> = self.texts.iter().filter(|text| *text != search || matches_first).collect();
         let mut filter = Work::default();
         let passing = passing(live, needed, beside_texts.as_ref(), ranges, &mut filter).await?;
@@ -71,7 +72,6 @@ impl StoredRanking {
             None => (live.handle().rows() as u64).saturating_sub(texts.superseded.len()),
         };
         work.add("candidates", usize::try_from(candidates).unwrap_or(usize::MAX));
-        let answered = texts.columns.answered();
         let why = answered.as_ref().err().copied().unwrap_or(Flat::NotIndexed);
         let answered = answered.ok();
         self.look(&texts, answered.as_ref(), &passing, &mut top, &mut read).await?;

@@ -45,7 +45,8 @@ impl TextRanking {
     pub fn new(
         scorer: Arc<TextScorer>,
         k: usize,
-        (beside_texts, asks_scores): (Option<Arc<dyn PhysicalExpr>>, bool),
+        beside_texts: Option<Arc<dyn PhysicalExpr>>,
+        asks_scores: bool,
         ranges: Vec<ValueRanges>,
     ) -> Self {
         // What an index adds up may differ in the last bit from what a condition compares: no row makes another one

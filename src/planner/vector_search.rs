@@ -21,8 +21,6 @@ use crate::text_search::TextSearch;
 
 /// Rows from which on a search leaves the async workers.
 const HEAVY: usize = 4096;
-/// Rows that a thread of its own is worth.
-const PART: usize = 16 * 1024;
 
 /// What is searched for in every source alike.
 #[derive(Debug)]
@@ -82,9 +80,9 @@ impl MemTableSearch {
     }
 }
 
-/// Disjoint parts of `rows`, a bit a row, as many as there are threads for, of at least [`PART`] rows.
+/// Disjoint parts of `rows`, a bit a row, as many as threads that they are worth.
 fn parts(rows: Vec<u64>) -> Vec<Vec<u64>> {
-    let count = (bits(&rows) / PART).clamp(1, task::threads());
+    let count = task::threads_for(bits(&rows));
     if count == 1 {
         return vec![rows];
     }

@@ -141,8 +141,9 @@ impl LsmTableProvider {
                 effort: self.search_settings(options(state.config_options())).search_effort(),
             })),
             Target::Fitting(scorer) => {
-                let beside_texts = (beside_texts, asks_scores);
-                table::Search::Text(Arc::new(TextRanking::new(Arc::clone(scorer), search.k, beside_texts, ranges)))
+                let scorer = Arc::clone(scorer);
+                let ranking = TextRanking::new(scorer, search.k, beside_texts, asks_scores, ranges);
+                table::Search::Text(Arc::new(ranking))
             }
         })
     }

@@ -47,10 +47,13 @@ where
     if heavy { blocking(work).await } else { work() }
 }
 
-/// How many threads the machine runs at a time.
-pub fn threads() -> usize {
+/// Rows of vectors that a thread of its own is worth.
+const PART: usize = 16 * 1024;
+
+/// How many threads searching the vectors of so many rows is worth, at most as many as the machine runs at a time.
+pub fn threads_for(rows: usize) -> usize {
     static THREADS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
-    *THREADS
+    (rows / PART).clamp(1, *THREADS)
 }
 
 /// Nothing, if tasks can be started here.
@@ -86,5 +89,11 @@ mod tests {
         let error = blocking::<(), _>(|| panic!("boom {}", 1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
         assert!(error.message().contains("boom 1"));
+    }
+
+    #[test]
+    fn many_rows_are_worth_as_many_threads_as_there_are() {
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        assert_eq!([0, PART, 2 * PART, 100 * PART].map(threads_for), [1, 1, all.min(2), all.min(100)]);
     }
 }

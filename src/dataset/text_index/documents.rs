@@ -100,9 +100,6 @@ impl Documents {
     pub(super) fn mark(&self, row_ids: &RoaringTreemap, words: &mut [u64]) {
         let mut ids = row_ids.iter();
         let (mut next, mut passed) = (ids.next(), None);
-        if next.is_none() {
-            return;
-        }
         for place in 0..self.runs.len() {
             let place = self.order.as_ref().map_or(place, |order| order[place] as usize);
             let Run { document, row_id: first } = self.runs[place];
@@ -113,10 +110,8 @@ impl Documents {
                 ids = row_ids.iter();
                 next = ids.next();
             }
-            if next.is_none() {
-                break;
-            }
-            if next.is_some_and(|id| id < first) {
+            let Some(id) = next else { break };
+            if id < first {
                 ids.advance_to(first);
                 next = ids.next();
             }
