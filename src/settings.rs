@@ -127,7 +127,26 @@ macro_rules! value_by_str {
     )*};
 }
 
-value_by_str!(u32: "a whole number", usize: "a whole number", bool: "true or false", String: "a text");
+value_by_str!(u32: "a whole number", usize: "a whole number", String: "a text");
+
+/// What a switch is told: `true` or `on`, `false` or `off`, in capitals or not; `None` if it is something else.
+pub(crate) fn switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "on" => Some(true),
+        "false" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+impl Value for bool {
+    fn parse(text: &str) -> Result<Self> {
+        switch(text).ok_or_else(|| Error::invalid(format!("'{text}' is neither on nor off, true nor false")))
+    }
+
+    fn print(&self) -> String {
+        self.to_string()
+    }
+}
 
 macro_rules! value_by_enum {
     ($($type:ty),*) => {$(
@@ -404,6 +423,18 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_is_on_or_off_true_or_false() {
+        let mut settings = Settings::default();
+        for (value, is_on) in [("off", false), ("on", true), ("FALSE", false), ("True", true), ("Off", false)] {
+            settings.set("lsm.index.sync", value).unwrap();
+            assert_eq!(settings.index_sync, is_on, "{value}");
+        }
+        let shown = settings.entries().into_iter().find(|(name, ..)| *name == "lsm.index.sync").unwrap();
+        assert_eq!(shown.1, "false");
+        assert!(settings.set("lsm.index.sync", "").unwrap_err().message().contains("neither on nor off"));
+    }
+
+    #[test]
     fn settings_travel_as_json() {
         let json = serde_json::to_string(&Settings::default()).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&json).unwrap(), Settings::default());
@@ -416,6 +447,7 @@ mod tests {
         for (name, value) in [
             ("lsm.nope", "1"),
             ("lsm.sync", "maybe"),
+            ("lsm.index.sync", "no"),
             ("lsm.wal.queue", "x"),
             ("lsm.ack", "never"),
             ("lsm.search.ef", "0"),

@@ -19,6 +19,7 @@ use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadOptions};
+use lance_core::Error as LanceError;
 use lance_core::datatypes::Schema as LanceSchema;
 use lance_table::format::IndexMetadata;
 use roaring::{RoaringBitmap, RoaringTreemap};
@@ -29,6 +30,7 @@ use super::layout::FileLayout;
 use super::lazy_indexes::LazyIndexes;
 use super::origin::{Origins, field_id};
 use super::resident::{Loading, ROW_BYTES, Residency, Resident, ResidentRows};
+use super::row_readers::RowReaders;
 use super::scan::DatasetScanExec;
 use super::text_index::{DatasetTextIndex, OpenTextIndexes, no_text_indexes};
 use super::value_index::{DatasetValueIndex, ValueCandidates};
@@ -55,6 +57,7 @@ pub struct DatasetHandle {
     /// How many rows each fragment had before any was deleted.
     fragments: HashMap<u64, u64>,
     label: String,
+    row_readers: Option<RowReaders>,
     resident: Arc<Resident>,
     catalog: IndexCatalog,
     vector_indexes: LazyIndexes<(usize, Metric), DatasetVectorIndex>,
@@ -84,6 +87,8 @@ impl DatasetHandle {
         let budget = Arc::clone(lease.budget());
         let resident = Resident::new(files.map(|f| f.file_size_bytes.get().map(u64::from)).sum(), lease);
         let catalog = IndexCatalog::of(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
+        let row_readers =
+            RowReaders::open(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
         Ok(Arc::new(Self {
             dataset,
             schema,
@@ -91,6 +96,7 @@ impl DatasetHandle {
             rows,
             fragments,
             label,
+            row_readers,
             resident,
             catalog,
             vector_indexes: LazyIndexes::default(),
@@ -244,12 +250,7 @@ impl DatasetHandle {
             let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
             RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?
         } else {
-            let take = self.dataset.take_builder(row_ids, ProjectionRequest::from_schema(wanted));
-            let read = match take {
-                Ok(take) => take.execute().await,
-                Err(error) => Err(error),
-            };
-            match read {
+            match self.read(row_ids, wanted).await {
                 Ok(read) => read,
                 Err(error) => return Err(diagnose(&self.dataset, from_lance(error)).await),
             }
@@ -263,6 +264,16 @@ impl DatasetHandle {
             .with_context("dataset", self.dataset.uri()));
         }
         self.origins.rows(&read, projection, &schema)
+    }
+
+    async fn read(&self, row_ids: &[u64], wanted: LanceSchema) -> Result<RecordBatch, LanceError> {
+        if let Some(readers) = &self.row_readers
+            && readers.may_take(row_ids.len(), &wanted)
+            && let Ok(rows) = readers.take(&self.dataset, &wanted, row_ids).await
+        {
+            return Ok(rows);
+        }
+        self.dataset.take_builder(row_ids, ProjectionRequest::from_schema(wanted))?.execute().await
     }
 
     /// The keys of all rows, the ids of the rows that hold them and which of these are tombstones, in one pass.
@@ -480,6 +491,11 @@ impl DatasetHandle {
     fn may_have(&self, row_id: u64) -> bool {
         self.has_stable_row_ids()
             || self.fragments.get(&(row_id >> 32)).is_some_and(|rows| (row_id & u64::from(u32::MAX)) < *rows)
+    }
+
+    /// What is charged for what stays in memory.
+    pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
     }
 
     pub(super) fn origins(&self) -> &Origins {

@@ -31,7 +31,7 @@ const ODD: usize = 4096;
 #[derive(Debug)]
 pub struct IndexCoverage {
     /// Which of the rows that the index has are there; all if `None`.
-    mask: Option<RowAddrMask>,
+    mask: Option<Arc<RowAddrMask>>,
     /// How many rows of the fragments that it covers are there and ranked.
     ranked: usize,
     missing: RoaringTreemap,
@@ -58,6 +58,7 @@ impl IndexCoverage {
         let fragments = dataset.fragments().iter().filter(|f| u32::try_from(f.id).is_ok_and(|id| covered.contains(id)));
         let ranked = fragments.map(|f| f.num_rows().unwrap_or(0)).sum();
         let uncovered = fragments_of(dataset) - &covered;
+        let mask = mask.map(Arc::new);
         let mut coverage = Self { mask, ranked, missing: RoaringTreemap::new(), odd: Vec::new(), uncovered };
         if let Some(indexed) = indexed {
             coverage.classify(handle, column, entry, &indexed, &covered).await?;
@@ -103,7 +104,7 @@ impl IndexCoverage {
     }
 
     /// Which of the rows that the index has are there.
-    pub(super) fn mask(&self) -> Option<&RowAddrMask> {
+    pub(super) fn mask(&self) -> Option<&Arc<RowAddrMask>> {
         self.mask.as_ref()
     }
 

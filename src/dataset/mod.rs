@@ -12,7 +12,9 @@ mod layout;
 mod lazy_indexes;
 mod opener;
 mod origin;
+mod product_codes;
 mod resident;
+mod row_readers;
 mod scan;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator, StringArray};
+use arrow::array::{
+    ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, RecordBatchIterator, StringArray, UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::collect;
@@ -12,6 +14,7 @@ use lance::Dataset;
 use lance::dataset::WriteParams;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 
+use super::row_readers::RowReaders;
 use super::{DatasetHandle, conform};
 use crate::cache::MemoryBudget;
 use crate::error::ErrorKind;
@@ -132,6 +135,53 @@ async fn a_dataset_stays_in_storage_while_memory_is_short() {
         assert_eq!(rows[0].num_rows(), 3);
         assert!(!handle.is_resident());
     }
+}
+
+#[tokio::test]
+async fn rows_are_taken_in_any_order_from_wherever_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts = StringArray::from_iter((0..40).map(|i| (i % 3 != 1).then(|| "x".repeat(i))));
+    let lists = ListArray::from_iter_primitive::<Int64Type, _, _>((0..40).map(|i| Some((0..i % 5).map(Some))));
+    let batch = RecordBatch::try_from_iter_with_nullable([
+        ("id", Arc::new(Int64Array::from_iter_values(0..40)) as ArrayRef, false),
+        ("text", Arc::new(texts) as ArrayRef, true),
+        ("list", Arc::new(lists) as ArrayRef, true),
+    ])
+    .unwrap();
+    for uri in [dir.path().to_str().unwrap(), "memory://rows_are_taken"] {
+        let params = WriteParams { max_rows_per_file: 7, ..Default::default() };
+        let reader = RecordBatchIterator::new([Ok(batch.clone())], batch.schema());
+        let mut dataset = Dataset::write(reader, uri, Some(params)).await.unwrap();
+        dataset.delete("id in (8, 39)").await.unwrap();
+        let handle = handle(&Arc::new(dataset)).await;
+        assert!(RowReaders::open(handle.dataset()).await.unwrap().is_some());
+        let row_id = |id: u64| ((id / 7) << 32) | (id % 7);
+        for ids in [vec![3], vec![39 - 1, 0, 7, 6, 7, 20], (9..20).collect(), vec![5, 5, 5], vec![], vec![34, 12, 34]] {
+            let row_ids: Vec<u64> = ids.iter().copied().map(row_id).collect();
+            for columns in [&[0, 1, 2][..], &[1], &[2, 0]] {
+                let taken = handle.take(&row_ids, columns).await.unwrap();
+                for (i, column) in columns.iter().enumerate() {
+                    let indices = UInt64Array::from(ids.clone());
+                    let expected = arrow::compute::take(batch.column(*column), &indices, None).unwrap();
+                    assert_eq!(taken.column(i).as_ref(), expected.as_ref(), "{ids:?} {columns:?}");
+                }
+            }
+        }
+        for missing in [vec![8], vec![9, 39, 0], vec![8, 8], vec![41]] {
+            let row_ids: Vec<u64> = missing.iter().copied().map(row_id).collect();
+            assert_eq!(handle.take(&row_ids, &[1]).await.unwrap_err().kind(), ErrorKind::Corrupt, "{missing:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_read_puts_in_other_words_is_left_to_lance() {
+    let dataset = dataset("memory://left_to_lance", None).await;
+    let readers = RowReaders::open(&dataset).await.unwrap().unwrap();
+    let mut fields = dataset.schema().clone();
+    assert!(readers.may_take(1, &fields) && !readers.may_take(100_000, &fields));
+    fields.fields[0].metadata.insert("ARROW:extension:name".into(), "lance.json".into());
+    assert!(!readers.may_take(1, &fields));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch, UInt32Array};
 use arrow::datatypes::{Float32Type, UInt64Type};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
@@ -21,6 +21,7 @@ use super::DatasetHandle;
 use super::failure::from_plan;
 use super::index_catalog::{Codes, IndexEntry, IndexKind, metric_of};
 use super::index_coverage::IndexCoverage;
+use super::product_codes::ProductCodes;
 use crate::distance::Metric;
 use crate::error::{Error, Result};
 use crate::settings::SearchEffort;
@@ -35,22 +36,30 @@ const PARTITION_SHARE: f64 = 4.0;
 const CANDIDATES: usize = 32;
 /// How many candidates a graph keeps in view at least.
 const GRAPH_WIDTH: usize = 128;
-/// The least share of rows to be allowed for an index to be asked without a mask, and what is not allowed dropped. A mask
-/// keeps Lance from scoring rows of product codes in bulk, which lie column by column: a row takes 30 times as long. Rows
-/// of bits are scored in bulk with a mask, too, which then takes a look-up for each.
-const PRODUCT_SHARE: f64 = 1.0 / 16.0;
-const RABIT_SHARE: f64 = 0.5;
+/// The least share of rows to be allowed for codes of bits to be scored without a mask, and what is not allowed dropped: Lance
+/// looks up each row in a mask, which takes longer than scoring it.
+const BITS_SHARE: f64 = 0.5;
 /// Candidates that are asked for then, for each that is needed on average; and how many more.
 const SLACK: f64 = 1.25;
 const FEW_MORE: usize = 16;
 
 /// Which rows may be found.
-#[derive(Debug, Clone, Copy)]
-pub enum Allowed<'a> {
+#[derive(Debug, Clone)]
+pub enum Allowed {
     /// All but these.
-    Except(&'a RoaringTreemap),
+    Except(Arc<RoaringTreemap>),
     /// None but these.
-    Only(&'a RoaringTreemap),
+    Only(Arc<RoaringTreemap>),
+}
+
+impl Allowed {
+    /// Whether a row may be found.
+    pub fn has(&self, row: u64) -> bool {
+        match self {
+            Self::Except(rows) => !rows.contains(row),
+            Self::Only(rows) => rows.contains(row),
+        }
+    }
 }
 
 /// What an index found.
@@ -62,15 +71,18 @@ pub struct Candidates {
     pub partitions: usize,
     /// Whether asking for more may bring more.
     pub more: bool,
-    /// Whether too few rows were allowed among those that were found without a mask.
-    pub fell_short: bool,
 }
+
+/// Numbers of partitions, and how far their centres are from a query.
+type Partitions = (Arc<UInt32Array>, Arc<Float32Array>);
 
 /// The vector index of one column for one metric.
 pub struct DatasetVectorIndex {
     metric: Metric,
     kind: IndexKind,
     segments: Vec<Arc<dyn VectorIndex>>,
+    /// Those of each segment that can be read.
+    codes: Vec<Option<Arc<ProductCodes>>>,
     coverage: IndexCoverage,
 }
 
@@ -96,7 +108,8 @@ impl DatasetVectorIndex {
             segments.push(segment);
         }
         let coverage = IndexCoverage::of(handle, column, entry, &segments).await?;
-        Ok(Self { metric: entry.metric, kind: entry.kind, segments, coverage })
+        let codes = segments.iter().map(|segment| ProductCodes::of(segment, handle.budget())).collect();
+        Ok(Self { metric: entry.metric, kind: entry.kind, segments, codes, coverage })
     }
 
     /// Which rows it has.
@@ -120,7 +133,7 @@ impl DatasetVectorIndex {
     }
 
     /// Rows near to `query`, `wanted` of each segment if there are as many; `share`, from 0 to 1, is how densely allowed
-    /// ones lie, and `masked` whether it is known not to pay to drop the others afterwards.
+    /// ones lie.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails, `Corrupt` if a part of the index cannot be read.
@@ -129,27 +142,25 @@ impl DatasetVectorIndex {
         query: &[f32],
         wanted: usize,
         effort: SearchEffort,
-        allowed: Allowed<'_>,
+        allowed: &Allowed,
         share: f64,
-        masked: bool,
     ) -> Result<Candidates> {
-        let filter = self.filter(allowed);
-        let without_mask = self.wanted_without_mask(wanted, allowed).filter(|_| !masked && !filter.is_empty());
-        let key: ArrayRef = Arc::new(Float32Array::from(self.key(query)));
-        let mut found = Candidates { rows: Vec::new(), partitions: 0, more: false, fell_short: false };
-        for segment in self.segments.iter().filter(|segment| segment.num_rows() > 0) {
+        let key = self.key(query);
+        let values: ArrayRef = Arc::new(Float32Array::from(key.clone()));
+        let mut found = Candidates { rows: Vec::new(), partitions: 0, more: false };
+        for (segment, codes) in self.segments.iter().zip(&self.codes).filter(|(segment, _)| segment.num_rows() > 0) {
             let all = segment.total_partitions();
             let probes = probes(all, effort, share);
-            let query = |k: usize| Query {
+            let query = Query {
                 column: String::new(),
-                key: Arc::clone(&key),
-                k,
+                key: Arc::clone(&values),
+                k: wanted,
                 lower_bound: None,
                 upper_bound: None,
                 minimum_nprobes: probes,
                 maximum_nprobes: Some(probes),
                 search_effort: 0.5,
-                ef: Some(effort.ef.unwrap_or(GRAPH_WIDTH.max(k + k / 2)).max(k)),
+                ef: Some(effort.ef.unwrap_or(GRAPH_WIDTH.max(wanted + wanted / 2)).max(wanted)),
                 refine_factor: None,
                 metric_type: Some(segment.metric_type()),
                 use_index: true,
@@ -157,70 +168,81 @@ impl DatasetVectorIndex {
                 dist_q_c: 0.0,
                 approx_mode: ApproxMode::Normal,
             };
-            let mut near = None;
-            if let Some(asked) = without_mask {
-                let asked = asked.min(segment.num_rows() as usize + 1);
-                let everything = RowFilter::new(RowAddrMask::all_rows());
-                let (mut rows, count) = self.look(segment, query(asked), &everything).await?;
-                found.partitions += count;
-                let are_all = rows.len() < asked;
-                rows.retain(|(_, row)| filter.mask.selected(*row));
-                near = (are_all || rows.len() >= wanted).then_some((rows, count));
-                found.fell_short |= near.is_none();
-            }
-            let (mut near, count) = match near {
-                Some(near) => near,
+            let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
+            let count = partitions.len();
+            let near = match codes {
+                Some(codes) => {
+                    let (allowed, there) = (allowed.clone(), self.coverage.mask().cloned());
+                    let may_be_found =
+                        move |row| allowed.has(row) && there.as_ref().is_none_or(|there| there.selected(row));
+                    codes.nearest(&key, partitions.values(), wanted, may_be_found).await?
+                }
                 None => {
-                    let (rows, count) = self.look(segment, query(wanted), &filter).await?;
-                    found.partitions += count;
-                    (rows, count)
+                    let (partitions, filter) = ((Arc::new(partitions), Arc::new(distances)), self.filter(allowed));
+                    match self.look_without_mask(segment, &query, &partitions, allowed, &filter).await? {
+                        Some(near) => near,
+                        None => self.look(segment, query, &partitions, &filter).await?,
+                    }
                 }
             };
-            keep_nearest(&mut near, wanted);
+            found.partitions += count;
             found.more |= near.len() >= wanted || (count < all && effort.nprobes.is_none());
-            found.rows.extend(near.into_iter().map(|(_, row)| row));
+            found.rows.extend(near);
         }
         found.rows.sort_unstable();
         found.rows.dedup();
         Ok(found)
     }
 
-    /// For how many candidates to ask without a mask so that probably `wanted` of them are allowed; `None` if that does
-    /// not pay.
-    fn wanted_without_mask(&self, wanted: usize, allowed: Allowed<'_>) -> Option<usize> {
-        let least = match (self.kind.graph, self.kind.codes) {
-            (false, Codes::Product) => PRODUCT_SHARE,
-            (false, Codes::Rabit(_)) => RABIT_SHARE,
-            _ => return None,
-        };
+    /// The same as with a mask, where most rows are allowed; `None` where they are not, or too few of those that were found.
+    async fn look_without_mask(
+        &self,
+        segment: &Arc<dyn VectorIndex>,
+        query: &Query,
+        partitions: &Partitions,
+        allowed: &Allowed,
+        filter: &Arc<RowFilter>,
+    ) -> Result<Option<Vec<u64>>> {
+        if self.kind.graph || !matches!(self.kind.codes, Codes::Rabit(_)) || filter.is_empty() {
+            return Ok(None);
+        }
         let all = self.segments.iter().map(|segment| segment.num_rows()).sum::<u64>().max(1);
-        let there = match allowed {
+        let share = match allowed {
             Allowed::Except(rows) => (self.coverage.ranked() as u64).saturating_sub(self.coverage.ranked_among(rows)),
             Allowed::Only(rows) => self.coverage.ranked_among(rows),
-        };
-        let share = there as f64 / all as f64;
-        (share >= least).then(|| (wanted as f64 / share.min(1.0) * SLACK) as usize + FEW_MORE)
+        } as f64
+            / all as f64;
+        if share < BITS_SHARE {
+            return Ok(None);
+        }
+        let asked = (query.k as f64 / share.min(1.0) * SLACK) as usize + FEW_MORE;
+        let asked = asked.min(segment.num_rows() as usize + 1);
+        let everything = Arc::new(RowFilter::new(RowAddrMask::all_rows()));
+        let mut found = self.look(segment, Query { k: asked, ..query.clone() }, partitions, &everything).await?;
+        let are_all = found.len() < asked;
+        found.retain(|row| filter.mask.selected(*row));
+        let are_enough = are_all || found.len() >= query.k;
+        found.truncate(query.k);
+        Ok(are_enough.then_some(found))
     }
 
-    /// What the partitions nearest to a query give, at most as many rows as it asks for, with what the index takes for
-    /// their distances; and how many partitions that are.
+    /// What Lance finds in these partitions, the nearest first, at most as many rows as the query asks for.
     async fn look(
         &self,
         segment: &Arc<dyn VectorIndex>,
         query: Query,
-        filter: &RowFilter,
-    ) -> Result<(Vec<(f32, u64)>, usize)> {
-        let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
+        (partitions, distances): &Partitions,
+        filter: &Arc<RowFilter>,
+    ) -> Result<Vec<u64>> {
         let (count, most) = (partitions.len(), query.k);
-        let (partitions, distances) = (Arc::new(partitions), Arc::new(distances));
-        let (filter, metrics) = (Arc::new(filter.clone()), Arc::new(NoOpMetricsCollector));
+        let metrics = Arc::new(NoOpMetricsCollector);
         // One call of Lance's is scored by one thread. It holds on to partitions: of whole vectors these are much memory.
         let rows = segment.num_rows() as usize / segment.total_partitions().max(1) * count;
         let threads = if self.kind.codes == Codes::Flat { 1 } else { task::threads_for(rows) };
         let search = |Range { start, end }| {
             let (segment, query) = (Arc::clone(segment), query.clone());
-            let (partitions, distances) = (Arc::clone(&partitions), Arc::clone(&distances));
-            let (filter, metrics) = (Arc::clone(&filter), Arc::clone(&metrics));
+            let (partitions, distances) = (Arc::clone(partitions), Arc::clone(distances));
+            let (filter, metrics) = (Arc::clone(filter), Arc::clone(&metrics));
             async move {
                 let found = segment.search_partitions(query, partitions, distances, start, end, filter, None, metrics);
                 found.await.map_err(from_lance)?.try_collect::<Vec<RecordBatch>>().await.map_err(from_plan)
@@ -233,8 +255,8 @@ impl DatasetVectorIndex {
             let ids = batch.column(1).as_primitive::<UInt64Type>().values();
             rows.extend(distances.iter().copied().zip(ids.iter().copied()));
         }
-        keep_nearest(&mut rows, most);
-        Ok((rows, count))
+        rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        Ok(rows.into_iter().take(most).map(|(_, row)| row).collect())
     }
 
     /// The query as the index compares it: under cosine its direction.
@@ -246,13 +268,13 @@ impl DatasetVectorIndex {
         query.iter().map(|x| (f64::from(*x) / norm) as f32).collect()
     }
 
-    fn filter(&self, allowed: Allowed<'_>) -> RowFilter {
-        let there = self.coverage.mask().cloned().unwrap_or_else(RowAddrMask::all_rows);
-        RowFilter::new(match allowed {
+    fn filter(&self, allowed: &Allowed) -> Arc<RowFilter> {
+        let there = self.coverage.mask().map_or_else(RowAddrMask::all_rows, |there| there.as_ref().clone());
+        Arc::new(RowFilter::new(match allowed {
             Allowed::Except(rows) if rows.is_empty() => there,
             Allowed::Except(rows) => there.also_block(addresses(rows)),
             Allowed::Only(rows) => RowAddrMask::from_allowed(addresses(rows)) & there,
-        })
+        }))
     }
 }
 
@@ -280,14 +302,6 @@ fn parts(count: usize, threads: usize) -> Vec<Range<usize>> {
     (0..count).step_by(at_once).map(|start| start..count.min(start + at_once)).collect()
 }
 
-/// Leaves the nearest `count` rows.
-fn keep_nearest(rows: &mut Vec<(f32, u64)>, count: usize) {
-    if rows.len() > count {
-        rows.select_nth_unstable_by(count, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        rows.truncate(count);
-    }
-}
-
 /// The rows as Lance's masks hold them.
 fn addresses(rows: &RoaringTreemap) -> RowAddrTreeMap {
     let mut addresses = RowAddrTreeMap::new();
@@ -298,7 +312,6 @@ fn addresses(rows: &RoaringTreemap) -> RowAddrTreeMap {
 }
 
 /// Rows that the index may find.
-#[derive(Clone)]
 struct RowFilter {
     mask: Arc<RowAddrMask>,
     all: bool,

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
+use crate::settings::switch;
 
 pub use kind::IndexKind;
 pub use text_params::{LANGUAGES, StopWords, TOKENIZERS, TextParams};
@@ -50,7 +51,7 @@ impl IndexSpec {
 
     /// Whether an option says indexes of a column. `lsm.index.sync` does unless its value is that of a switch.
     pub fn is_option(name: &str, value: &str) -> bool {
-        name.starts_with(PREFIX) && !(name == SYNC && value.parse::<bool>().is_ok())
+        name.starts_with(PREFIX) && !(name == SYNC && switch(value).is_some())
     }
 
     /// The indexes that the option `lsm.index.<column>` says, at least one.
@@ -240,7 +241,9 @@ mod tests {
         assert_eq!(one("vector(l2)").unwrap().kind, IndexKind::vector(Metric::L2));
         assert_eq!(one("fts").unwrap().name, "e_fts");
         let sync = |value: &str| IndexSpec::of_options(&HashMap::from([("lsm.index.sync".into(), value.into())]));
-        assert_eq!(sync("false").unwrap(), []);
+        for value in ["false", "true", "on", "OFF"] {
+            assert_eq!(sync(value).unwrap(), [], "{value}");
+        }
         assert_eq!(sync("fts").unwrap()[0].column, "sync");
     }
 

@@ -13,6 +13,7 @@
 use serde_json::{Map, Number, Value};
 
 use crate::error::{Error, Result};
+use crate::settings::switch;
 
 /// A kind of index with its parameters as they are written.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,9 +141,10 @@ impl Cursor<'_> {
             }
         }
         let word = self.word().ok_or_else(|| self.expected("a value"))?;
+        if let Some(flag) = switch(&word) {
+            return Ok(Value::Bool(flag));
+        }
         Ok(match word.to_ascii_lowercase().as_str() {
-            "true" | "on" => Value::Bool(true),
-            "false" | "off" => Value::Bool(false),
             "none" | "null" => Value::Null,
             _ => word.parse::<u64>().map_or_else(|_| Value::String(word), |n| Value::Number(Number::from(n))),
         })

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::notation::Call;
 use crate::error::{Error, Result};
+use crate::settings::switch;
 
 /// What is given, and what has been asked for.
 pub(super) struct Params {
@@ -70,7 +71,7 @@ impl Params {
     pub(super) fn flag(&mut self, names: &[&'static str]) -> Result<Option<bool>> {
         self.typed(names, "true or false", |value| match value {
             Value::Bool(flag) => Some(*flag),
-            Value::String(text) => text.to_ascii_lowercase().parse().ok(),
+            Value::String(text) => switch(text),
             _ => None,
         })
     }

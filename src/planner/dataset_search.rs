@@ -60,7 +60,7 @@ impl DatasetSearch {
         work.add("rows_dropped", dropped);
         let (texts, predicate) = (self.texts.iter(), self.search.beside_texts.as_ref());
         let mut filter = Work::default();
-        pass.passing = passing(&live, texts, predicate, &self.search.ranges, &mut filter).await?;
+        pass.passing = passing(&live, texts, predicate, &self.search.ranges, &mut filter).await?.map(Arc::new);
         work.filtered(&filter);
         let candidates = match &pass.passing {
             Some(passing) => passing.len() as usize,
@@ -100,7 +100,7 @@ struct Pass<'a> {
     search: &'a Arc<VectorSearch>,
     projection: &'a [usize],
     /// The live rows that pass the filter, if there is one.
-    passing: Option<RoaringTreemap>,
+    passing: Option<Arc<RoaringTreemap>>,
 }
 
 impl<'a> Pass<'a> {
@@ -135,18 +135,16 @@ impl<'a> Pass<'a> {
     /// The nearest rows by the index, and those that it does not have; `None` if it gives too few, or is damaged.
     async fn by_index(&self, index: &DatasetVectorIndex, work: &mut Work) -> Result<Option<Ranking<'a>>> {
         let (search, coverage) = (self.search.as_ref(), index.coverage());
-        let mut stale = self.rows.dropped_rows().map_or_else(RoaringTreemap::new, |rows| rows.as_ref().clone());
+        let mut stale = self.rows.dropped_rows().map_or_else(Arc::default, Arc::clone);
         let mut wanted = index.wanted(search.k, search.effort);
         let mut share = self.passing.as_ref().map_or(1.0, |rows| rows.len() as f64 / self.handle.rows().max(1) as f64);
         let (mut ranking, mut found);
-        let mut masked = false;
         loop {
             let allowed = match &self.passing {
-                Some(passing) => Allowed::Only(passing),
-                None => Allowed::Except(&stale),
+                Some(passing) => Allowed::Only(Arc::clone(passing)),
+                None => Allowed::Except(Arc::clone(&stale)),
             };
-            let candidates = match index.candidates(&search.query, wanted, search.effort, allowed, share, masked).await
-            {
+            let candidates = match index.candidates(&search.query, wanted, search.effort, &allowed, share).await {
                 Ok(candidates) => candidates,
                 Err(error) => {
                     self.handle.give_up_vector_index(search.column, search.metric, error).await?;
@@ -154,13 +152,15 @@ impl<'a> Pass<'a> {
                 }
             };
             work.add("partitions", candidates.partitions);
-            masked |= candidates.fell_short;
             ranking = Ranking::new(self.search);
-            let known = stale.len();
-            self.verify(&candidates.rows, &mut ranking, &mut stale).await?;
+            let mut found_stale = RoaringTreemap::new();
+            self.verify(&candidates.rows, &mut ranking, &mut found_stale).await?;
             found = ranking.compared();
             // Superseded rows took the places of others that may be nearer than what is left.
-            let enough = if stale.len() > known { search.k.max(wanted / 2) } else { search.k };
+            let enough = if found_stale.is_empty() { search.k } else { search.k.max(wanted / 2) };
+            if !found_stale.is_empty() {
+                *Arc::make_mut(&mut stale) |= found_stale;
+            }
             if found >= enough || !candidates.more {
                 break;
             }

@@ -1,11 +1,11 @@
-//! The best scores that the sources of one query found so far: a source need not read rows that are not among them.
+//! The best scores that the sources of one query found so far: a source need neither score nor read rows that are not
+//! among them.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Scores are sums, and the same but for the order in which they were added up: by so much, for each 1.
-const ROUNDING: f32 = 1e-5;
+use crate::text_index::Floor;
 
 /// What the best rows of each source score.
 ///
@@ -13,9 +13,11 @@ const ROUNDING: f32 = 1e-5;
 /// that is left out because of another must not be missing when that one is dropped.
 #[derive(Debug)]
 pub(super) struct Leaders {
-    k: usize,
+    /// How many rows are wanted; `None` if no row may be left out because of another source's.
+    k: Option<usize>,
     /// Source by source: who searches twice finds the same.
     scores: Mutex<Vec<Vec<f32>>>,
+    floor: Arc<Floor>,
 }
 
 /// One source's place among the leaders.
@@ -26,9 +28,9 @@ pub(super) struct Seat {
 }
 
 impl Leaders {
-    /// Of a query for the `k` best rows of all sources together.
-    pub(super) fn new(k: usize) -> Arc<Self> {
-        Arc::new(Self { k, scores: Mutex::default() })
+    /// Of a query for the `k` best rows of all sources together, or for those of each on its own.
+    pub(super) fn new(k: Option<usize>) -> Arc<Self> {
+        Arc::new(Self { k, scores: Mutex::default(), floor: Arc::new(Floor::new(0.0)) })
     }
 
     /// A place for one more source.
@@ -40,16 +42,27 @@ impl Leaders {
 }
 
 impl Seat {
-    /// Takes what the best rows of the source score, none below 0. Gives what the last of the `k` best of all sources
-    /// scores so far: rows with less are not wanted. `None` as long as there are fewer than `k`.
+    /// What rows that are wanted score at least, for a search for as many rows as are wanted.
+    pub(super) fn floor(&self) -> Arc<Floor> {
+        match self.leaders.k {
+            Some(_) => Arc::clone(&self.leaders.floor),
+            None => Arc::new(Floor::new(0.0)),
+        }
+    }
+
+    /// Takes what the best rows of the source score, none below 0. Gives what the `k` best of all sources score at least,
+    /// about: rows with less are not wanted. `None` as long as there are fewer than `k`.
     pub(super) fn offer(&self, scores: Vec<f32>) -> Option<f32> {
+        let k = self.leaders.k?;
         let mut known = self.leaders.scores.lock();
         known[self.number] = scores;
         let mut all: Vec<f32> = known.iter().flatten().copied().collect();
-        let last = self.leaders.k.checked_sub(1).filter(|last| *last < all.len())?;
-        let least = *all.select_nth_unstable_by(last, |a, b| b.total_cmp(a)).1 * (1.0 - ROUNDING);
-        known.iter_mut().for_each(|scores| scores.retain(|score| *score >= least));
-        Some(least)
+        if let Some(last) = k.checked_sub(1).filter(|last| *last < all.len()) {
+            self.leaders.floor.raise(*all.select_nth_unstable_by(last, |a, b| b.total_cmp(a)).1);
+        }
+        let floor = self.leaders.floor.get();
+        known.iter_mut().for_each(|scores| scores.retain(|score| *score >= floor));
+        (floor > 0.0).then_some(floor)
     }
 }
 
@@ -60,14 +73,25 @@ mod tests {
     #[test]
     fn the_last_of_the_best_of_all_sources_is_told() {
         let near = |told: Option<f32>, score: f32| told.is_some_and(|told| (score * 0.9999..=score).contains(&told));
-        let leaders = Leaders::new(3);
+        let leaders = Leaders::new(Some(3));
         let (first, second) = (leaders.enter(), leaders.enter());
         assert_eq!(second.offer(vec![5.0, 1.0]), None);
         assert!(near(first.offer(vec![4.0, 3.0]), 3.0));
         assert!(near(first.offer(vec![4.0, 3.0]), 3.0), "the same rows again");
         assert!(near(leaders.enter().offer(vec![9.0]), 4.0));
         assert!(near(second.offer(vec![5.0, 1.0]), 4.0));
-        assert_eq!(Leaders::new(0).enter().offer(vec![1.0]), None);
-        assert_eq!(Leaders::new(usize::MAX).enter().offer(vec![1.0; 9]), None);
+        assert_eq!(Leaders::new(Some(0)).enter().offer(vec![1.0]), None);
+    }
+
+    #[test]
+    fn what_a_search_finds_before_it_ends_is_known_to_all() {
+        let leaders = Leaders::new(Some(2));
+        let (first, second) = (leaders.enter(), leaders.enter());
+        first.floor().raise(7.0);
+        assert!(second.offer(vec![1.0]).is_some_and(|floor| floor > 6.9));
+        let apart = Leaders::new(None);
+        let (first, second) = (apart.enter(), apart.enter());
+        first.floor().raise(7.0);
+        assert_eq!((second.floor().get(), second.offer(vec![1.0; 9])), (0.0, None));
     }
 }

@@ -17,7 +17,6 @@ use super::text_columns::{Answered, Findable};
 use super::text_ranking::TextRanking;
 use crate::error::Result;
 use crate::source::{Best, Flat, TopKSource, Work};
-use crate::task;
 use crate::text_search::TextSearch;
 
 /// A generation or base that has a text index for the ranking.
@@ -63,7 +62,7 @@ impl StoredRanking {
         let matches_first = beside_texts.is_some() && answered.is_ok();
         let needed: Vec<&TextSearch> = self.texts.iter().filter(|text| *text != search || matches_first).collect();
         let mut filter = Work::default();
-        let passing = passing(live, needed, beside_texts.as_ref(), ranges, &mut filter).await?;
+        let passing = passing(live, needed, beside_texts.as_ref(), ranges, &mut filter).await?.map(Arc::new);
         work.filtered(&filter);
         let mut top = Top::new(k);
         let mut read = RoaringTreemap::new();
@@ -77,18 +76,10 @@ impl StoredRanking {
         self.look(&texts, answered.as_ref(), &passing, &mut top, &mut read).await?;
         work.flat(why, usize::try_from(read.len()).unwrap_or(usize::MAX));
         if let Some(answered) = answered {
-            let heavy = answered.is_heavy(search);
-            let (search, weights) = (search.clone(), weights.to_vec());
             let (superseded, passing) = (Arc::clone(&texts.superseded), passing.clone());
-            let best = move || {
-                let mut work = Work::default();
-                let rows = Findable { superseded: &superseded, passing: passing.as_ref(), read: &read };
-                let best = answered.best(&search, &weights, rows, k, &mut work)?;
-                Ok((best, work))
-            };
-            let (best, postings) = task::blocking_if(heavy, best).await?;
+            let findable = Findable { superseded, passing, read: Arc::new(read) };
+            let best = Arc::new(answered).best(search, weights, &findable, (k, &self.seat.floor()), &mut work).await?;
             best.into_iter().for_each(|(row, score)| top.offer(row, score));
-            work.extend(&postings);
         }
         let mut rows = top.rows.into_vec();
         let least = self.seat.offer(rows.iter().map(|best| best.score).collect());
@@ -116,7 +107,7 @@ impl StoredRanking {
         &self,
         texts: &StoredTexts,
         answered: Option<&Answered>,
-        passing: &Option<RoaringTreemap>,
+        passing: &Option<Arc<RoaringTreemap>>,
         top: &mut Top,
         read: &mut RoaringTreemap,
     ) -> Result<()> {
@@ -139,7 +130,7 @@ impl StoredRanking {
 async fn any_of(
     live: &LiveRows,
     superseded: &RoaringTreemap,
-    passing: &Option<RoaringTreemap>,
+    passing: &Option<Arc<RoaringTreemap>>,
     known: &RoaringTreemap,
     wanted: usize,
 ) -> Result<Vec<u64>> {

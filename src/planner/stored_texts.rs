@@ -55,8 +55,8 @@ impl StoredTexts {
             let (search, superseded) = (self.columns.search().clone(), Arc::clone(&self.superseded));
             let matching = move || {
                 let mut work = Work::default();
-                let rows = Findable { superseded: &superseded, passing: None, read: &read };
-                let found = answered.matching(&search, rows, &mut work)?;
+                let rows = Findable { superseded, passing: None, read: Arc::new(read) };
+                let found = answered.matching(&search, &rows, &mut work)?;
                 Ok((found, work))
             };
             let (more, postings) = task::blocking_if(heavy, matching).await?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::text_scorer::Surveyed;
@@ -14,13 +15,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
 use crate::source::{Flat, Work};
 use crate::task;
-use crate::text_index::{Hit, Mask};
+use crate::text_index::{Floor, Hit, Mask};
 use crate::text_search::{
     Found, Pattern, Survey, TextAnalyzer, TextSearch, Weights, best, found, hits, index_of, is_heavy, matching_counted,
 };
 
 /// Rows from which on a search leaves the async workers.
 const HEAVY: usize = 4096;
+/// Postings that are looked at while one vector is.
+const POSTINGS: usize = 8;
 
 /// The columns of one query in one dataset.
 #[derive(Debug)]
@@ -223,7 +226,7 @@ impl Answered {
     ///
     /// # Errors
     /// `Internal` if they are too many.
-    pub(super) fn matching(&self, search: &TextSearch, rows: Findable<'_>, work: &mut Work) -> Result<RoaringTreemap> {
+    pub(super) fn matching(&self, search: &TextSearch, rows: &Findable, work: &mut Work) -> Result<RoaringTreemap> {
         let [parts] = self.parts.as_slice() else {
             let weights = vec![Weights::default(); self.parts.len()];
             let (ids, found) = self.found(search, &weights, rows, work)?;
@@ -233,34 +236,62 @@ impl Answered {
         for part in parts.iter() {
             let (mut found, postings) = matching_counted(search, &[part.index()], part.index().rows());
             work.add("postings", postings);
-            let dead = part.dead(rows.superseded);
+            let dead = part.dead(&rows.superseded);
             found.iter_mut().zip(dead.bits()).for_each(|(word, dead)| *word &= !dead);
             all |= part.row_ids(&found);
         }
         Ok(all)
     }
 
-    /// Rows among which are the `k` that score most, more than 0.
+    /// Rows among which are the `k` that score most, more than `floor`, in parts that are searched side by side if they are
+    /// large.
     ///
     /// # Errors
     /// `Internal` if too many rows match.
-    pub(super) fn best(
-        &self,
+    pub(super) async fn best(
+        self: &Arc<Self>,
         search: &TextSearch,
         weights: &[Weights],
-        rows: Findable<'_>,
-        k: usize,
+        rows: &Findable,
+        (k, floor): (usize, &Arc<Floor>),
         work: &mut Work,
     ) -> Result<Vec<(u64, f32)>> {
+        let (heavy, weights) = (self.is_heavy(search), Arc::<[Weights]>::from(weights));
         let [parts] = self.parts.as_slice() else {
-            let (ids, found) = self.found(search, weights, rows, work)?;
-            return Ok(ids.into_iter().zip(found.scores).filter(|(_, score)| *score > 0.0).collect());
+            let (answered, search, rows) = (Arc::clone(self), search.clone(), rows.clone());
+            let found = move || {
+                let mut work = Work::default();
+                let (ids, found) = answered.found(&search, &weights, &rows, &mut work)?;
+                let scored = ids.into_iter().zip(found.scores).filter(|(_, score)| *score > 0.0);
+                Ok((scored.collect(), work))
+            };
+            let (found, postings) = task::blocking_if(heavy, found).await?;
+            work.extend(&postings);
+            return Ok(found);
         };
+        let slices = parts.iter().enumerate().flat_map(|(place, part)| {
+            let threads = task::threads_for(part.effort(&search.query) / POSTINGS);
+            // A filter is made bits of the whole part.
+            let threads = if rows.passing.is_some() { 1 } else { threads };
+            let all = part.index().rows();
+            let at_once = all.div_ceil(threads as u32).max(1);
+            (0..all).step_by(at_once as usize).map(move |start| (place, start, start.saturating_add(at_once)))
+        });
+        let looks = slices.map(|(place, start, end)| {
+            let (parts, search, weights) = (Arc::clone(parts), search.clone(), Arc::clone(&weights));
+            let (rows, floor) = (rows.clone(), Arc::clone(floor));
+            task::blocking_if(heavy, move || {
+                let (part, masks) = (&parts[place], Masks::of(&parts[place], &rows));
+                let mask = masks.mask(part).between(start, end);
+                let (hits, postings) = best(&search, &weights, &[part.index()], mask, k, &floor);
+                let hits = hits.into_iter().map(|Hit { row, score }| (part.row_id(row), score));
+                Ok((hits.collect::<Vec<_>>(), postings))
+            })
+        });
         let mut found = Vec::new();
-        for part in parts.iter() {
-            let (hits, postings) = best(search, weights, &[part.index()], Masks::of(part, rows).mask(part), k);
+        for (hits, postings) in try_join_all(looks).await? {
             work.add("postings", postings);
-            found.extend(hits.into_iter().map(|Hit { row, score }| (part.row_id(row), score)));
+            found.extend(hits);
         }
         Ok(found)
     }
@@ -271,7 +302,7 @@ impl Answered {
         &self,
         search: &TextSearch,
         weights: &[Weights],
-        findable: Findable<'_>,
+        findable: &Findable,
         work: &mut Work,
     ) -> Result<(Vec<u64>, Found)> {
         let masks = |parts: &Arc<[TextPart]>| parts.iter().map(|part| Masks::of(part, findable)).collect();
@@ -305,14 +336,14 @@ impl Answered {
 }
 
 /// The rows that may be found.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Findable<'a> {
+#[derive(Debug, Clone)]
+pub(super) struct Findable {
     /// None of these.
-    pub(super) superseded: &'a Arc<RoaringTreemap>,
+    pub(super) superseded: Arc<RoaringTreemap>,
     /// Only these, if a filter says so and only the best are wanted.
-    pub(super) passing: Option<&'a RoaringTreemap>,
+    pub(super) passing: Option<Arc<RoaringTreemap>>,
     /// None of these, whose texts were read: an index may know some of their columns.
-    pub(super) read: &'a RoaringTreemap,
+    pub(super) read: Arc<RoaringTreemap>,
 }
 
 /// The rows of a part that are not to be found, and those that may be, as bits.
@@ -322,8 +353,8 @@ struct Masks {
 }
 
 impl Masks {
-    fn of(part: &TextPart, rows: Findable<'_>) -> Self {
-        Self { dead: part.dead(rows.superseded), allowed: rows.passing.map(|rows| part.among(rows)) }
+    fn of(part: &TextPart, rows: &Findable) -> Self {
+        Self { dead: part.dead(&rows.superseded), allowed: rows.passing.as_ref().map(|rows| part.among(rows)) }
     }
 
     fn mask(&self, part: &TextPart) -> Mask<'_> {

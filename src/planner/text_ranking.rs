@@ -51,7 +51,7 @@ impl TextRanking {
     ) -> Self {
         // What an index adds up may differ in the last bit from what a condition compares: no row makes another one
         // superfluous then, nor is its score known above.
-        let leaders = Leaders::new(if asks_scores { usize::MAX } else { k });
+        let leaders = Leaders::new((!asks_scores).then_some(k));
         Self { scorer, k, beside_texts, ranges, asks_scores, leaders }
     }
 
@@ -108,7 +108,7 @@ impl MemTableRanking {
         };
         let indexed = texts.indexed().min(view.watermark());
         let mask = Mask::new(u32::try_from(indexed).unwrap_or(u32::MAX)).within(&allowed);
-        let (hits, postings) = best(search, weights, &texts.indexes(), mask, self.ranking.k);
+        let (hits, postings) = best(search, weights, &texts.indexes(), mask, self.ranking.k, &self.seat.floor());
         work.add("postings", postings);
         let mut best: Vec<(f32, usize)> = hits.into_iter().map(|hit| (hit.score, hit.row as usize)).collect();
         let tail = unindexed(&allowed, indexed, view.watermark());

@@ -130,3 +130,28 @@ impl TopKSource for MemTableSearch {
         Ok(Best { rows: self.rows.view().take(&rows, projection, schema)?, work })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_is_in_one_of_as_many_parts_as_threads_are_worth() {
+        let few = vec![0b1011; 100];
+        assert_eq!(parts(few.clone()), [few]);
+        for words in [2047, 2048, 5001] {
+            let rows: Vec<u64> = (1..=words).map(|i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
+            let (found, threads) = (parts(rows.clone()), task::threads_for(bits(&rows)));
+            assert!(found.len() <= threads && (found.len() > 1 || threads == 1), "{} of {threads}", found.len());
+            let mut all: Vec<u64> = vec![0; rows.len()];
+            for part in &found {
+                assert!(part.len() == rows.len() && bits(part) > 0);
+                for (word, more) in all.iter_mut().zip(part) {
+                    assert_eq!(*word & more, 0, "a row is in two parts");
+                    *word |= more;
+                }
+            }
+            assert_eq!(all, rows);
+        }
+    }
+}

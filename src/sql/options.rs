@@ -288,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn whether_rows_wait_for_indexes_is_on_or_off_and_no_index() {
+        for value in ["off", "ON", "true", "false"] {
+            let options = parse(&[("lsm.index.sync", value)], true).unwrap();
+            assert_eq!((options.own()["lsm.index.sync"].as_str(), options.indexes().len()), (value, 0));
+            SessionOptions::default().set("index.sync", value).unwrap();
+            TableOptionNames.set("index.sync", value).unwrap();
+        }
+        let options = parse(&[("lsm.index.sync", "btree")], true).unwrap();
+        assert_eq!((options.own().len(), options.indexes()[0].column.as_str()), (0, "sync"));
+        assert!(parse(&[("lsm.index.sync", "of")], true).unwrap_err().message().contains("lsm.index.sync"));
+    }
+
+    #[test]
     fn a_session_sets_what_is_not_about_one_table() {
         let mut options = SessionOptions::default();
         options.set("ack", "memory").unwrap();

@@ -272,7 +272,18 @@ mod tests {
             fixture.path("v")
         );
         run(&session, &create).await.unwrap();
+        for (name, call) in [
+            ("of_vector(FLOAT[2])", "l2_distance(e, $1)"),
+            ("of_list(DOUBLE[])", "cosine_distance($1, e)"),
+            ("of_any", "l2_distance(e, $1)"),
+        ] {
+            let prepare = format!("PREPARE {name} AS SELECT id FROM v WHERE id > 1 ORDER BY {call} LIMIT 3");
+            run(&session, &prepare).await.unwrap();
+        }
         for sql in [
+            "EXECUTE of_vector([1.0, 0.0])",
+            "EXECUTE of_list([1.0, 0.0])",
+            "EXECUTE of_any([1, 0])",
             "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3",
             "SELECT id FROM v ORDER BY l2_distance([1.0, 0.0], e) LIMIT 3 OFFSET 7",
             "SELECT id FROM v ORDER BY array_distance(e, [1, 0]) LIMIT 3",
@@ -292,6 +303,8 @@ mod tests {
             assert!(searches(&session, sql).await, "{sql}");
         }
         for sql in [
+            "SELECT id FROM v ORDER BY l2_distance(e, ['NaN'::FLOAT, 0]) LIMIT 3",
+            "SELECT id FROM v ORDER BY l2_distance(e, ['Infinity'::FLOAT, 0]) LIMIT 3",
             "SELECT id FROM v ORDER BY l2_distance(e, [1, 0])",
             "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) DESC LIMIT 3",
             "SELECT id FROM v ORDER BY inner_product(e, [1, 0]) LIMIT 3",

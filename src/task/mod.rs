@@ -47,10 +47,10 @@ where
     if heavy { blocking(work).await } else { work() }
 }
 
-/// Rows of vectors that a thread of its own is worth.
+/// Vectors that a thread of its own is worth.
 const PART: usize = 16 * 1024;
 
-/// How many threads searching the vectors of so many rows is worth, at most as many as the machine runs at a time.
+/// How many threads looking at so many vectors, or what takes as long, is worth, at most as many as the machine runs at a time.
 pub fn threads_for(rows: usize) -> usize {
     static THREADS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
     (rows / PART).clamp(1, *THREADS)

@@ -1,10 +1,12 @@
 //! Which rows a search may return.
 
 use super::block::END;
+use super::lengths::below;
 
-/// The rows below a watermark, without dead ones, and only allowed ones if a filter says so.
+/// The rows below a watermark, from a first one on, without dead ones, and only allowed ones if a filter says so.
 #[derive(Debug, Clone, Copy)]
 pub struct Mask<'a> {
+    first: u32,
     watermark: u32,
     dead: &'a [u64],
     allowed: Option<&'a [u64]>,
@@ -13,7 +15,7 @@ pub struct Mask<'a> {
 impl<'a> Mask<'a> {
     /// All rows below `watermark`.
     pub fn new(watermark: u32) -> Self {
-        Self { watermark, dead: &[], allowed: None }
+        Self { first: 0, watermark, dead: &[], allowed: None }
     }
 
     /// Leaves out the rows whose bit is set; those behind the bits stay.
@@ -26,6 +28,11 @@ impl<'a> Mask<'a> {
     pub fn within(mut self, allowed: &'a [u64]) -> Self {
         self.allowed = Some(allowed);
         self
+    }
+
+    /// Leaves out the rows before `start` and from `end` on.
+    pub fn between(self, start: u32, end: u32) -> Self {
+        Self { first: self.first.max(start), ..self.below(end) }
     }
 
     /// Also leaves out the rows from `end` on.
@@ -43,7 +50,7 @@ impl<'a> Mask<'a> {
     pub(crate) fn word(&self, i: usize) -> u64 {
         let dead = self.dead.get(i).copied().unwrap_or(0);
         let allowed = self.allowed.map_or(u64::MAX, |words| words.get(i).copied().unwrap_or(0));
-        allowed & !dead & super::lengths::below(i, self.watermark)
+        allowed & !dead & below(i, self.watermark) & !below(i, self.first)
     }
 
     /// How many words there are.
@@ -51,7 +58,7 @@ impl<'a> Mask<'a> {
         (self.watermark as usize).div_ceil(64)
     }
 
-    /// Whether the row, which is below the watermark, may be returned.
+    /// Whether the row, which is neither before the first one nor behind the watermark, may be returned.
     #[inline]
     pub(crate) fn is_visible(&self, row: u32) -> bool {
         let (i, bit) = (row as usize / 64, row % 64);
@@ -61,6 +68,7 @@ impl<'a> Mask<'a> {
 
     /// The first row from `row` on that may be returned.
     pub(crate) fn next_visible(&self, row: u32) -> u32 {
+        let row = row.max(self.first);
         if row >= self.watermark {
             return END;
         }
@@ -95,6 +103,10 @@ mod tests {
         assert_eq!([0, 1, 4, 64, 129, 130].map(|row| mask.next_visible(row)), [0, 3, 4, 128, 129, END]);
         assert_eq!(mask.count_if_filtered(), Some(64));
         assert_eq!(mask.below(129).count_if_filtered(), Some(63));
+        let middle = mask.between(3, 129);
+        assert_eq!([0, 3, 5, 64, 128, 129].map(|row| middle.next_visible(row)), [3, 3, 5, 128, 128, END]);
+        assert_eq!((middle.count_if_filtered(), middle.between(0, 64).between(60, 500).word(0)), (Some(62), 0xf << 60));
+        assert_eq!(mask.between(130, 500).next_visible(0), END);
         assert_eq!(Mask::new(500).within(&allowed).next_visible(130), END);
         assert_eq!(Mask::new(500).next_visible(130), 130);
     }

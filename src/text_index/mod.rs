@@ -24,6 +24,7 @@ mod union;
 mod vocabulary;
 
 pub use bm25::{B, K1, LengthPrecision, idf};
+pub use collector::Floor;
 pub use expansion::{Expansion, Limits};
 pub use index::{AppendError, Appender, Statistics, TermEntry, TextIndex};
 pub use mask::Mask;

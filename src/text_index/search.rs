@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::block::END;
 use super::bm25::{LengthPrecision, Norms};
-use super::collector::{Collector, Everything, TopK};
+use super::collector::{Collector, Everything, Floor, TopK};
 use super::cursor::{FieldView, TermCursor, covering};
 use super::index::TextIndex;
 use super::mask::Mask;
@@ -69,12 +69,12 @@ impl<'a> Search<'a> {
         query.check(&has_positions, 0)
     }
 
-    /// The `k` best rows that score above `floor`: by score, then by row. Without a floor, give
-    /// [`f32::NEG_INFINITY`].
+    /// The `k` best rows that score above `floor`: by score, then by row. The floor rises when there are so many. Without
+    /// one, give [`f32::NEG_INFINITY`].
     ///
     /// # Errors
     /// If the query cannot be answered.
-    pub fn top_k(&self, query: &Query, k: usize, floor: f32) -> Result<Vec<Hit>, QueryError> {
+    pub fn top_k(&self, query: &Query, k: usize, floor: &Floor) -> Result<Vec<Hit>, QueryError> {
         let mut collector = TopK::new(k, floor);
         self.collect(query, &mut collector)?;
         Ok(collector.into_hits())

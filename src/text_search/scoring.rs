@@ -11,7 +11,7 @@ use super::matching::{others, rows_of};
 use super::survey::Weights;
 use super::text::TextSearch;
 use crate::query_syntax::{AnalyzedClause, AnalyzedQuery, Query};
-use crate::text_index::{self, Field, Hit, Mask, Search, TextIndex};
+use crate::text_index::{self, Field, Floor, Hit, Mask, Search, TextIndex};
 
 /// What each row of `indexes` scores, which are those of the columns of `search`, of the same rows, as `weights` are.
 pub fn scores(search: &TextSearch, weights: &[Weights], indexes: &[&TextIndex]) -> Vec<f32> {
@@ -48,7 +48,7 @@ pub fn found(query: &AnalyzedQuery, rows: u32, hits: impl Fn(&AnalyzedClause) ->
 /// The `k` rows of `indexes`, those of the columns of `search`, that `mask` lets through and that score most, if they
 /// score anything: by score, then by row; and how many postings that took.
 ///
-/// Their words lead to them if these are not too many and the query is of a form that can be ranked; if not, all rows
+/// Rows that do not score more than `floor` may be left out. Their words lead to them if these are not too many and the query is of a form that can be ranked; if not, all rows
 /// that have one are scored.
 pub fn best(
     search: &TextSearch,
@@ -56,10 +56,11 @@ pub fn best(
     indexes: &[&TextIndex],
     mask: Mask<'_>,
     k: usize,
+    floor: &Floor,
 ) -> (Vec<Hit>, usize) {
     if let Some(ranked) = ranking(search, weights, indexes, mask.watermark()) {
         let search = Search::new(&fields(indexes, weights), mask);
-        if let Ok(hits) = search.top_k(&ranked, k, 0.0) {
+        if let Ok(hits) = search.top_k(&ranked, k, floor) {
             return (hits, search.postings());
         }
     }
@@ -293,7 +294,8 @@ mod tests {
                 assert_eq!(*score > 0.0, bits[row / 64] >> (row % 64) & 1 == 1, "{text}, row {row} scores {score}");
             }
             let ranked = ranking(&search, &weights, &[&index], 300).expect(text);
-            let hits = Search::new(&fields(&[&index], &weights), Mask::new(300)).top_k(&ranked, 20, 0.0).unwrap();
+            let hits =
+                Search::new(&fields(&[&index], &weights), Mask::new(300)).top_k(&ranked, 20, &Floor::new(0.0)).unwrap();
             let mut best = scores.clone();
             best.sort_by(|a, b| b.total_cmp(a));
             best.truncate(20);
@@ -338,7 +340,7 @@ mod tests {
                         scores.iter().enumerate().filter(is_found).map(|(_, score)| *score).collect();
                     expected.sort_by(|a, b| b.total_cmp(a));
                     expected.truncate(20);
-                    let hits = best(&search, &weights, &[&index], mask, 20).0;
+                    let hits = best(&search, &weights, &[&index], mask, 20, &Floor::new(0.0)).0;
                     assert_eq!(hits.len(), expected.len(), "{text}");
                     for (hit, score) in hits.iter().zip(expected) {
                         assert!(mask.is_visible(hit.row), "{text}");

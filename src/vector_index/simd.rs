@@ -15,7 +15,7 @@ pub(crate) enum Level {
     Portable,
     /// AVX2, FMA and POPCNT.
     Avx2,
-    /// AVX-512 F, BW, DQ, VL and VPOPCNTDQ, besides what [`Level::Avx2`] has.
+    /// AVX-512 F, BW, DQ, VL, VBMI and VPOPCNTDQ, besides what [`Level::Avx2`] has.
     Avx512,
 }
 
@@ -48,6 +48,7 @@ fn detect() -> Level {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vpopcntdq");
     match (avx2, avx512) {
         (true, true) => Level::Avx512,
@@ -76,7 +77,7 @@ macro_rules! dispatch {
                 fn avx2($($arg: $type),*) $(-> $ret)? {
                     $body::<1>($($arg),*)
                 }
-                #[target_feature(enable = "avx2,fma,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq")]
+                #[target_feature(enable = "avx2,fma,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vpopcntdq")]
                 fn avx512($($arg: $type),*) $(-> $ret)? {
                     $body::<2>($($arg),*)
                 }

@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatc
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::mem_wal::{LsmScanner, ShardSnapshot};
@@ -23,14 +24,17 @@ use roaring::RoaringTreemap;
 
 use crate::place::{Place, spec, strings};
 use crate::support::number_from_env;
+use crate::support::plan::{analyzed, figure};
+use crate::text_columns::ids_and_scores;
 use datafusion_lsm::base::{AdoptSpec, BaseTable};
 use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::dataset::{DatasetHandle, DatasetOpener, DatasetTextIndex};
 use datafusion_lsm::error::ErrorKind;
 use datafusion_lsm::index_spec::IndexSpec;
+use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
 use datafusion_lsm::store::TablePaths;
 use datafusion_lsm::table::{CreateSpec, LsmTable};
-use datafusion_lsm::text_index::{Mask, TextIndex};
+use datafusion_lsm::text_index::{Floor, Mask, TextIndex};
 use datafusion_lsm::text_search::{Survey, TextAnalyzer, TextSearch, Weights, best, index_of, matching, patterns};
 
 const WORDS: [&str; 24] = [
@@ -140,7 +144,7 @@ fn find(
     };
     let rows = (0..index.rows()).filter(is_found).map(&id).collect();
     let mask = Mask::new(index.rows()).without(dead);
-    let (hits, _) = best(search, std::slice::from_ref(weights), &[index], mask, k);
+    let (hits, _) = best(search, std::slice::from_ref(weights), &[index], mask, k, &Floor::new(0.0));
     Found { rows, best: hits.into_iter().map(|hit| (id(hit.row), hit.score)).collect() }
 }
 
@@ -333,6 +337,45 @@ async fn an_index_that_lance_made_is_searched_with_all_that_happened_since() {
             let blocked = some_of(&all, &mut rng, 0.2);
             check(&index, &all, &beside, &blocked).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_phrase_is_found_in_a_base_whose_index_has_no_positions() {
+    let texts = batch(0..600, &mut StdRng::seed_from_u64(0x9057));
+    let phrase = "name, '\"log structured\"'";
+    let best = format!("SELECT id, score({phrase}) AS s FROM t ORDER BY s DESC LIMIT 7");
+    let all = format!("SELECT id, score({phrase}) FROM t WHERE text_match({phrase}) ORDER BY id");
+    let mut answers = Vec::new();
+    for with_position in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let uri = dir.path().join("t").to_str().unwrap().to_string();
+        let reader = RecordBatchIterator::new([Ok(texts.clone())], texts.schema());
+        let mut lance = Dataset::write(reader, uri.as_str(), None).await.unwrap();
+        let params = InvertedIndexParams::default().with_position(with_position);
+        lance.create_index(&["name"], IndexType::Inverted, Some("texts".into()), &params, false).await.unwrap();
+        let adopt = AdoptSpec { key: vec!["id".into()], ..AdoptSpec::default() };
+        let table = LsmTable::builder(&uri).adopt(adopt).open().await.unwrap();
+        let session = SessionContext::new().with_lsm();
+        session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+
+        let plan = analyzed(&session, &best).await;
+        let [flat, postings] = ["flat", "postings"].map(|name| figure(&plan, "TextTopKExec: source=base", name));
+        assert_eq!((flat, postings > 0), (if with_position { 0 } else { 600 }, with_position), "{plan}");
+        assert_eq!(plan.contains("flat_no_positions=600"), !with_position, "{plan}");
+        let plan = analyzed(&session, &all).await;
+        assert_eq!(plan.contains("flat_no_positions=600"), !with_position, "{plan}");
+        answers.push([ids_and_scores(&session, &best).await, ids_and_scores(&session, &all).await]);
+        table.close().await.unwrap();
+    }
+    let [[best, all], [flat_best, flat_all]] = [&answers[0], &answers[1]];
+    assert!(best.len() == 7 && all.len() > 20, "{all:?}");
+    assert_eq!((best.len(), all.len()), (flat_best.len(), flat_all.len()));
+    for ((_, score), (_, flat)) in best.iter().zip(flat_best) {
+        assert!(*score > 0.0 && (score - flat).abs() < 1e-4, "{best:?}, not {flat_best:?}");
+    }
+    for ((id, score), (flat_id, flat)) in all.iter().zip(flat_all) {
+        assert!(id == flat_id && (score - flat).abs() < 1e-4, "{id} scores {score}, not {flat_id} {flat}");
     }
 }
 

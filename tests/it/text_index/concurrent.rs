@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use datafusion_lsm::text_index::{Field, LengthPrecision, Limits, Mask, Search, TextIndex};
+use datafusion_lsm::text_index::{Field, Floor, LengthPrecision, Limits, Mask, Search, TextIndex};
 use rand::Rng;
 
 use super::corpus::{self, is_set};
@@ -36,7 +36,7 @@ fn stress(seed: u64, frozen: bool) {
                     let fields = [Field { index, average_length: 14.0, precision: LengthPrecision::Exact }];
                     let search = Search::new(&fields, Mask::new(watermark).without(&dead));
                     // Some time passes between the parts of the answer.
-                    let top = search.top_k(&query, 7, f32::NEG_INFINITY).unwrap();
+                    let top = search.top_k(&query, 7, &Floor::new(f32::NEG_INFINITY)).unwrap();
                     let bits = search.rows(&query).unwrap();
                     let all = search.all(&query).unwrap();
                     let context = format!("seed {seed}, watermark {watermark}, {query:?}");

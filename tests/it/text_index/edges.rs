@@ -1,7 +1,7 @@
 //! Empty, huge and odd documents and queries.
 
 use datafusion_lsm::text_index::{
-    AppendError, Field, LengthPrecision, Mask, Query, QueryError, Search, Slot, Term, TextIndex,
+    AppendError, Field, Floor, LengthPrecision, Mask, Query, QueryError, Search, Slot, Term, TextIndex,
 };
 
 use super::naive::{self, Document, Source};
@@ -33,7 +33,8 @@ fn rows(index: &TextIndex, query: &Query) -> Vec<u32> {
     let fields = field(index);
     let search = Search::new(&fields, Mask::new(u32::MAX));
     let rows: Vec<u32> = search.all(query).unwrap().iter().map(|hit| hit.row).collect();
-    let mut top: Vec<u32> = search.top_k(query, 1000, f32::NEG_INFINITY).unwrap().iter().map(|hit| hit.row).collect();
+    let mut top: Vec<u32> =
+        search.top_k(query, 1000, &Floor::new(f32::NEG_INFINITY)).unwrap().iter().map(|hit| hit.row).collect();
     top.sort_unstable();
     assert_eq!(rows, top);
     rows
@@ -116,7 +117,7 @@ fn huge_documents_and_long_terms() {
         let search = Search::new(&fields, Mask::new(300));
         let all = search.all(&query).unwrap();
         naive::check_all(&all, &naive::all(&query, &sources, |_| true), "huge");
-        naive::check_top(&search.top_k(&query, 4, 0.0).unwrap(), &all, 4, 0.0, "huge");
+        naive::check_top(&search.top_k(&query, 4, &Floor::new(0.0)).unwrap(), &all, 4, 0.0, "huge");
     }
 }
 
@@ -166,7 +167,8 @@ fn equal_scores_come_in_row_order() {
     let fields = field(&index);
     let search = Search::new(&fields, Mask::new(500));
     for query in [term("a"), Query::Any(vec![term("a"), term("b")]), phrase(&["a", "b"], 0)] {
-        let top: Vec<u32> = search.top_k(&query, 5, f32::NEG_INFINITY).unwrap().iter().map(|hit| hit.row).collect();
+        let top: Vec<u32> =
+            search.top_k(&query, 5, &Floor::new(f32::NEG_INFINITY)).unwrap().iter().map(|hit| hit.row).collect();
         assert_eq!(top, [0, 1, 2, 3, 4]);
     }
 }

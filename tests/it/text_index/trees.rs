@@ -1,7 +1,9 @@
 //! Random trees over random documents, masks, watermarks and limits, frozen and not.
 
 use crate::support::number_from_env;
-use datafusion_lsm::text_index::{Field, LengthPrecision, Mask, PostingList, Query, Search, TextIndex};
+use datafusion_lsm::text_index::{
+    Field, Floor, Hit, LengthPrecision, Mask, PostingList, Query, Search, Term, TextIndex,
+};
 use rand::Rng;
 
 use super::corpus::{self, is_set};
@@ -59,8 +61,15 @@ fn round(seed: u64) {
             naive::check_all(&all, &expected, &context);
             let k = [0, 1, 3, 10, 100, usize::MAX][rng.random_range(0..6)];
             let floor = if rng.random_bool(0.2) { rng.random_range(-1.0..20.0) } else { f32::NEG_INFINITY };
-            let top = search.top_k(&query, k, floor).unwrap();
+            let top = search.top_k(&query, k, &Floor::new(floor)).unwrap();
             naive::check_top(&top, &all, k, floor, &format!("k {k}, floor {floor}, {context}"));
+            let (cut, shared) = (rng.random_range(0..=rows) as u32, Floor::new(floor));
+            let slices = [(0, cut), (cut, u32::MAX)].map(|(start, end)| Search::new(&fields, mask.between(start, end)));
+            let mut best: Vec<Hit> =
+                slices.iter().rev().flat_map(|slice| slice.top_k(&query, k, &shared).unwrap()).collect();
+            best.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.row.cmp(&b.row)));
+            best.truncate(k);
+            naive::check_top(&best, &all, k, floor, &format!("cut at {cut}, k {k}, floor {floor}, {context}"));
             let bits = search.rows(&query).unwrap();
             let matching: Vec<u32> = (0..rows).filter(|row| is_set(&bits, *row)).map(|row| row as u32).collect();
             let expected: Vec<u32> = expected.iter().map(|(row, _)| *row).collect();
@@ -155,7 +164,40 @@ fn phrases_with_slop_and_repeated_words() {
             let expected = naive::all(&query, &sources, |_| true);
             let all = search.all(&query).unwrap();
             naive::check_all(&all, &expected, &format!("seed {seed}, {query:?}"));
-            naive::check_top(&search.top_k(&query, 5, f32::NEG_INFINITY).unwrap(), &all, 5, f32::NEG_INFINITY, "");
+            naive::check_top(
+                &search.top_k(&query, 5, &Floor::new(f32::NEG_INFINITY)).unwrap(),
+                &all,
+                5,
+                f32::NEG_INFINITY,
+                "",
+            );
         }
     }
+}
+
+#[test]
+fn a_frozen_index_takes_as_little_as_one_that_was_made_at_once() {
+    // Long lists, none of which fills its last block.
+    let words = |row: u32| {
+        [("each", 1_u32), ("second", 2), ("third", 3)].into_iter().filter(move |(_, n)| row.is_multiple_of(*n))
+    };
+    let index = TextIndex::new(true);
+    index.append(0, (0..4300).map(words)).unwrap();
+    let found = |index: &TextIndex| -> Vec<Hit> {
+        let query = ["each", "second", "third"].map(|text| Query::Term(Term::new(text, 1.0)));
+        let fields = [Field { index, average_length: 2.0, precision: LengthPrecision::Exact }];
+        Search::new(&fields, Mask::new(u32::MAX)).all(&Query::Any(query.to_vec())).unwrap()
+    };
+    let (before, expected) = (index.memory(), found(&index));
+    index.freeze();
+    assert!(index.memory() < before, "{} of {before} bytes are left", index.memory());
+    assert_eq!(found(&index), expected);
+    let at_once = TextIndex::of_lengths(true, index.lengths(u32::MAX));
+    let mut list = PostingList::default();
+    for term in index.terms(u32::MAX) {
+        term.read(&mut list);
+        at_once.add_term(term.text(), &list).unwrap();
+    }
+    assert_eq!(found(&at_once), expected);
+    assert_eq!(index.memory(), at_once.memory(), "no room is left in tails and lists of blocks");
 }
