@@ -83,6 +83,7 @@ async fn beside(bench: &mut Bench, documents: &Documents, ids: &[i64]) -> Result
             ours.settle().await?;
             let (time, ()) = timed(async { Ok(ours.table.flush().await.map(|_| ())?) }).await?;
             if found.is_none() {
+                check_indexed(&ours).await?;
                 found = Some(Fingerprint::of(ours.stream().await?).await?);
             }
             ours.table.close().await?;
@@ -107,7 +108,18 @@ async fn beside(bench: &mut Bench, documents: &Documents, ids: &[i64]) -> Result
     Ok(())
 }
 
-/// Ours at its defaults: synced, and ready to be searched once it is committed.
+/// Fails unless each index of the generation has all its rows.
+async fn check_indexed(ours: &Ours) -> Result<()> {
+    let infos = ours.table.index_info().await?.into_iter().filter(|info| info.source == "generation");
+    let (whole, part): (Vec<_>, Vec<_>) = infos.partition(|info| info.indexed == info.rows);
+    match part.first() {
+        None if whole.len() == INDEXES.len() => Ok(()),
+        None => Err(format!("the generation has {} indexes", whole.len()).into()),
+        Some(info) => Err(format!("{} of {} rows are in {}", info.indexed, info.rows, info.index.name).into()),
+    }
+}
+
+/// Ours at its defaults: synced, and open once it is committed.
 async fn alone(bench: &mut Bench, documents: &Documents, ids: &[i64]) -> Result<()> {
     const METRIC: &str = "indexed_100k_full";
     if !bench.wants(&[METRIC]) {

@@ -22,7 +22,7 @@ use support::ours::{self, Ours};
 use support::peer::{self, Peer};
 use support::report::{Unit, note};
 use support::rows::shuffled;
-use support::search::{K, OurSearch, RECALL, compare_best, compare_nearest, truths};
+use support::search::{K, OurSearch, RECALL, cheapest, compare_best, compare_nearest, truths};
 use support::texts::{Class, Corpus, TextQuery};
 use support::vectors::{Noise, recall};
 
@@ -68,7 +68,8 @@ async fn peer_table(
     Peer::create(&bench.place().fresh("peer"), &documents.schema(), base(documents)?, &INDEXES, config).await
 }
 
-/// Compares what both sides find in the rows of this bench; gives the peer's cheapest graph that finds enough.
+/// Compares what both sides find in the rows of this bench; gives the peer's cheapest graph that finds enough,
+/// with as many rows asked for as that takes.
 async fn answers(bench: &Bench, documents: &Documents, ids: &[i64]) -> Result<(usize, usize)> {
     let (mut live, rows) = (Live::new(), documents.batches(ids, 0, 100)?);
     documents.write(&mut live, ids, 0);
@@ -86,14 +87,16 @@ async fn answers(bench: &Bench, documents: &Documents, ids: &[i64]) -> Result<(u
         let peer = peer_table(bench, documents, graph, peer::roomy()).await?;
         peer.fill(&rows).await?;
         let sources = peer.sources().await?;
+        let theirs = async |query: &[f32], asked: usize| sources.near(query, None, asked).await;
+        let asked = cheapest(&truth, &vectors, (K, 64 * K), theirs).await?;
         let mut found = Vec::new();
         for query in &vectors {
-            found.push(sources.near(query, None, K).await?);
+            found.push(sources.near(query, None, asked).await?);
         }
         let enough = recall(&truth, &found) >= RECALL;
         if enough || Some(&graph) == GRAPHS.last() {
-            note(&format!("the peer's graph: {} edges, {} candidates", graph.0, graph.1));
-            let theirs = async |query: &Vec<f32>| sources.near(query, None, K).await;
+            note(&format!("the peer's graph: {} edges, {} candidates, asked for {asked} rows", graph.0, graph.1));
+            let theirs = async |query: &Vec<f32>| sources.near(query, None, asked).await;
             compare_nearest("vectors", &truth, &vectors, async |query: &Vec<f32>| near.near(query).await, theirs)
                 .await?;
             let theirs = async |query: &TextQuery| sources.best(query, None).await;

@@ -20,9 +20,9 @@ use support::ours::{self, Ours};
 use support::peer::{self, Peer, SCORE, Sources, full_text, plain};
 use support::report::note;
 use support::rows::{KEY, shuffled};
-use support::search::{K, OurSearch, RECALL, compare_best, compare_nearest, ids_of, race, scored, truths};
+use support::search::{K, OurSearch, cheapest, compare_best, compare_nearest, ids_of, race, scored, truths};
 use support::texts::{Class, Corpus, TextQuery};
-use support::vectors::{Noise, recall};
+use support::vectors::Noise;
 
 /// Where the ids of the base begin. Its rows have no text, so that both sides count the same texts.
 const BASE_IDS: i64 = 1_000_000;
@@ -220,25 +220,6 @@ async fn bare(bench: &mut Bench, metric: &str, pair: &Pair, queries: &[Vec<f32>]
     let peer = async |query: &Vec<f32>| theirs(query, ef).await;
     compare_nearest(metric, &truths(&pair.live, queries, None), queries, ours, peer).await?;
     race(bench, metric, Some(1.2), queries, ours, peer).await
-}
-
-/// The first effort, doubled from the least to the most, that finds enough.
-async fn cheapest(
-    truth: &[Vec<i64>],
-    queries: &[Vec<f32>],
-    (mut effort, most): (usize, usize),
-    search: impl AsyncFn(&[f32], usize) -> Result<Vec<i64>>,
-) -> Result<usize> {
-    loop {
-        let mut found = Vec::new();
-        for query in queries {
-            found.push(search(query, effort).await?);
-        }
-        if recall(truth, &found) >= RECALL || effort >= most {
-            return Ok(effort);
-        }
-        effort *= 2;
-    }
 }
 
 /// A plain dataset of one fragment, or of fragments of so many rows.

@@ -82,6 +82,25 @@ pub(crate) fn truths(live: &Live, queries: &[Vec<f32>], end: Option<i32>) -> Vec
     queries.iter().map(|query| nearest(rows(), query, K)).collect()
 }
 
+/// The first effort, doubled from the least to the most, that finds enough.
+pub(crate) async fn cheapest(
+    truth: &[Vec<i64>],
+    queries: &[Vec<f32>],
+    (mut effort, most): (usize, usize),
+    search: impl AsyncFn(&[f32], usize) -> Result<Vec<i64>>,
+) -> Result<usize> {
+    loop {
+        let mut found = Vec::new();
+        for query in queries {
+            found.push(search(query, effort).await?);
+        }
+        if recall(truth, &found) >= RECALL || effort >= most {
+            return Ok(effort);
+        }
+        effort *= 2;
+    }
+}
+
 /// Both sides' recall of the nearest vectors. Fails if ours is too low, or does not find as many rows as there are.
 pub(crate) async fn compare_nearest(
     metric: &str,

@@ -48,8 +48,8 @@ pub fn found(query: &AnalyzedQuery, rows: u32, hits: impl Fn(&AnalyzedClause) ->
 /// The `k` rows of `indexes`, those of the columns of `search`, that `mask` lets through and that score most, if they
 /// score anything: by score, then by row; and how many postings that took.
 ///
-/// Rows that do not score more than `floor` may be left out. Their words lead to them if these are not too many and the query is of a form that can be ranked; if not, all rows
-/// that have one are scored.
+/// Rows that do not score more than `floor` may be left out. Their words lead to them if these are not too many and the
+/// query is of a form that can be ranked; if not, all rows that have one are scored.
 pub fn best(
     search: &TextSearch,
     weights: &[Weights],

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
-use datafusion_lsm::base::AdoptSpec;
+use datafusion_lsm::base::{AdoptSpec, CreateSpec};
 use datafusion_lsm::distance::Metric;
 use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
@@ -24,7 +25,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::support::number_from_env;
-use crate::vector_search::{Model, WIDTH, batch, check, ids, schema, sql_of, vector};
+use crate::support::plan::{analyzed, figure};
+use crate::vector_search::{Model, WIDTH, batch, check, ids, rank, schema, sql_of, vector};
 
 const PARTITIONS: usize = 8;
 
@@ -218,16 +220,7 @@ async fn rows_behind_many_superseded_ones_are_found() {
 async fn what_an_index_cannot_answer_is_compared_row_by_row() {
     let mut rng = SmallRng::seed_from_u64(0xF1A7);
     let table = Adopted::new("IVF_PQ", Metric::L2, ("lsm.ack", "memory"), &mut rng).await;
-    let figure = |plan: &str, name: &str| -> usize {
-        let line = plan.lines().find(|line| line.contains("source=base")).unwrap();
-        let from = line.find(&format!("{name}=")).unwrap_or_else(|| panic!("{name}: {line}")) + name.len() + 1;
-        let figure = line[from..].split([',', ']']).next().unwrap().trim();
-        // Thousands are rounded: "2.69 K".
-        match figure.strip_suffix(" K") {
-            Some(thousands) => (thousands.parse::<f64>().unwrap() * 1000.0) as usize,
-            None => figure.parse().unwrap(),
-        }
-    };
+    let figure = |plan: &str, name: &str| figure(plan, "source=base", name);
     let analyze = "EXPLAIN ANALYZE";
     let plan = table.explain(analyze, Metric::L2, "", 10).await;
     // The fragment that was appended, and the vectors with NaN.
@@ -254,6 +247,106 @@ async fn what_an_index_cannot_answer_is_compared_row_by_row() {
         assert!(table.session.sql(bad).await.is_err(), "{bad}");
     }
     table.table.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_query_too_long_for_estimates_is_compared_with_all_rows_of_a_base() {
+    let mut rng = SmallRng::seed_from_u64(0x1E20);
+    for (kind, metric) in [("IVF_SQ", Metric::InnerProduct), ("IVF_FLAT", Metric::Cosine)] {
+        let table = Adopted::new(kind, metric, ("lsm.ack", "memory"), &mut rng).await;
+        let query: Vec<f32> = vector(&mut rng).iter().map(|x| x * 1e20).collect();
+        let text: Vec<String> = query.iter().map(|x| format!("{x:e}")).collect();
+        let (function, direction) = sql_of(metric);
+        let sql = format!("SELECT id FROM t ORDER BY {function}(e, [{}]) {direction} LIMIT 40", text.join(", "));
+        let plan = analyzed(&table.session, &sql).await;
+        assert!(plan.contains(&format!("index={kind}")), "{plan}");
+        assert_eq!(figure(&plan, "source=base", "partitions"), 0, "{plan}");
+        let compared = figure(&plan, "source=base", "flat_huge_query");
+        assert_eq!(compared, figure(&plan, "source=base", "flat"), "{plan}");
+        assert!(compared.abs_diff(table.model.len()) < 10, "{} rows: {plan}", table.model.len());
+        let usual = table.explain("EXPLAIN ANALYZE", metric, "", 40).await;
+        assert!(figure(&usual, "source=base", "partitions") > 0 && !usual.contains("flat_huge_query"), "{usual}");
+
+        let there = table.model.iter().filter_map(|(id, (_, e))| Some((rank(metric, e.as_ref()?, &query), *id)));
+        let mut near: Vec<(f64, i64)> = there.filter(|(rank, _)| !rank.is_nan()).collect();
+        near.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut truth: Vec<i64> = near[..40].iter().map(|(_, id)| *id).collect();
+        truth.sort_unstable();
+        for mode in ["auto", "exact"] {
+            table.set(&format!("SET lsm.search.mode = '{mode}'")).await;
+            let mut found = ids(&table.session, &sql).await;
+            found.sort_unstable();
+            assert_eq!(found, truth, "{metric:?} {mode}");
+        }
+        table.table.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn as_many_rows_are_compared_as_refine_says_from_as_many_partitions_as_nprobes_says() {
+    let mut rng = SmallRng::seed_from_u64(0x0EF1);
+    let table = Adopted::new("IVF_PQ", Metric::L2, ("lsm.ack", "memory"), &mut rng).await;
+    let mut told = Vec::new();
+    for (refine, nprobes) in [(1, PARTITIONS), (7, PARTITIONS), (7, 3)] {
+        table.set(&format!("SET lsm.search.refine = {refine}")).await;
+        table.set(&format!("SET lsm.search.nprobes = {nprobes}")).await;
+        let plan = table.explain("EXPLAIN ANALYZE", Metric::L2, "", 10).await;
+        let figure = |name: &str| figure(&plan, "source=base", name);
+        told.push((figure("distances"), figure("partitions")));
+    }
+    // Besides its candidates there are the rows that the index does not have.
+    let others = told[0].0 - 10;
+    assert_eq!(told, [(others + 10, PARTITIONS), (others + 70, PARTITIONS), (others + 70, 3)]);
+    table.table.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_graph_is_searched_as_widely_as_ef_says() {
+    const ROWS: usize = 2000;
+    let mut rng = SmallRng::seed_from_u64(0xEF);
+    let mut noise = || (0..WIDTH).map(|_| rng.random::<f32>()).collect::<Vec<f32>>();
+    let rows: Vec<_> = (0..ROWS as i64).map(|id| (id, id, Some(noise()))).collect();
+    let queries: Vec<Vec<f32>> = (0..20).map(|_| noise()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let spec = CreateSpec {
+        schema: schema(),
+        key: vec!["id".into()],
+        shards: 1,
+        shard_column: None,
+        indexes: Vec::new(),
+        defaults: Default::default(),
+    };
+    let table = LsmTable::builder(dir.path().join("t").to_str().unwrap()).create(spec).open().await.unwrap();
+    let written = futures::stream::iter([Ok(batch(&rows))]);
+    table.replace_all(Box::pin(RecordBatchStreamAdapter::new(table.schema(), written))).await.unwrap();
+    let graph = IndexSpec::parse("e", "hnsw(l2, m=12, ef_construction=30)").unwrap().remove(0);
+    assert!(table.create_index(&graph, false).await.unwrap());
+    let session = SessionContext::new().with_lsm();
+    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+    let run = async |sql: &str| session.sql(sql).await.unwrap().collect().await.unwrap();
+    // The graph alone decides which rows are compared.
+    run("SET lsm.search.refine = 1").await;
+    let mut right = Vec::new();
+    for ef in [1, ROWS] {
+        run(&format!("SET lsm.search.ef = {ef}")).await;
+        let mut hits = 0;
+        for query in &queries {
+            let text: Vec<String> = query.iter().map(f32::to_string).collect();
+            let search = format!("SELECT id FROM t ORDER BY l2_distance(e, [{}]) LIMIT 10", text.join(", "));
+            let plan = run(&format!("EXPLAIN {search}")).await;
+            let plan = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+            assert!(plan.contains("index=IVF_HNSW_FLAT"), "{plan}");
+            let found = ids(&session, &search).await;
+            let mut near: Vec<(f64, i64)> =
+                rows.iter().filter_map(|(id, _, e)| Some((rank(Metric::L2, e.as_ref()?, query), *id))).collect();
+            near.sort_by(|a, b| a.0.total_cmp(&b.0));
+            assert_eq!(found.len(), 10);
+            hits += near[..10].iter().filter(|(_, id)| found.contains(id)).count();
+        }
+        right.push(hits);
+    }
+    assert!(right[0] < right[1] && right[1] >= 198, "{right:?} of 200");
+    table.close().await.unwrap();
 }
 
 /// The generations of the only shard of the table at `uri`, as Lance opens them.
@@ -311,9 +404,7 @@ async fn lance_finds_the_vector_index_of_our_generations_by_its_name() {
             |e: &Vec<f32>| e.iter().all(|x| x.is_finite()) && (metric != Metric::Cosine || e.iter().any(|x| *x != 0.0));
         let mut truth: Vec<_> = rows
             .iter()
-            .filter_map(|(id, _, e)| {
-                Some((crate::vector_search::rank(metric, e.as_ref().filter(|e| ranked(e))?, query.values()), *id))
-            })
+            .filter_map(|(id, _, e)| Some((rank(metric, e.as_ref().filter(|e| ranked(e))?, query.values()), *id)))
             .collect();
         truth.sort_by(|a, b| a.0.total_cmp(&b.0));
         let hits = truth[..10].iter().filter(|(_, id)| found.contains(id)).count();

@@ -437,6 +437,70 @@ async fn filters_find_the_same_rows_with_an_index_of_values_as_without() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn generations_that_are_older_than_an_index_are_searched_without_it() {
+    let seed = number_from_env("LSM_SEED", 0x01DE);
+    println!("LSM_SEED={seed}");
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let session = SessionContext::new().with_lsm();
+    for name in ["late", "plain"] {
+        let create = format!(
+            "CREATE EXTERNAL TABLE {name} (id BIGINT PRIMARY KEY, n INT, s VARCHAR, e FLOAT[2]) STORED AS LSM LOCATION '{}'",
+            dir.path().join(name).display()
+        );
+        run(&session, &create).await;
+    }
+    let near = "EXPLAIN SELECT id FROM late ORDER BY l2_distance(e, [1, 1]) LIMIT 3";
+    for round in 0..4 {
+        let rows: Vec<String> = (0..300)
+            .map(|_| {
+                let words = ["red", "fox", "foal", "hen", "blue"].map(|word| (word, rng.random_bool(0.3)));
+                let text: Vec<&str> = words.iter().filter(|(_, is_in)| *is_in).map(|(word, _)| *word).collect();
+                let (id, n) = (rng.random_range(0..900), rng.random_range(0..100));
+                format!(
+                    "({id}, {n}, '{}', [{}, {}])",
+                    text.join(" "),
+                    rng.random_range(0..999),
+                    rng.random_range(0..999)
+                )
+            })
+            .collect();
+        for table in ["late", "plain"] {
+            run(&session, &format!("INSERT INTO {table} VALUES {}", rows.join(", "))).await;
+        }
+        if round == 0 {
+            run(&session, "SELECT * FROM lsm_flush('late')").await;
+            run(&session, "CREATE INDEX words ON late USING fts (s)").await;
+            run(&session, "CREATE INDEX near ON late USING hnsw (e)").await;
+            run(&session, "CREATE INDEX numbers ON late USING btree (n)").await;
+            let plan = run(&session, near).await;
+            assert!(plan.contains("source=generation 1, flat=no index"), "{plan}");
+        }
+        if round == 2 {
+            run(&session, "SELECT * FROM lsm_flush('late')").await;
+            let plan = run(&session, near).await;
+            assert!(plan.contains("source=generation 2, index=IVF_SQ"), "{plan}");
+        }
+        let (low, x, y) = (rng.random_range(0..80), rng.random_range(0..999), rng.random_range(0..999));
+        for (columns, rest) in [
+            ("id, n", format!("WHERE n BETWEEN {low} AND {} ORDER BY id", low + 9)),
+            ("id, s", "WHERE text_match(s, '+fo* -red') ORDER BY id".into()),
+            ("id, round(score(s, 'blue hen'), 3) AS f", "WHERE text_match(s, 'blue hen') ORDER BY id".into()),
+            ("round(score(s, 'fox'), 3) AS f", "ORDER BY score(s, 'fox') DESC LIMIT 9".into()),
+            ("round(l2_distance(e, [1, 1]), 2) AS f", "ORDER BY l2_distance(e, [1, 1]) LIMIT 5".into()),
+            (
+                "id, n",
+                format!("WHERE n > {low} AND text_match(s, 'hen') ORDER BY l2_distance(e, [{x}.5, {y}.25]) LIMIT 3"),
+            ),
+        ] {
+            let select = |table: &str| format!("SELECT {columns} FROM {table} {rest}");
+            let (late, plain) = (run(&session, &select("late")).await, run(&session, &select("plain")).await);
+            assert_eq!(late, plain, "round {round}: {columns} {rest}");
+        }
+    }
+}
+
 async fn run(session: &SessionContext, sql: &str) -> String {
     let rows = session.sql(sql).await.unwrap().collect().await.unwrap();
     arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string()

@@ -4,9 +4,12 @@
 mod adopted_index;
 mod base;
 mod dataset_search;
+mod expansions;
 mod faults;
+mod figures;
 mod generation;
 mod interop;
+mod large_memtable;
 mod leaks;
 mod live_index;
 mod model;

@@ -29,7 +29,10 @@ fn check(number: u64, key_type: KeyType, shards: u32, change: impl FnOnce(&mut C
     let seed = number_from_env("LSM_SEED", 0x5eed_0000 + number);
     let operations = number_from_env("LSM_OPS", OPERATIONS);
     let ack = Ack::Durable;
-    let mut config = Config { key_type, shards, partitions: 1, ack, search: None, sync: false, seed, operations };
+    let (keys, most, large) = (400, 60, false);
+    let search = None;
+    let mut config =
+        Config { key_type, shards, partitions: 1, ack, search, keys, most, large, sync: false, seed, operations };
     change(&mut config);
     run(config);
 }
@@ -72,6 +75,20 @@ fn a_table_of_decimals_behaves_like_the_oracle() {
 #[test]
 fn a_table_of_composite_keys_that_survives_power_failures_behaves_like_the_oracle() {
     check(8, KeyType::Composite, 1, |c| c.sync = true);
+}
+
+#[test]
+fn a_large_table_with_indexes_in_every_source_behaves_like_the_oracle() {
+    check(10, KeyType::Int64, 1, |c| {
+        (c.search, c.keys, c.most, c.large, c.operations) = (Some(Metric::L2), 6_000, 900, true, c.operations / 5);
+    });
+}
+
+#[test]
+fn a_large_table_of_directions_behaves_like_the_oracle() {
+    check(11, KeyType::Text, 1, |c| {
+        (c.search, c.keys, c.most, c.large, c.operations) = (Some(Metric::Cosine), 6_000, 900, true, c.operations / 5);
+    });
 }
 
 #[test]

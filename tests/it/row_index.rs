@@ -154,14 +154,14 @@ async fn open_slow(uri: &str, sync: &str) -> (Arc<LsmTable>, Arc<Gate>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_wait_for_a_slow_index_only_with_index_sync() {
     let dir = tempfile::tempdir().unwrap();
-    let (table, gate) = open_slow(&dir.path().join("on").to_string_lossy(), "true").await;
+    let (table, gate) = open_slow(&dir.path().join("on").to_string_lossy(), "on").await;
     let mut put = Box::pin(table.put(rows(&[1], "row")));
     let waits = tokio::time::timeout(std::time::Duration::from_millis(200), &mut put).await;
     assert!(waits.is_err() && scan(&table).await.is_empty());
     gate.open();
     assert_eq!((put.await.unwrap(), scan(&table).await.len()), (1, 1));
 
-    let (table, gate) = open_slow(&dir.path().join("off").to_string_lossy(), "false").await;
+    let (table, gate) = open_slow(&dir.path().join("off").to_string_lossy(), "off").await;
     for i in 0..5 {
         assert_eq!(table.put(rows(&[i], "row")).await.unwrap(), 1);
         assert_eq!(scan(&table).await.len(), i as usize + 1);

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float32Type, Int64Type};
-use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::sql::{LsmEngine, LsmSessionExt};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::support::number_from_env;
+use crate::support::plan::analyzed;
 
 /// Words that are their own stems.
 const WORDS: [&str; 8] = ["red", "fox", "dog", "rod", "cat", "fog", "sun", "map"];
@@ -137,7 +137,7 @@ async fn run(session: &SessionContext, sql: &str) {
 }
 
 /// The ids and scores that a statement returns, in its order.
-async fn ids_and_scores(session: &SessionContext, sql: &str) -> Vec<(i64, f64)> {
+pub(crate) async fn ids_and_scores(session: &SessionContext, sql: &str) -> Vec<(i64, f64)> {
     let found = session.sql(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}")).collect().await.unwrap();
     let mut rows = Vec::new();
     for batch in &found {
@@ -270,11 +270,6 @@ fn figures(plan: &str, node: &str) -> Vec<String> {
     let own =
         |name: &String| !name.starts_with("output_") && !name.ends_with("_timestamp") && name != "elapsed_compute";
     names.filter(own).filter(|name| name != "bytes").collect()
-}
-
-async fn analyzed(session: &SessionContext, sql: &str) -> String {
-    let rows = session.sql(&format!("EXPLAIN ANALYZE {sql}")).await.unwrap().collect().await.unwrap();
-    pretty_format_batches(&rows).unwrap().to_string()
 }
 
 #[tokio::test]

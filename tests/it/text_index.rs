@@ -5,4 +5,5 @@ mod concurrent;
 mod corpus;
 mod edges;
 mod naive;
+mod pruning;
 mod trees;

@@ -161,3 +161,42 @@ async fn the_nearest_rows_are_found_after_updates_and_deletes_in_every_source() 
         table.close().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn vectors_of_16_bits_are_found_without_an_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let element = Arc::new(Field::new_list_field(DataType::Float16, true));
+    let columns =
+        vec![Field::new("id", DataType::Int64, false), Field::new("h", DataType::FixedSizeList(element, 2), true)];
+    let spec = CreateSpec {
+        schema: Arc::new(Schema::new(columns)),
+        key: vec!["id".into()],
+        shards: 1,
+        shard_column: None,
+        indexes: Vec::new(),
+        defaults: Default::default(),
+    };
+    let table = LsmTable::builder(dir.path().join("t").to_str().unwrap()).create(spec).open().await.unwrap();
+    let session = SessionContext::new().with_lsm();
+    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+    let run = async |sql: &str| session.sql(sql).await.unwrap().collect().await.unwrap();
+    run("INSERT INTO t VALUES (1, [3.0, 4.0]), (2, [0.0, 1.0]), (3, NULL), (4, [0.5, 0.0])").await;
+    for place in ["memtable 1", "generation 1", "base"] {
+        match place {
+            "generation 1" => table.flush().await.unwrap(),
+            "base" => drop(run("INSERT OVERWRITE t SELECT * FROM t").await),
+            _ => {}
+        }
+        let call = "vector_search('t', 'h', [0.0, 0.0], metric => 'l2')";
+        assert_eq!(ids(&session, &format!("SELECT id FROM {call}")).await, [4, 2, 1], "{place}");
+        assert_eq!(ids(&session, &format!("SELECT id FROM {call} WHERE _distance = 5")).await, [1], "{place}");
+        let plan = run(&format!("EXPLAIN SELECT id FROM {call}")).await;
+        let plan = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+        assert!(plan.contains(place) && !plan.contains("VectorTopKExec"), "{plan}");
+    }
+    let narrow = "SELECT id FROM vector_search('t', 'h', [0.0], metric => 'l2')";
+    let refused = async { session.sql(narrow).await?.collect().await };
+    let error = refused.await.unwrap_err().to_string();
+    assert!(error.contains("a vector of 2 elements"), "{error}");
+    table.close().await.unwrap();
+}

@@ -12,7 +12,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::columns;
-use super::run::{KEYS, Run};
+use super::run::Run;
 use crate::support::provider::frame;
 use crate::support::rows::{self, Row, Rows};
 
@@ -44,7 +44,7 @@ impl Run {
         self.check_scan();
         self.check_count();
         self.check_snapshot();
-        let keys: Vec<u32> = (0..KEYS).collect();
+        let keys: Vec<u32> = (0..self.config.keys).collect();
         self.check_keys(&keys);
     }
 
@@ -59,7 +59,7 @@ impl Run {
 
     pub(super) fn check_get_many(&mut self) {
         let n = self.random.random_range(1..60);
-        let mut keys: Vec<u32> = (0..KEYS).collect();
+        let mut keys: Vec<u32> = (0..self.config.keys).collect();
         keys.shuffle(&mut self.random);
         keys.truncate(n);
         self.check_keys(&keys);

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, RecordBatch, StringArr
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, SchemaRef};
 use datafusion_lsm::base::CreateSpec;
 use datafusion_lsm::distance::Metric;
-use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
+use datafusion_lsm::index_spec::{IndexKind, IndexSpec, VectorLayout, VectorParams};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -29,12 +29,16 @@ pub(super) fn schema(key_type: KeyType) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// What creates the table, whose vectors are near by `metric`.
-pub(super) fn spec(key_type: KeyType, shards: u32, metric: Metric) -> CreateSpec {
+/// What creates the table, whose vectors are near by `metric`, and kept as product codes in the base of one that is `large`.
+pub(super) fn spec(key_type: KeyType, shards: u32, metric: Metric, large: bool) -> CreateSpec {
+    let mut vectors = VectorParams::new(metric);
+    if large {
+        (vectors.layout, vectors.num_sub_vectors) = (VectorLayout::IvfPq, Some(WIDTH as u32 / 2));
+    }
     let indexes = vec![
         IndexSpec::new("n", IndexKind::BTree),
         IndexSpec::new(TEXT, IndexKind::text()),
-        IndexSpec::new(VECTOR, IndexKind::vector(metric)),
+        IndexSpec::new(VECTOR, IndexKind::Vector(vectors)),
     ];
     CreateSpec { schema: schema(key_type), indexes, ..rows::spec(key_type, shards) }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::error::{ErrorKind, Result};
 use datafusion_lsm::settings::Settings;
 use datafusion_lsm::store::SyncRecord;
@@ -18,10 +19,16 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(place: &Place, settings: &Settings, record: Option<&SyncRecord>) -> Self {
+    pub(super) fn start(
+        place: &Place,
+        settings: &Settings,
+        budget: &Arc<MemoryBudget>,
+        record: Option<&SyncRecord>,
+    ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let io_hook = record.map(Recorder::hook);
-        let open = place.builder(settings.clone()).components(Components { io_hook, ..Components::default() }).open();
+        let components = Components { io_hook, budget: Arc::clone(budget), ..Components::default() };
+        let open = place.builder(settings.clone()).components(components).open();
         let table = runtime.block_on(open).unwrap();
         Self { table, runtime }
     }

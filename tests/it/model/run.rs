@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::distance::Metric;
 use datafusion_lsm::error::{ErrorKind, Result};
 use datafusion_lsm::settings::{Ack, Bytes, OnConflict, Settings};
@@ -23,8 +24,10 @@ use crate::support::key_type::KeyType;
 use crate::support::place::{Place, lose_unsynced, quiet};
 use crate::support::rows::{self, Row, Rows};
 
-/// Keys are below this.
-pub(super) const KEYS: u32 = 400;
+/// Memtables of large tables hold so many rows, enough for their indexes not just to compare all of them.
+const LARGE_MEMTABLE: usize = 2_500;
+/// Rows that it takes to train the codes of an index.
+const FOR_CODES: usize = 1_000;
 /// More generations than this are folded into the base.
 const GENERATIONS: usize = 8;
 /// How many snapshots are held at most.
@@ -39,6 +42,11 @@ pub(super) struct Config {
     pub(super) ack: Ack,
     /// What is near, in a table that is searched too.
     pub(super) search: Option<Metric>,
+    /// Keys are below this, and most rows of one write: in a large table, whose rows do not stay in memory and whose base
+    /// has indexes of all of them.
+    pub(super) keys: u32,
+    pub(super) most: usize,
+    pub(super) large: bool,
     /// Files are synced, and crashes lose what is not.
     pub(super) sync: bool,
     pub(super) seed: u64,
@@ -60,6 +68,7 @@ pub(super) struct Run {
     pub(super) place: Place,
     process: Option<Process>,
     settings: Settings,
+    budget: Arc<MemoryBudget>,
     record: Option<SyncRecord>,
     /// What the table must show.
     pub(super) rows: Rows,
@@ -93,10 +102,22 @@ impl Drop for Witness {
     }
 }
 
+/// A budget with room that is so short that no rows of datasets stay in memory.
+fn tight_budget() -> Arc<MemoryBudget> {
+    let budget = MemoryBudget::new(4 << 30);
+    let lease = Box::leak(Box::new(budget.lease()));
+    lease.grow(2 << 30);
+    budget
+}
+
 /// Carries out the run.
 pub(super) fn run(config: Config) {
     let mut witness = Witness { config: config.clone(), step: 0, operation: None };
     let mut run = Run::new(config);
+    if run.config.large {
+        let rows = (0..run.config.keys).step_by(2).map(|key| (key, run.row())).collect();
+        run.replace_with(rows);
+    }
     for step in 1..=run.config.operations {
         let operation = Operation::random(&mut run.random, run.searcher.is_some());
         (witness.step, witness.operation) = (step, Some(operation));
@@ -116,26 +137,28 @@ impl Run {
         let settings = Settings {
             ack: config.ack,
             sync: config.sync,
-            memtable_rows: 150,
-            memtable_bytes: Bytes(48 << 10),
-            memtable_entries: 24,
-            memtable_limit: Bytes::mib(4),
+            memtable_rows: if config.large { LARGE_MEMTABLE } else { 150 },
+            memtable_bytes: if config.large { Bytes::mib(16) } else { Bytes(48 << 10) },
+            memtable_entries: if config.large { 500 } else { 24 },
+            memtable_limit: if config.large { Bytes::mib(64) } else { Bytes::mib(4) },
             write_timeout: Duration::from_secs(60),
             ..quiet()
         };
         let spec = match config.search {
-            Some(metric) => columns::spec(config.key_type, config.shards, metric),
+            Some(metric) => columns::spec(config.key_type, config.shards, metric, config.large),
             None => rows::spec(config.key_type, config.shards),
         };
         let place = Place::of(config.key_type, spec);
         let record = config.sync.then(SyncRecord::new);
-        let process = Process::start(&place, &settings, record.as_ref());
+        let budget = if config.large { tight_budget() } else { MemoryBudget::global() };
+        let process = Process::start(&place, &settings, &budget, record.as_ref());
         let searcher = config.search.map(|metric| process.block_on(Searcher::new(metric, config.partitions)));
         Self {
             random: StdRng::seed_from_u64(config.seed),
             place,
             process: Some(process),
             settings,
+            budget,
             record,
             rows: Rows::new(),
             may_return_to: Vec::new(),
@@ -189,7 +212,7 @@ impl Run {
     }
 
     pub(super) fn key(&mut self) -> u32 {
-        self.random.random_range(0..KEYS)
+        self.random.random_range(0..self.config.keys)
     }
 
     fn row(&mut self) -> Row {
@@ -205,7 +228,7 @@ impl Run {
 
     /// Rows of random keys; a key may come twice.
     fn random_rows(&mut self) -> Vec<(u32, Row)> {
-        let n = size(&mut self.random, 60);
+        let n = size(&mut self.random, self.config.most);
         (0..n).map(|_| (self.key(), self.row())).collect()
     }
 
@@ -220,7 +243,7 @@ impl Run {
         let mut keys: Vec<u32> = if live {
             self.rows.keys().copied().choose_multiple(&mut self.random, n)
         } else {
-            (0..KEYS).choose_multiple(&mut self.random, n)
+            (0..self.config.keys).choose_multiple(&mut self.random, n)
         };
         keys.sort_unstable();
         keys
@@ -407,6 +430,11 @@ impl Run {
         self.rows = rows;
         self.may_return_to.clear();
         assert_eq!(self.generations(), 0);
+        if self.config.large && self.rows.len() >= FOR_CODES {
+            for index in self.table().indexes() {
+                self.block_on(self.table().create_index(&index, true)).unwrap();
+            }
+        }
     }
 
     /// Ends the process, in order or not, and starts the next one, which must find everything acknowledged.
@@ -425,7 +453,7 @@ impl Run {
     }
 
     fn start(&self) -> Process {
-        Process::start(&self.place, &self.settings, self.record.as_ref())
+        Process::start(&self.place, &self.settings, &self.budget, self.record.as_ref())
     }
 
     /// What was acknowledged from memory may have lost its end.
@@ -463,7 +491,7 @@ impl Run {
         // One that has not written yet would only claim now, and fence the other.
         self.put();
         let next = self.start();
-        let rows: Vec<(u32, Row)> = (0..KEYS).step_by(9).map(|key| (key, self.row())).collect();
+        let rows: Vec<(u32, Row)> = (0..self.config.keys).step_by(9).map(|key| (key, self.row())).collect();
         let stale: Vec<(u32, Row)> = rows.iter().map(|(key, _)| (*key, self.row())).collect();
         let batch = self.batch(&rows);
         assert_eq!(next.block_on(next.table.put(batch)).unwrap(), rows.len() as u64);

@@ -1,4 +1,4 @@
-//! What the tests of whole tables share: places to put them, faults, events, and rows of every key type.
+//! What the tests of whole tables share: places to put them, faults, events, plans, and rows of every key type.
 //!
 //! A test waits for an event or a gate, never for time to pass.
 
@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod key_type;
 pub(crate) mod place;
+pub(crate) mod plan;
 pub(crate) mod provider;
 pub(crate) mod rows;
 
