@@ -269,7 +269,7 @@ impl DatasetHandle {
     async fn read(&self, row_ids: &[u64], wanted: LanceSchema) -> Result<RecordBatch, LanceError> {
         if let Some(readers) = &self.row_readers
             && readers.may_take(row_ids.len(), &wanted)
-            && let Ok(rows) = readers.take(&self.dataset, &wanted, row_ids).await
+            && let Some(rows) = readers.take(&self.dataset, &wanted, row_ids).await
         {
             return Ok(rows);
         }

@@ -67,8 +67,12 @@ impl ProductCodes {
         }
         let Quantizer::Product(quantizer) = segment.quantizer() else { return None };
         let (pieces, bits) = (quantizer.num_sub_vectors, quantizer.num_bits);
-        let codebook = floats(quantizer.codebook.values())?;
-        let codebook = ProductCodebook::new(pieces, 1 << bits, &codebook).filter(|_| bits == 4 || bits == 8)?;
+        let names = match bits {
+            4 => 16,
+            8 => 256,
+            _ => return None,
+        };
+        let codebook = ProductCodebook::new(pieces, names, &floats(quantizer.codebook.values())?)?;
         if codebook.dimension() != quantizer.dimension {
             return None;
         }
@@ -123,8 +127,8 @@ impl ProductCodes {
             let rows = parts.iter().map(|(_, part)| part.ids.len()).sum::<usize>();
             let heavy = parts.iter().map(|(_, part)| part.list.memory()).sum::<usize>() >= HEAVY;
             let threads = if heavy { task::threads_for(rows) } else { 1 };
-            let found = parts.chunks(parts.len().div_ceil(threads).max(1)).map(|parts| {
-                let (search, parts) = (Arc::clone(&search), parts.to_vec());
+            let found = task::split(parts.len(), threads).into_iter().map(|range| {
+                let (search, parts) = (Arc::clone(&search), parts[range].to_vec());
                 task::blocking_if(heavy, move || Ok(search.look(&parts)))
             });
             best.extend(try_join_all(found).await?.concat());

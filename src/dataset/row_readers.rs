@@ -33,10 +33,6 @@ const THROUGH_STORE: &str = "file-object-store:///";
 /// Where Arrow's format says of what extension type a field is.
 const EXTENSION_TYPE: &str = "ARROW:extension:name";
 
-/// Why nothing was taken.
-#[derive(Debug)]
-pub(super) struct NotAtHand;
-
 type Readers = HashMap<(u32, Vec<i32>), Arc<FragmentReader>>;
 
 /// The open readers of one dataset.
@@ -75,20 +71,16 @@ impl RowReaders {
         rows <= FEW && fields.fields_pre_order().all(is_plain)
     }
 
-    /// The rows at `addresses`, in this order, as Lance lays out `fields`: those that are there. What cannot be read at once is
-    /// better read by Lance, which also tells what is wrong.
-    pub(super) async fn take(
-        &self,
-        dataset: &Dataset,
-        fields: &LanceSchema,
-        addresses: &[u64],
-    ) -> Result<RecordBatch, NotAtHand> {
-        self.read(dataset, fields, addresses).await.map_err(|error| {
-            tracing::trace!(dataset = dataset.uri(), %error, "rows are not at hand");
+    /// The rows at `addresses`, in this order, as Lance lays out `fields`: those that are there. `None` if they cannot be read
+    /// at once: Lance reads them better then, and tells what is wrong.
+    pub(super) async fn take(&self, dataset: &Dataset, fields: &LanceSchema, addresses: &[u64]) -> Option<RecordBatch> {
+        let read = self.read(dataset, fields, addresses).await;
+        read.inspect_err(|error| {
+            tracing::trace!(dataset = dataset.uri(), %error, "rows are not read at once");
             // A reader may keep what failed.
             self.readers.lock().clear();
-            NotAtHand
         })
+        .ok()
     }
 
     async fn read(

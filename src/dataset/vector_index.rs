@@ -36,8 +36,8 @@ const PARTITION_SHARE: f64 = 4.0;
 const CANDIDATES: usize = 32;
 /// How many candidates a graph keeps in view at least.
 const GRAPH_WIDTH: usize = 128;
-/// The least share of rows to be allowed for codes of bits to be scored without a mask, and what is not allowed dropped: Lance
-/// looks up each row in a mask, which takes longer than scoring it.
+/// The least share of rows to be allowed for codes of bits to be scored without a mask, and what is not allowed dropped:
+/// Lance looks up each row in a mask, which takes longer than scoring it.
 const BITS_SHARE: f64 = 0.5;
 /// Candidates that are asked for then, for each that is needed on average; and how many more.
 const SLACK: f64 = 1.25;
@@ -194,7 +194,8 @@ impl DatasetVectorIndex {
         Ok(found)
     }
 
-    /// The same as with a mask, where most rows are allowed; `None` where they are not, or too few of those that were found.
+    /// The same as with a mask, where most rows are allowed; `None` where they are not, or too few of those that were
+    /// found.
     async fn look_without_mask(
         &self,
         segment: &Arc<dyn VectorIndex>,
@@ -207,11 +208,11 @@ impl DatasetVectorIndex {
             return Ok(None);
         }
         let all = self.segments.iter().map(|segment| segment.num_rows()).sum::<u64>().max(1);
-        let share = match allowed {
+        let there = match allowed {
             Allowed::Except(rows) => (self.coverage.ranked() as u64).saturating_sub(self.coverage.ranked_among(rows)),
             Allowed::Only(rows) => self.coverage.ranked_among(rows),
-        } as f64
-            / all as f64;
+        };
+        let share = there as f64 / all as f64;
         if share < BITS_SHARE {
             return Ok(None);
         }
@@ -248,7 +249,7 @@ impl DatasetVectorIndex {
                 found.await.map_err(from_lance)?.try_collect::<Vec<RecordBatch>>().await.map_err(from_plan)
             }
         };
-        let read = try_join_all(parts(count, threads).into_iter().map(search)).await?;
+        let read = try_join_all(task::split(count, threads).into_iter().map(search)).await?;
         let mut rows: Vec<(f32, u64)> = Vec::new();
         for batch in read.into_iter().flatten() {
             let distances = batch.column(0).as_primitive::<Float32Type>().values();
@@ -296,12 +297,6 @@ fn probes(all: usize, effort: SearchEffort, share: f64) -> usize {
     effort.nprobes.unwrap_or(spread).clamp(1, all.max(1))
 }
 
-/// Ranges of `count` partitions for so many threads.
-fn parts(count: usize, threads: usize) -> Vec<Range<usize>> {
-    let at_once = count.div_ceil(threads).max(1);
-    (0..count).step_by(at_once).map(|start| start..count.min(start + at_once)).collect()
-}
-
 /// The rows as Lance's masks hold them.
 fn addresses(rows: &RoaringTreemap) -> RowAddrTreeMap {
     let mut addresses = RowAddrTreeMap::new();
@@ -339,24 +334,5 @@ impl PreFilter for RowFilter {
 
     fn filter_row_ids<'a>(&self, row_ids: Box<dyn Iterator<Item = &'a u64> + 'a>) -> Vec<u64> {
         self.mask.selected_indices(row_ids)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_shared_out_if_they_have_many_rows() {
-        let ends = |count, threads| -> Vec<usize> {
-            let parts = parts(count, threads);
-            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start) && parts[0].start == 0);
-            parts.iter().map(|part| part.end).collect()
-        };
-        assert_eq!(ends(64, 1), [64]);
-        assert_eq!(ends(64, 2), [32, 64]);
-        assert_eq!(ends(7, 3), [3, 6, 7]);
-        assert_eq!(ends(2, 16), [1, 2]);
-        assert!(parts(0, 4).is_empty());
     }
 }

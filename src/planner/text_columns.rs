@@ -1,6 +1,7 @@
 //! What the text indexes of a generation or of the base know of the columns of a query.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray};
@@ -273,16 +274,14 @@ impl Answered {
             let threads = task::threads_for(part.effort(&search.query) / POSTINGS);
             // A filter is made bits of the whole part.
             let threads = if rows.passing.is_some() { 1 } else { threads };
-            let all = part.index().rows();
-            let at_once = all.div_ceil(threads as u32).max(1);
-            (0..all).step_by(at_once as usize).map(move |start| (place, start, start.saturating_add(at_once)))
+            task::split(part.index().rows() as usize, threads).into_iter().map(move |rows| (place, rows))
         });
-        let looks = slices.map(|(place, start, end)| {
+        let looks = slices.map(|(place, Range { start, end })| {
             let (parts, search, weights) = (Arc::clone(parts), search.clone(), Arc::clone(&weights));
             let (rows, floor) = (rows.clone(), Arc::clone(floor));
             task::blocking_if(heavy, move || {
                 let (part, masks) = (&parts[place], Masks::of(&parts[place], &rows));
-                let mask = masks.mask(part).between(start, end);
+                let mask = masks.mask(part).between(start as u32, end as u32);
                 let (hits, postings) = best(&search, &weights, &[part.index()], mask, k, &floor);
                 let hits = hits.into_iter().map(|Hit { row, score }| (part.row_id(row), score));
                 Ok((hits.collect::<Vec<_>>(), postings))

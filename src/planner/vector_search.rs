@@ -1,5 +1,6 @@
 //! The nearest rows of a source, by its index.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -86,13 +87,12 @@ fn parts(rows: Vec<u64>) -> Vec<Vec<u64>> {
     if count == 1 {
         return vec![rows];
     }
-    let own = |(place, part): (usize, &[u64])| {
+    let own = |part: Range<usize>| {
         let mut own = vec![0; rows.len()];
-        own[place..place + part.len()].copy_from_slice(part);
+        own[part.clone()].copy_from_slice(&rows[part]);
         own
     };
-    let words = rows.len().div_ceil(count);
-    (0..).step_by(words).zip(rows.chunks(words)).map(own).collect()
+    task::split(rows.len(), count).into_iter().map(own).collect()
 }
 
 #[async_trait]

@@ -8,6 +8,7 @@ mod supervisor;
 pub use supervisor::{BackgroundTask, Health, Stop, Supervisor};
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use crate::error::{Error, Result};
@@ -50,10 +51,17 @@ where
 /// Vectors that a thread of its own is worth.
 const PART: usize = 16 * 1024;
 
-/// How many threads looking at so many vectors, or what takes as long, is worth, at most as many as the machine runs at a time.
+/// How many threads looking at so many vectors, or what takes as long, is worth: at most as many as the machine runs at a
+/// time.
 pub fn threads_for(rows: usize) -> usize {
     static THREADS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
     (rows / PART).clamp(1, *THREADS)
+}
+
+/// `count` things in order as ranges of about one length, one for each of so many threads; none is empty.
+pub fn split(count: usize, threads: usize) -> Vec<Range<usize>> {
+    let at_once = count.div_ceil(threads.max(1)).max(1);
+    (0..count).step_by(at_once).map(|start| start..count.min(start + at_once)).collect()
 }
 
 /// Nothing, if tasks can be started here.
@@ -95,5 +103,19 @@ mod tests {
     fn many_rows_are_worth_as_many_threads_as_there_are() {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         assert_eq!([0, PART, 2 * PART, 100 * PART].map(threads_for), [1, 1, all.min(2), all.min(100)]);
+    }
+
+    #[test]
+    fn things_are_shared_out_among_threads() {
+        let ends = |count, threads| -> Vec<usize> {
+            let parts = split(count, threads);
+            assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start) && parts[0].start == 0);
+            parts.iter().map(|part| part.end).collect()
+        };
+        assert_eq!(ends(64, 1), [64]);
+        assert_eq!(ends(64, 2), [32, 64]);
+        assert_eq!(ends(7, 3), [3, 6, 7]);
+        assert_eq!(ends(2, 16), [1, 2]);
+        assert!(split(0, 4).is_empty());
     }
 }

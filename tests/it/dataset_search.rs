@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
-use datafusion_lsm::base::{AdoptSpec, CreateSpec};
+use datafusion_lsm::base::AdoptSpec;
 use datafusion_lsm::distance::Metric;
 use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
@@ -25,8 +25,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::support::number_from_env;
-use crate::support::plan::{analyzed, figure};
-use crate::vector_search::{Model, WIDTH, batch, check, ids, rank, schema, sql_of, vector};
+use crate::support::plan::{analyzed, explained, figure};
+use crate::vector_search::{Model, WIDTH, batch, check, created, ids, rank, schema, sql_of, vector};
 
 const PARTITIONS: usize = 8;
 
@@ -308,21 +308,11 @@ async fn a_graph_is_searched_as_widely_as_ef_says() {
     let rows: Vec<_> = (0..ROWS as i64).map(|id| (id, id, Some(noise()))).collect();
     let queries: Vec<Vec<f32>> = (0..20).map(|_| noise()).collect();
     let dir = tempfile::tempdir().unwrap();
-    let spec = CreateSpec {
-        schema: schema(),
-        key: vec!["id".into()],
-        shards: 1,
-        shard_column: None,
-        indexes: Vec::new(),
-        defaults: Default::default(),
-    };
-    let table = LsmTable::builder(dir.path().join("t").to_str().unwrap()).create(spec).open().await.unwrap();
+    let (table, session) = created(dir.path(), schema(), 1, Vec::new()).await;
     let written = futures::stream::iter([Ok(batch(&rows))]);
     table.replace_all(Box::pin(RecordBatchStreamAdapter::new(table.schema(), written))).await.unwrap();
     let graph = IndexSpec::parse("e", "hnsw(l2, m=12, ef_construction=30)").unwrap().remove(0);
     assert!(table.create_index(&graph, false).await.unwrap());
-    let session = SessionContext::new().with_lsm();
-    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
     let run = async |sql: &str| session.sql(sql).await.unwrap().collect().await.unwrap();
     // The graph alone decides which rows are compared.
     run("SET lsm.search.refine = 1").await;
@@ -333,8 +323,7 @@ async fn a_graph_is_searched_as_widely_as_ef_says() {
         for query in &queries {
             let text: Vec<String> = query.iter().map(f32::to_string).collect();
             let search = format!("SELECT id FROM t ORDER BY l2_distance(e, [{}]) LIMIT 10", text.join(", "));
-            let plan = run(&format!("EXPLAIN {search}")).await;
-            let plan = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+            let plan = explained(&session, &search).await;
             assert!(plan.contains("index=IVF_HNSW_FLAT"), "{plan}");
             let found = ids(&session, &search).await;
             let mut near: Vec<(f64, i64)> =
@@ -445,8 +434,7 @@ async fn vectors_of_any_width_are_found_in_generations() {
         run(&format!("INSERT INTO w{width} VALUES {}", rows.join(", "))).await;
         run(&format!("SELECT * FROM lsm_flush('w{width}')")).await;
         let search = format!("SELECT id FROM w{width} ORDER BY l2_distance(e, [{}]) LIMIT 3", near(100));
-        let plan = run(&format!("EXPLAIN {search}")).await;
-        let plan = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+        let plan = explained(&session, &search).await;
         assert!(plan.contains(&format!("source=generation 1, index={kind}")), "{plan}");
         let mut found = ids(&session, &search).await;
         found.sort_unstable();

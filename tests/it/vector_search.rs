@@ -1,10 +1,11 @@
 //! The nearest rows of a table against brute force, wherever the rows are.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::distance::Metric;
 use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
@@ -14,6 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::support::number_from_env;
+use crate::support::plan::explained;
 
 pub(crate) const WIDTH: usize = 24;
 
@@ -112,6 +114,21 @@ pub(crate) async fn check(
     (hits, all)
 }
 
+/// A new table below `dir`, with the key `id`, and a session that has it as `t`.
+pub(crate) async fn created(
+    dir: &Path,
+    schema: SchemaRef,
+    shards: u32,
+    indexes: Vec<IndexSpec>,
+) -> (Arc<LsmTable>, SessionContext) {
+    let key = vec!["id".into()];
+    let spec = CreateSpec { schema, key, shards, shard_column: None, indexes, defaults: Default::default() };
+    let table = LsmTable::builder(dir.join("t").to_str().unwrap()).create(spec).open().await.unwrap();
+    let session = SessionContext::new().with_lsm();
+    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+    (table, session)
+}
+
 #[tokio::test]
 async fn the_nearest_rows_are_found_after_updates_and_deletes_in_every_source() {
     let seed = number_from_env("LSM_SEED", 0xACE);
@@ -119,17 +136,8 @@ async fn the_nearest_rows_are_found_after_updates_and_deletes_in_every_source() 
     let mut rng = SmallRng::seed_from_u64(seed);
     for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
         let dir = tempfile::tempdir().unwrap();
-        let spec = CreateSpec {
-            schema: schema(),
-            key: vec!["id".into()],
-            shards: 1 + (metric == Metric::Cosine) as u32,
-            shard_column: None,
-            indexes: vec![IndexSpec::new("e", IndexKind::vector(metric))],
-            defaults: Default::default(),
-        };
-        let table = LsmTable::builder(dir.path().join("t").to_str().unwrap()).create(spec).open().await.unwrap();
-        let session = SessionContext::new().with_lsm();
-        session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+        let indexes = vec![IndexSpec::new("e", IndexKind::vector(metric))];
+        let (table, session) = created(dir.path(), schema(), 1 + (metric == Metric::Cosine) as u32, indexes).await;
         let mut model = Model::new();
         let (mut hits, mut all) = (0, 0);
         for round in 0..12 {
@@ -168,17 +176,7 @@ async fn vectors_of_16_bits_are_found_without_an_index() {
     let element = Arc::new(Field::new_list_field(DataType::Float16, true));
     let columns =
         vec![Field::new("id", DataType::Int64, false), Field::new("h", DataType::FixedSizeList(element, 2), true)];
-    let spec = CreateSpec {
-        schema: Arc::new(Schema::new(columns)),
-        key: vec!["id".into()],
-        shards: 1,
-        shard_column: None,
-        indexes: Vec::new(),
-        defaults: Default::default(),
-    };
-    let table = LsmTable::builder(dir.path().join("t").to_str().unwrap()).create(spec).open().await.unwrap();
-    let session = SessionContext::new().with_lsm();
-    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+    let (table, session) = created(dir.path(), Arc::new(Schema::new(columns)), 1, Vec::new()).await;
     let run = async |sql: &str| session.sql(sql).await.unwrap().collect().await.unwrap();
     run("INSERT INTO t VALUES (1, [3.0, 4.0]), (2, [0.0, 1.0]), (3, NULL), (4, [0.5, 0.0])").await;
     for place in ["memtable 1", "generation 1", "base"] {
@@ -190,8 +188,7 @@ async fn vectors_of_16_bits_are_found_without_an_index() {
         let call = "vector_search('t', 'h', [0.0, 0.0], metric => 'l2')";
         assert_eq!(ids(&session, &format!("SELECT id FROM {call}")).await, [4, 2, 1], "{place}");
         assert_eq!(ids(&session, &format!("SELECT id FROM {call} WHERE _distance = 5")).await, [1], "{place}");
-        let plan = run(&format!("EXPLAIN SELECT id FROM {call}")).await;
-        let plan = arrow::util::pretty::pretty_format_batches(&plan).unwrap().to_string();
+        let plan = explained(&session, &format!("SELECT id FROM {call}")).await;
         assert!(plan.contains(place) && !plan.contains("VectorTopKExec"), "{plan}");
     }
     let narrow = "SELECT id FROM vector_search('t', 'h', [0.0], metric => 'l2')";

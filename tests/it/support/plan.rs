@@ -1,11 +1,20 @@
-//! What EXPLAIN ANALYZE tells of a statement.
+//! What EXPLAIN tells of a statement.
 
 use arrow::array::AsArray;
 use datafusion::prelude::SessionContext;
 
 /// The plan of a statement, with the figures of its run.
 pub(crate) async fn analyzed(session: &SessionContext, sql: &str) -> String {
-    let rows = session.sql(&format!("EXPLAIN ANALYZE {sql}")).await.unwrap().collect().await.unwrap();
+    told(session, &format!("EXPLAIN ANALYZE {sql}")).await
+}
+
+/// The plans of a statement that does not run.
+pub(crate) async fn explained(session: &SessionContext, sql: &str) -> String {
+    told(session, &format!("EXPLAIN {sql}")).await
+}
+
+async fn told(session: &SessionContext, explain: &str) -> String {
+    let rows = session.sql(explain).await.unwrap().collect().await.unwrap();
     rows.iter().flat_map(|b| b.column(1).as_string::<i32>().iter().flatten().collect::<Vec<_>>()).collect()
 }
 
