@@ -5,12 +5,13 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use datafusion_lsm::events::EventListener;
 use datafusion_lsm::ids::{GenerationId, ShardId};
 use datafusion_lsm::settings::Settings;
-use datafusion_lsm::table::Components;
+use datafusion_lsm::table::{Components, LsmTable};
 
 use support::Result;
 use support::answer::{Fingerprint, same};
@@ -32,16 +33,29 @@ const BASE_IDS: i64 = 1_000_000;
 
 /// When a flush got where.
 #[derive(Debug, Default)]
-struct Stages(Laps);
+struct Stages {
+    laps: Laps,
+    table: OnceLock<Weak<LsmTable>>,
+    /// Bytes that the frozen memtable holds.
+    frozen: AtomicU64,
+}
 
 impl EventListener for Stages {
     fn on_freeze(&self, _: ShardId, _: GenerationId, _: usize) {
-        self.0.lap();
+        self.laps.lap();
     }
 
     fn on_flush_written(&self, _: ShardId, _: GenerationId) {
-        self.0.lap();
+        if let Some(table) = self.table.get().and_then(Weak::upgrade) {
+            self.frozen.store(held(&table), Ordering::Relaxed);
+        }
+        self.laps.lap();
     }
+}
+
+/// Bytes that memtables hold.
+fn held(table: &LsmTable) -> u64 {
+    table.metrics().into_iter().find(|metric| metric.name == "lsm.memtable.memory").map_or(0, |metric| metric.value)
 }
 
 fn main() -> Result<()> {
@@ -132,11 +146,14 @@ async fn alone(bench: &mut Bench, documents: &Documents, ids: &[i64]) -> Result<
         let ours = our_table(bench, documents, ours::roomy(), Arc::clone(&stages)).await?;
         ours.fill(&rows).await?;
         ours.settle().await?;
-        stages.0.lap();
+        stages.table.set(Arc::downgrade(&ours.table)).map_err(|_| "a bench has one table")?;
+        let filled = held(&ours.table);
+        stages.laps.lap();
         ours.table.flush().await?;
-        stages.0.lap();
-        wholes.push(stages.0.between().iter().sum());
-        for (part, time) in parts.iter_mut().zip(stages.0.between()) {
+        stages.laps.lap();
+        note(&format!("of {filled} bytes the frozen memtable holds {}", stages.frozen.load(Ordering::Relaxed)));
+        wholes.push(stages.laps.between().iter().sum());
+        for (part, time) in parts.iter_mut().zip(stages.laps.between()) {
             part.push(time);
         }
         ours.table.close().await?;

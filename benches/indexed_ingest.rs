@@ -2,7 +2,7 @@
 //!
 //! A row counts once it is acknowledged and can be searched. Lance builds its graph of vectors at the cheapest setting
 //! with a recall of 0.95 or more over the rows written here; both sides' searches are compared with the truth first, and
-//! both are acknowledged in memory.
+//! both are acknowledged in memory. Rows are written twice: with vectors whose noise is shared and with independent noise.
 
 mod support;
 
@@ -30,21 +30,41 @@ const GRAPH: Index = Index::Vector { column: VECTOR, partitions: 1, codes: None 
 const INDEXES: [Index; 3] = [Index::Btree(BUCKET), Index::Text(TEXT), GRAPH];
 /// Edges of a node and candidates while building, the cheapest first; the last but one is Lance's default in memtables.
 const GRAPHS: [(usize, usize); 5] = [(8, 32), (12, 48), (12, 64), (16, 100), (20, 150)];
+/// Metrics, rows of a batch, targets.
+const VOLATILE: [(&str, usize, f64); 4] = [("b1", 1, 4.0), ("b10", 10, 3.0), ("b100", 100, 2.5), ("b1000", 1_000, 2.0)];
+/// Metrics, milliseconds that Lance waits at most for company, targets, rounds.
+const DURABLE: [(&str, u64, Option<f64>, Rounds); 2] = [
+    ("durable_b1_latency", 100, Some(40.0), Rounds::new(11, 31, 10)),
+    ("durable_b1_latency_vs_1ms", 1, None, Rounds::new(51, 501, 5)),
+];
 /// Where the ids of the base begin.
 const BASE_IDS: i64 = 1_000_000;
 
 fn main() -> Result<()> {
     run("indexed_ingest", async |bench| {
-        let documents = Documents::new(Noise::Shared, bench.size(1024, 32));
-        let ids = shuffled(0, bench.size(20_000, 400), 3);
-        let graph = answers(bench, &documents, &ids).await?;
-        for (metric, batch, target) in [("b1", 1, 4.0), ("b10", 10, 3.0), ("b100", 100, 2.5), ("b1000", 1_000, 2.0)] {
-            if bench.wants(&[metric]) {
-                let rows = documents.batches(&ids, 0, batch)?;
-                volatile(bench, metric, (&documents, &rows), graph, target).await?;
+        for (noise, suffix) in [(Noise::Shared, ""), (Noise::Independent, "_independent")] {
+            let volatiles = VOLATILE.map(|(metric, ..)| format!("{metric}{suffix}"));
+            let durables = DURABLE.map(|(metric, ..)| format!("{metric}{suffix}"));
+            let metrics: Vec<&str> = volatiles.iter().chain(&durables).map(String::as_str).collect();
+            if !bench.wants(&metrics) {
+                continue;
+            }
+            let documents = Documents::new(noise, bench.size(1024, 32));
+            let ids = shuffled(0, bench.size(20_000, 400), 3);
+            let graph = answers(bench, &documents, &ids).await?;
+            for ((_, batch, target), metric) in VOLATILE.into_iter().zip(&volatiles) {
+                if bench.wants(&[metric]) {
+                    let rows = documents.batches(&ids, 0, batch)?;
+                    volatile(bench, metric, (&documents, &rows), graph, target).await?;
+                }
+            }
+            for ((_, interval, target, rounds), metric) in DURABLE.into_iter().zip(&durables) {
+                if bench.wants(&[metric]) {
+                    durable(bench, metric, (&documents, interval), graph, (target, rounds)).await?;
+                }
             }
         }
-        durable(bench, &documents, graph).await
+        Ok(())
     })
 }
 
@@ -142,37 +162,34 @@ async fn volatile(
 
 /// A lone writer that waits until each row is durable and indexed. Ours syncs; Lance never does, and waits up to 100 ms
 /// for company unless told otherwise.
-async fn durable(bench: &mut Bench, documents: &Documents, graph: (usize, usize)) -> Result<()> {
-    for (metric, interval, target, rounds) in [
-        ("durable_b1_latency", 100, Some(40.0), Rounds::new(11, 31, 10)),
-        ("durable_b1_latency_vs_1ms", 1, None, Rounds::new(51, 501, 5)),
-    ] {
-        if !bench.wants(&[metric]) {
-            continue;
-        }
-        let rows = documents.batches(&shuffled(0, bench.size(1_000, 20), 9), 0, 1)?;
-        let ours = our_table(bench, documents, ours::durable()).await?;
-        let peer = peer_table(bench, documents, graph, peer::durable(Duration::from_millis(interval))).await?;
-        let (mut our_rows, mut peer_rows) = (rows.iter().cycle().cloned(), rows.iter().cycle().cloned());
-        let missing = "there are rows";
-        let times = alternate(
-            bench.rounds(rounds),
-            async || {
-                let row = our_rows.next().ok_or(missing)?;
-                Ok(timed(async { Ok(ours.table.put(row).await?) }).await?.0)
-            },
-            async || {
-                let row = peer_rows.next().ok_or(missing)?;
-                Ok(timed(async { Ok(peer.writer().put(vec![row]).await?) }).await?.0)
-            },
-        );
-        let times = times.await?;
-        match target {
-            Some(target) => bench.compared(metric, Unit::Microseconds, times, target),
-            None => bench.beside(metric, Unit::Microseconds, times),
-        }
-        ours.table.close().await?;
-        peer.abort().await?;
+async fn durable(
+    bench: &mut Bench,
+    metric: &str,
+    (documents, interval): (&Documents, u64),
+    graph: (usize, usize),
+    (target, rounds): (Option<f64>, Rounds),
+) -> Result<()> {
+    let rows = documents.batches(&shuffled(0, bench.size(1_000, 20), 9), 0, 1)?;
+    let ours = our_table(bench, documents, ours::durable()).await?;
+    let peer = peer_table(bench, documents, graph, peer::durable(Duration::from_millis(interval))).await?;
+    let (mut our_rows, mut peer_rows) = (rows.iter().cycle().cloned(), rows.iter().cycle().cloned());
+    let missing = "there are rows";
+    let times = alternate(
+        bench.rounds(rounds),
+        async || {
+            let row = our_rows.next().ok_or(missing)?;
+            Ok(timed(async { Ok(ours.table.put(row).await?) }).await?.0)
+        },
+        async || {
+            let row = peer_rows.next().ok_or(missing)?;
+            Ok(timed(async { Ok(peer.writer().put(vec![row]).await?) }).await?.0)
+        },
+    );
+    let times = times.await?;
+    match target {
+        Some(target) => bench.compared(metric, Unit::Microseconds, times, target),
+        None => bench.beside(metric, Unit::Microseconds, times),
     }
-    Ok(())
+    ours.table.close().await?;
+    peer.abort().await
 }

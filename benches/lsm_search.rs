@@ -3,36 +3,39 @@
 //!
 //! Lance's planners are kept and look at twice the rows asked for. Each side searches at its cheapest setting with a
 //! recall of 0.95 or more; Lance at the one that finds most if none finds that much. Ours must find exactly as many as
-//! there are.
+//! there are. Vectors are searched once more in a table whose vectors have noise in every dimension alike.
 
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::compute::{concat_batches, filter_record_batch, is_not_null, sort_to_indices, take_record_batch};
+use datafusion::common::ScalarValue;
 
 use support::Result;
 use support::bench::{Bench, run};
-use support::documents::{Documents, Live, TEXT, VECTOR};
+use support::documents::{Documents, Live, TEXT, VECTOR, list};
 use support::indexes::{Index, create_all, told};
 use support::measure::timed;
-use support::ours::{self, Ours};
+use support::ours::{self, NAME, Ours, Prepared};
 use support::peer::{self, Peer, Planners, Sources, plain};
 use support::place::{copy, uri};
 use support::report::note;
 use support::rows::KEY;
-use support::search::{K, OurSearch, RECALL, compare_best, compare_nearest, fused, race, truths};
+use support::search::{K, OurSearch, RECALL, compare_best, compare_nearest, fused, ids_of, race, scored, truths};
 use support::shape::{Shape, newest};
 use support::texts::{Class, Corpus, TextQuery};
 use support::vectors::{Noise, recall};
 
 const BATCH: usize = 1_000;
 const METRICS: [&str; 4] = ["vector", "text_mid", "text_or3", "hybrid"];
+const INDEPENDENT: &str = "vector_independent";
 
 fn main() -> Result<()> {
     run("lsm_search", async |bench| {
-        if !bench.wants(&METRICS) {
-            return Ok(());
-        }
         let shape = Shape {
             base: bench.size(1_000_000, 3_000),
             generations: bench.size(5, 2),
@@ -40,17 +43,23 @@ fn main() -> Result<()> {
             memtable: bench.size(20_000, 200),
             overlap: 20,
         };
-        let mut table = Table::new(bench, shape).await?;
-        note(&told(&table.ours.table, &table.indexes));
-        for (metric, class) in [("text_mid", Class::Mid), ("text_or3", Class::Or3)] {
-            best(bench, metric, class, &table, &table.sources.planners(None)).await?;
+        if bench.wants(&METRICS) {
+            let mut table = Table::new(bench, &shape, Noise::Shared).await?;
+            for (metric, class) in [("text_mid", Class::Mid), ("text_or3", Class::Or3)] {
+                best(bench, metric, class, &table, &table.sources.planners(None)).await?;
+            }
+            if bench.wants(&["vector", "hybrid"]) {
+                let setting = nearest(bench, "vector", &mut table).await?;
+                hybrid(bench, &table, &setting).await?;
+            }
+            table.close().await?;
         }
-        if bench.wants(&["vector", "hybrid"]) {
-            let setting = nearest(bench, &mut table).await?;
-            hybrid(bench, &table, &setting).await?;
+        if bench.wants(&[INDEPENDENT]) {
+            let mut table = Table::new(bench, &shape, Noise::Independent).await?;
+            nearest(bench, INDEPENDENT, &mut table).await?;
+            table.close().await?;
         }
-        table.ours.table.close().await?;
-        table.peer.abort().await
+        Ok(())
     })
 }
 
@@ -59,25 +68,28 @@ struct Table {
     ours: Ours,
     peer: Peer,
     sources: Sources,
-    indexes: [Index; 3],
     documents: Documents,
     live: Live,
 }
 
 impl Table {
-    async fn new(bench: &Bench, shape: Shape) -> Result<Self> {
+    async fn new(bench: &Bench, shape: &Shape, noise: Noise) -> Result<Self> {
         let (width, place, ids) = (bench.size(384, 16), bench.place(), shape.ids());
-        let documents = Documents::new(Noise::Shared, width);
+        let documents = Documents::new(noise, width);
         let vector = Index::Vector { column: VECTOR, partitions: bench.size(256, 4), codes: Some(width / 4) };
-        let indexes = [Index::Btree(KEY), Index::Text(TEXT), vector];
+        // The noise of vectors says nothing about texts.
+        let (name, indexes) = match noise {
+            Noise::Shared => ("lsm_search", vec![Index::Btree(KEY), Index::Text(TEXT), vector]),
+            Noise::Independent => ("lsm_search_independent", vec![Index::Btree(KEY), vector]),
+        };
         let base = async |dir: &Path| base(dir, &documents, &ids[0], &indexes).await;
-        let base = place.built(&shape.label("lsm_search", "base"), base).await?;
+        let base = place.built(&shape.label(name, "base"), base).await?;
         let rows = (&documents, ids.as_slice(), indexes.as_slice());
         let ours = async |dir: &Path| build_ours(&base, dir, rows).await;
-        let ours = place.copy_of_built(&shape.label("lsm_search", "ours"), ours).await?;
+        let ours = place.copy_of_built(&shape.label(name, "ours"), ours).await?;
         let ours = Ours::open(&ours, ours::roomy()).await?;
         let peer = async |dir: &Path| build_peer(&base, dir, rows).await;
-        let peer = place.copy_of_built(&shape.label("lsm_search", "peer"), peer).await?;
+        let peer = place.copy_of_built(&shape.label(name, "peer"), peer).await?;
         let peer = Peer::open(&peer, peer::roomy()).await?;
         let last = ids.len() - 1;
         for batch in documents.batches(&ids[last], last as u64, BATCH)? {
@@ -90,7 +102,13 @@ impl Table {
         for (id, version) in newest(&ids) {
             documents.write(&mut live, &[id], version);
         }
-        Ok(Self { sources: peer.sources().await?, ours, peer, indexes, documents, live })
+        note(&told(&ours.table, &indexes));
+        Ok(Self { sources: peer.sources().await?, ours, peer, documents, live })
+    }
+
+    async fn close(self) -> Result<()> {
+        self.ours.table.close().await?;
+        self.peer.abort().await
     }
 
     /// Sets how thoroughly ours searches.
@@ -176,7 +194,7 @@ impl<S> Cheapest<S> {
 }
 
 /// The nearest vectors, both sides at their cheapest settings. Gives the peer's; ours stays set.
-async fn nearest(bench: &mut Bench, table: &mut Table) -> Result<Setting> {
+async fn nearest(bench: &mut Bench, metric: &str, table: &mut Table) -> Result<Setting> {
     let queries = table.documents.queries(bench.size(100, 5));
     let truth = truths(&table.live, &queries, None);
     let mut cheapest = Cheapest { best: None };
@@ -222,12 +240,12 @@ async fn nearest(bench: &mut Bench, table: &mut Table) -> Result<Setting> {
     let (probes, refine) = cheapest.found()?;
     note(&format!("our setting: nprobes {probes}, refine {refine}"));
     table.set(&probes, &refine).await?;
-    if bench.wants(&["vector"]) {
+    if bench.wants(&[metric]) {
         let search = OurSearch::new(&table.ours, None);
         let ours = async |query: &Vec<f32>| search.near(query).await;
         let peer = async |query: &Vec<f32>| setting.planners.near(query, setting.probes).await;
-        compare_nearest("vector", &truth, &queries, ours, peer).await?;
-        race(bench, "vector", Some(3.0), &queries, ours, peer).await?;
+        compare_nearest(metric, &truth, &queries, ours, peer).await?;
+        race(bench, metric, Some(3.0), &queries, ours, peer).await?;
     }
     Ok(setting)
 }
@@ -252,7 +270,40 @@ async fn best(bench: &mut Bench, metric: &str, class: Class, table: &Table, plan
     race(bench, metric, Some(3.0), &queries, ours, peer).await
 }
 
-/// A vector and a text at once, their ranks fused by the bench. Lance has no such search: its two run side by side.
+/// A vector and a text at once.
+struct Both {
+    vector: Vec<f32>,
+    text: TextQuery,
+}
+
+impl AsRef<TextQuery> for Both {
+    fn as_ref(&self) -> &TextQuery {
+        &self.text
+    }
+}
+
+/// A prepared hybrid search for so many rows, of which each side contributes [`K`].
+async fn statement(ours: &Ours, rows: usize) -> Result<Prepared<'_>> {
+    let sides = format!("vector_limit => {K}, text_limit => {K}");
+    let call = format!("hybrid_search('{NAME}', '{VECTOR}', $1, '{TEXT}', $2, {rows}, {sides})");
+    ours.prepare(&format!("SELECT {KEY}, _vector_rank, _text_rank, _text_score FROM {call}")).await
+}
+
+async fn ask(statement: &Prepared<'_>, query: &Both) -> Result<Vec<RecordBatch>> {
+    let vector = ScalarValue::FixedSizeList(Arc::new(list(query.vector.clone(), query.vector.len())?));
+    statement.rows(vec![vector, ScalarValue::from(query.text.typed())]).await
+}
+
+/// The rows that one side contributed, the best first.
+fn side(rows: &[RecordBatch], rank: &str) -> Result<Vec<RecordBatch>> {
+    let schema = rows.first().ok_or("a hybrid search finds rows")?.schema();
+    let rows = concat_batches(&schema, rows)?;
+    let rows = filter_record_batch(&rows, &is_not_null(&rows[rank])?)?;
+    Ok(vec![take_record_batch(&rows, &sort_to_indices(&rows[rank], None, None)?)?])
+}
+
+/// A vector and a text at once, in one statement of ours. Lance has no such search: its two run side by side and the bench
+/// fuses their ranks.
 async fn hybrid(bench: &mut Bench, table: &Table, setting: &Setting) -> Result<()> {
     const METRIC: &str = "hybrid";
     if !bench.wants(&[METRIC]) {
@@ -260,28 +311,21 @@ async fn hybrid(bench: &mut Bench, table: &Table, setting: &Setting) -> Result<(
     }
     let (texts, corpus) = asked(bench, Class::Or3, table);
     let vectors = table.documents.queries(texts.len());
-    let queries: Vec<(Vec<f32>, TextQuery)> = vectors.iter().cloned().zip(texts.iter().cloned()).collect();
-    let (near, best) = (OurSearch::new(&table.ours, None), OurSearch::new(&table.ours, None));
-    let ours = async |(vector, text): &(Vec<f32>, TextQuery)| {
-        let (near, best) = tokio::try_join!(near.near(vector), best.scores(text))?;
-        Ok(both(&near, &best))
-    };
-    let peer = async |(vector, text): &(Vec<f32>, TextQuery)| {
-        let near = setting.planners.near(vector, setting.probes);
-        let (near, best) = tokio::try_join!(near, setting.planners.best(text))?;
-        Ok(both(&near, &best))
-    };
-    // Fused ranks say little: texts of one score may come in any order. What is fused is compared.
     let truth = truths(&table.live, &vectors, None);
-    let theirs = async |vector: &Vec<f32>| setting.planners.near(vector, setting.probes).await;
-    compare_nearest(METRIC, &truth, &vectors, async |vector| near.near(vector).await, theirs).await?;
-    let theirs = async |text: &TextQuery| setting.planners.best(text).await;
-    compare_best(METRIC, &corpus, (&texts, None), async |text| best.scores(text).await, theirs).await?;
-    race(bench, METRIC, Some(3.0), &queries, ours, peer).await
-}
-
-/// The best of two lists.
-fn both(near: &[i64], best: &[(i64, f64)]) -> Vec<i64> {
-    let best: Vec<i64> = best.iter().map(|(id, _)| *id).collect();
-    fused(near, &best).into_iter().take(K).map(|(id, _)| id).collect()
+    let queries: Vec<Both> = vectors.into_iter().zip(texts).map(|(vector, text)| Both { vector, text }).collect();
+    // Fused ranks say little: texts of one score may come in any order. What is fused is compared.
+    let all = statement(&table.ours, 2 * K).await?;
+    let ours = async |query: &Both| Ok(ids_of(&side(&ask(&all, query).await?, "_vector_rank")?));
+    let near = async |query: &Both| setting.planners.near(&query.vector, setting.probes).await;
+    compare_nearest(METRIC, &truth, &queries, ours, near).await?;
+    let ours = async |query: &Both| scored(&side(&ask(&all, query).await?, "_text_rank")?, "_text_score");
+    let best = async |query: &Both| setting.planners.best(&query.text).await;
+    compare_best(METRIC, &corpus, (&queries, None), ours, best).await?;
+    let few = statement(&table.ours, K).await?;
+    let peer = async |query: &Both| {
+        let (near, best) = tokio::try_join!(near(query), best(query))?;
+        let best: Vec<i64> = best.into_iter().map(|(id, _)| id).collect();
+        Ok(fused(&near, &best).into_iter().take(K).collect::<Vec<_>>())
+    };
+    race(bench, METRIC, Some(3.0), &queries, async |query| ask(&few, query).await, peer).await
 }

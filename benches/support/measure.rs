@@ -17,7 +17,7 @@ pub(crate) struct Rounds {
 
 impl Rounds {
     /// `at_most` times, fewer when that takes longer than `seconds`, never less than `at_least`.
-    pub(crate) fn new(at_least: usize, at_most: usize, seconds: u64) -> Self {
+    pub(crate) const fn new(at_least: usize, at_most: usize, seconds: u64) -> Self {
         Self { at_least, at_most, budget: Duration::from_secs(seconds) }
     }
 

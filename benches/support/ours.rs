@@ -129,6 +129,11 @@ impl Ours {
         Ok(Self { table, session, state, task })
     }
 
+    /// The same table in a session of its own.
+    pub(crate) fn again(&self) -> Result<Self> {
+        Self::with(Arc::clone(&self.table))
+    }
+
     /// Sets an option of the session.
     pub(crate) async fn set(&mut self, option: &str, value: &str) -> Result<()> {
         self.session.sql(&format!("SET {option} = '{value}'")).await?.collect().await?;

@@ -169,6 +169,15 @@ impl Peer {
         Ok(self.writer.scan().await?.try_into_stream().await?)
     }
 
+    /// The ids of the rows nearest to `vector` in the active memtable, so many nodes of whose graph are kept in view: Lance's
+    /// bare scanner, which sees superseded rows too.
+    pub(crate) async fn bare(&self, vector: &[f32], ef: usize) -> Result<Vec<i64>> {
+        let mut scanner = self.writer.scan().await?;
+        let key = Float32Array::from(vector.to_vec());
+        scanner.project(&[KEY])?.nearest(VECTOR, &key, K)?.distance_metric(DistanceType::L2).ef(ef);
+        Ok(ids_of(&[scanner.try_into_batch().await?]))
+    }
+
     /// Ends the writer without flushing its memtable.
     pub(crate) async fn abort(self) -> Result<()> {
         Ok(self.writer.abort().await?)
@@ -246,7 +255,7 @@ impl Sources {
     fn below(&self, end: Option<i32>) -> Result<LsmScanner> {
         let scanner = self.scanner().project(&[KEY])?;
         Ok(match end {
-            Some(end) => scanner.filter(&format!("{BUCKET} < {end}"))?,
+            Some(end) => scanner.filter(&format!("{BUCKET} < {end}"))?.with_memtable_filter_indexes(true),
             None => scanner,
         })
     }

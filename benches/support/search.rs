@@ -102,12 +102,12 @@ pub(crate) async fn cheapest(
 }
 
 /// Both sides' recall of the nearest vectors. Fails if ours is too low, or does not find as many rows as there are.
-pub(crate) async fn compare_nearest(
+pub(crate) async fn compare_nearest<Q>(
     metric: &str,
     truth: &[Vec<i64>],
-    queries: &[Vec<f32>],
-    ours: impl AsyncFn(&Vec<f32>) -> Result<Vec<i64>>,
-    peer: impl AsyncFn(&Vec<f32>) -> Result<Vec<i64>>,
+    queries: &[Q],
+    ours: impl AsyncFn(&Q) -> Result<Vec<i64>>,
+    peer: impl AsyncFn(&Q) -> Result<Vec<i64>>,
 ) -> Result<()> {
     let (mut found, mut theirs) = (Vec::new(), Vec::new());
     for query in queries {
@@ -124,16 +124,16 @@ pub(crate) async fn compare_nearest(
 
 /// Both sides' best texts, compared with one corpus of the live rows. Fails unless ours are the best, as many as there
 /// are, with their scores.
-pub(crate) async fn compare_best(
+pub(crate) async fn compare_best<Q: AsRef<TextQuery>>(
     metric: &str,
     corpus: &Corpus,
-    (queries, end): (&[TextQuery], Option<i32>),
-    ours: impl AsyncFn(&TextQuery) -> Result<Vec<(i64, f64)>>,
-    peer: impl AsyncFn(&TextQuery) -> Result<Vec<(i64, f64)>>,
+    (queries, end): (&[Q], Option<i32>),
+    ours: impl AsyncFn(&Q) -> Result<Vec<(i64, f64)>>,
+    peer: impl AsyncFn(&Q) -> Result<Vec<(i64, f64)>>,
 ) -> Result<()> {
     let (mut hits, mut wanted, mut matches) = (0, 0, 0);
     for query in queries {
-        let scores = corpus.scores(query, passes(end));
+        let scores = corpus.scores(query.as_ref(), passes(end));
         let mut best: Vec<f64> = scores.values().copied().collect();
         best.sort_unstable_by(|a, b| b.total_cmp(a));
         matches += best.len();
@@ -143,7 +143,7 @@ pub(crate) async fn compare_best(
             scores.get(id).is_some_and(|truth| close(*truth, *score) && close(*truth, *best))
         };
         if found.len() != best.len() || !found.iter().zip(&best).all(right) {
-            return Err(format!("{metric}: {} gives {found:?}, not {best:?}", query.typed()).into());
+            return Err(format!("{metric}: {} gives {found:?}, not {best:?}", query.as_ref().typed()).into());
         }
         let last = best.last().copied().unwrap_or(f64::INFINITY);
         let good = |id: &i64| scores.get(id).is_some_and(|truth| *truth >= last || close(*truth, last));

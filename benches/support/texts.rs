@@ -52,6 +52,12 @@ pub(crate) enum TextQuery {
     Phrase(Vec<u32>),
 }
 
+impl AsRef<Self> for TextQuery {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// A kind of queries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Class {

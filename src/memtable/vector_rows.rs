@@ -170,14 +170,15 @@ impl VectorRows {
         for row in set.slice(indexed, watermark - indexed).set_indices().map(|row| indexed + row) {
             let vector = column.get(row);
             flat += 1;
-            match (Class::of(self.metric, vector), vector) {
-                (Class::Ranked, Some(vector)) => {
+            let distance = vector.map_or(f32::NAN, |vector| rank(self.metric, simd, request.query, vector));
+            // Only what has a rank is at a finite distance from a query that has one.
+            match if distance.is_finite() { Class::Ranked } else { Class::of(self.metric, vector) } {
+                Class::Ranked => {
                     compared += 1;
-                    let distance = rank(self.metric, simd, request.query, vector);
                     top.offer(Neighbour { row: row as u32, distance });
                 }
-                (Class::Odd, _) => odd.push(row),
-                _ => missing.push(row),
+                Class::Odd => odd.push(row),
+                Class::Missing => missing.push(row),
             }
         }
         let mut rows: Vec<usize> = top.into_sorted().iter().map(|neighbour| neighbour.row as usize).collect();

@@ -174,8 +174,7 @@ impl TableSearch {
         let read_schema = Arc::new(schema.project(&read)?);
         let mut plan = provider.plan_scan(session, Some(&read), &filters, None)?;
         let of_read = DFSchema::try_from(read_schema.as_ref().clone())?;
-        let predicate =
-            conjunction(filters).map(|filter| session.create_physical_expr(filter, &of_read)).transpose()?;
+        let predicate = conjunction(filters).map(|filter| self.physical(filter, session, &of_read)).transpose()?;
         let value = self.physical(value, session, &of_read)?;
         if is_small(&plan)? {
             let rank = Rank { value, name: name.to_string(), ascending: sort.asc };
@@ -214,19 +213,20 @@ impl TableSearch {
         Ok(Arc::new(FilterExec::try_new(ranked, plan)?))
     }
 
-    /// What rows are ranked by.
-    fn physical(&self, value: Expr, session: &dyn Session, read: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
-        let needs_no_cast = match &self.query {
-            Query::Vector { column, .. } => {
-                let field = read.field_with_unqualified_name(column)?;
-                *vector_column(field)?.0 == DataType::Float32
-            }
-            Query::Text { .. } => false,
-        };
-        // Finding out whether to cast writes the vector out as text.
+    /// What evaluates an expression whose parts that the caller wrote have the types that they need.
+    fn physical(&self, expr: Expr, session: &dyn Session, read: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        let mut needs_no_cast = true;
+        for column in self.query.columns() {
+            let field = read.field_with_unqualified_name(column)?;
+            needs_no_cast &= match &self.query {
+                Query::Vector { .. } => *vector_column(field)?.0 == DataType::Float32,
+                Query::Text { .. } => *field.data_type() == DataType::Utf8,
+            };
+        }
+        // Finding out whether to cast writes a vector out as text, and takes longer than finding a rare word.
         Ok(match needs_no_cast {
-            true => create_physical_expr(&value, read, session.execution_props())?,
-            false => session.create_physical_expr(value, read)?,
+            true => create_physical_expr(&expr, read, session.execution_props())?,
+            false => session.create_physical_expr(expr, read)?,
         })
     }
 

@@ -141,11 +141,23 @@ impl<'a> TermCursor<'a> {
         }
     }
 
-    /// Goes on to the block that may hold `target`.
+    /// Goes on to the block that may hold `target`: it is often this one or the next, or else looked for in growing steps.
     fn skip_to(&mut self, target: u32) {
-        while self.at < self.blocks && self.last(self.at) < target {
-            self.at += 1;
+        let is_before = |block: usize| self.last(block) < target;
+        let (mut from, mut step) = (self.at, 1);
+        if from == self.blocks || !is_before(from) {
+            return;
         }
+        while from + step < self.blocks && is_before(from + step) {
+            from += step;
+            step *= 2;
+        }
+        let (mut from, mut to) = (from + 1, self.blocks.min(from + step));
+        while from < to {
+            let middle = from.midpoint(to);
+            if is_before(middle) { from = middle + 1 } else { to = middle }
+        }
+        self.at = from;
     }
 
     /// The bound of the rows from `target` on, up to the end of a block or of a gap in front of one. Targets never
@@ -167,6 +179,11 @@ impl<'a> TermCursor<'a> {
             self.gain_of = self.at;
         }
         Bound { up_to: self.last(self.at), most: f64::from(self.weight * self.gain) * (1.0 + 1e-6) }
+    }
+
+    /// What `target` scores at most. Targets never decrease.
+    pub(crate) fn most_at(&mut self, target: u32) -> f64 {
+        self.bound(target).most.max(0.0)
     }
 
     /// About how many postings there are from `start` to `end`, all within the block that the last bound was of.
@@ -335,10 +352,14 @@ impl<'a> TermCursor<'a> {
         }
     }
 
-    /// The score of a row within the block that the last bound was of, if it holds the term. Rows may come in any
-    /// order; ascending ones are found faster.
+    /// The score of a row, not before the block that the last bound was of, if it holds the term. Rows of a block may come
+    /// in any order; ascending ones are found faster.
     #[inline]
     pub(crate) fn probe(&mut self, row: u32) -> Option<f32> {
+        self.skip_to(row);
+        if self.at == self.blocks || row < self.first(self.at) {
+            return None;
+        }
         self.decode();
         if self.place >= LEN || self.rows[self.place] > row {
             self.place = 0;

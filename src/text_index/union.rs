@@ -3,6 +3,9 @@
 //! A window ends where a block of any term does, so each term has one block in it and one bound for it (block-max
 //! indexes: Ding and Suel, 2011). What the bounds cannot lift above the threshold is skipped; of the rest, terms that
 //! cannot do so together only complete the scores of rows that others propose (MaxScore: Turtle and Flood, 1995).
+//!
+//! Long lists of little weight end up below the threshold wherever they are. From then on their blocks no longer end
+//! windows, which would be as short as these.
 
 use super::collector::Collector;
 use super::cursor::{Bound, TermCursor, covering};
@@ -10,6 +13,8 @@ use super::mask::Mask;
 
 /// Rows of a window in which several terms propose.
 const SPAN: u32 = 2048;
+/// A list is long if it has so many times the postings of all stronger terms.
+const LONG: u64 = 2;
 /// With more terms windows would become too short to be worth their bounds.
 const MANY: usize = 8;
 
@@ -18,7 +23,11 @@ const MANY: usize = 8;
 pub(crate) struct Union<'a> {
     terms: Vec<TermCursor<'a>>,
     bounds: Vec<Bound>,
-    /// All terms, the weakest of the last window first.
+    /// Terms that propose in no window any more.
+    weak: Vec<usize>,
+    /// The weakest of the others, the strongest of them first, as far as they are long lists.
+    long: Vec<usize>,
+    /// The other terms, the weakest of the last window first.
     ranking: Vec<usize>,
     /// The terms that match in the window, the weakest first, and how many of them do not propose.
     order: Vec<usize>,
@@ -34,9 +43,22 @@ impl<'a> Union<'a> {
     /// Of terms in front of their first row.
     pub(crate) fn new(terms: Vec<TermCursor<'a>>) -> Self {
         let count = terms.len();
+        let mut strongest: Vec<usize> = (0..count).collect();
+        strongest.sort_by(|&a, &b| terms[b].ceiling().total_cmp(&terms[a].ceiling()));
+        let (mut long, mut stronger) = (Vec::new(), 0);
+        for i in strongest {
+            if terms[i].cost() >= LONG * stronger {
+                long.push(i)
+            } else {
+                long.clear()
+            }
+            stronger += terms[i].cost();
+        }
         Self {
             terms,
             bounds: vec![Bound::nothing(0); count],
+            weak: Vec::new(),
+            long,
             ranking: (0..count).collect(),
             order: Vec::with_capacity(count),
             lazy: 0,
@@ -72,23 +94,25 @@ impl<'a> Union<'a> {
 
     /// Starts the window at `start` and tells where it ends. Without a term that proposes there is nothing in it.
     fn open(&mut self, start: u32, threshold: f32) -> u32 {
+        self.weaken(threshold);
         let mut end = u32::MAX;
-        for (bound, term) in self.bounds.iter_mut().zip(&mut self.terms) {
-            *bound = term.bound(start);
-            end = end.min(bound.up_to);
+        for &i in &self.ranking {
+            self.bounds[i] = self.terms[i].bound(start);
+            end = end.min(self.bounds[i].up_to);
         }
         let bounds = &self.bounds;
         // Nearly in order from the last window, which this sort is fast at. What does not match comes first.
         self.ranking.sort_by(|&a, &b| bounds[a].most.total_cmp(&bounds[b].most));
-        let weak = self.ranking.partition_point(|&i| bounds[i].is_nothing());
+        let nothing = self.ranking.partition_point(|&i| bounds[i].is_nothing());
         self.order.clear();
-        self.order.extend_from_slice(&self.ranking[weak..]);
+        self.order.extend_from_slice(&self.weak);
+        self.order.extend_from_slice(&self.ranking[nothing..]);
         self.most.clear();
         self.most.push(0.0);
-        self.lazy = 0;
+        self.lazy = self.weak.len();
         let mut sum = 0.0;
         for (at, &i) in self.order.iter().enumerate() {
-            sum += bounds[i].most;
+            sum += if at < self.weak.len() { self.terms[i].ceiling() } else { bounds[i].most };
             self.most.push(sum);
             if covering(sum) <= f64::from(threshold) {
                 self.lazy = at + 1;
@@ -104,23 +128,37 @@ impl<'a> Union<'a> {
     /// than adding up a short list.
     fn worthwhile(&self, start: u32, end: u32) -> usize {
         let end = end.min(start.saturating_add(SPAN - 1));
-        let mut proposed: u64 = self.order.iter().map(|&i| self.terms[i].postings_in(start, end)).sum();
+        let weak = self.weak.len();
+        let mut proposed: u64 = self.order[weak..].iter().map(|&i| self.terms[i].postings_in(start, end)).sum();
         let (mut saved, mut best, mut most_saved) = (0, 0, 0);
-        for (at, &i) in self.order[..self.lazy].iter().enumerate() {
+        for (at, &i) in (1..).zip(&self.order[weak..self.lazy]) {
             let postings = self.terms[i].postings_in(start, end);
             proposed = proposed.saturating_sub(postings);
             saved += postings as i64;
-            let gain = saved - (proposed * (at as u64 + 1)) as i64;
+            let gain = saved - (proposed * at as u64) as i64;
             if gain > most_saved {
-                (best, most_saved) = (at + 1, gain);
+                (best, most_saved) = (at, gain);
             }
         }
-        best
+        weak + best
+    }
+
+    /// Takes down which terms propose no more.
+    fn weaken(&mut self, threshold: f32) {
+        while let Some(&next) = self.long.last() {
+            let most: f64 = self.weak.iter().chain([&next]).map(|&i| self.terms[i].ceiling()).sum();
+            if covering(most) > f64::from(threshold) {
+                return;
+            }
+            self.weak.push(next);
+            self.ranking.retain(|&i| i != next);
+            self.long.pop();
+        }
     }
 
     /// A window in which one term proposes.
     fn one(&mut self, start: u32, end: u32, mask: &Mask<'_>, collector: &mut impl Collector) {
-        let Self { terms, order, most, scores, .. } = self;
+        let Self { terms, order, most, scores, weak, .. } = self;
         let Some((&eager, lazy)) = order.split_last() else { return };
         // The one that proposes is taken out so that the others can be asked meanwhile.
         let (before, rest) = terms.split_at_mut(eager);
@@ -144,6 +182,11 @@ impl<'a> Union<'a> {
                     return;
                 }
                 let term = if i < eager { &mut before[i] } else { &mut after[i - eager - 1] };
+                if left < weak.len()
+                    && covering(sum + term.most_at(row) + most[left]) <= f64::from(collector.threshold())
+                {
+                    return;
+                }
                 if let Some(score) = term.probe(row) {
                     scores[i] = score;
                     sum += f64::from(score);
@@ -173,7 +216,7 @@ impl<'a> Union<'a> {
             eager.sort_unstable();
             eager.iter().for_each(|&i| self.terms[i].for_each_in(start, end, &mut add));
         }
-        let Self { terms, order, lazy, most, scores, .. } = self;
+        let Self { terms, order, lazy, most, scores, weak, .. } = self;
         let lazy = &order[..*lazy];
         for (word, mark) in marks.iter_mut().enumerate() {
             let mut bits = std::mem::take(mark);
@@ -190,6 +233,11 @@ impl<'a> Union<'a> {
                     let mut sum = f64::from(score);
                     for (left, &i) in lazy.iter().enumerate().rev() {
                         if covering(sum + most[left + 1]) <= f64::from(threshold) {
+                            continue 'rows;
+                        }
+                        if left < weak.len()
+                            && covering(sum + terms[i].most_at(row) + most[left]) <= f64::from(threshold)
+                        {
                             continue 'rows;
                         }
                         if let Some(score) = terms[i].probe(row) {

@@ -1,4 +1,4 @@
-//! A memtable with so many rows that they are searched in parts side by side, against all of its rows.
+//! A memtable, and a generation, with so many rows that they are searched in parts side by side, against all of their rows.
 
 use std::sync::Arc;
 
@@ -22,19 +22,20 @@ const WORDS: [&str; 6] = ["fox", "fox", "red", "dog", "cat", "sun"];
 
 type Text = Vec<&'static str>;
 
-fn vector(rng: &mut SmallRng) -> Vec<f32> {
-    (0..WIDTH).map(|_| rng.random()).collect()
+fn vector(rng: &mut SmallRng, width: usize) -> Vec<f32> {
+    (0..width).map(|_| rng.random()).collect()
 }
 
 fn text(rng: &mut SmallRng) -> Text {
     (0..rng.random_range(1..=5)).map(|_| WORDS[rng.random_range(0..WORDS.len())]).collect()
 }
 
-async fn filled(uri: &str, vectors: &[Vec<f32>], texts: &[Text]) -> Arc<LsmTable> {
+async fn filled(uri: &str, vectors: &[Vec<f32>], texts: &[Text]) -> (Arc<LsmTable>, SessionContext) {
+    let width = vectors[0].len() as i32;
     let element = Arc::new(Field::new_list_field(DataType::Float32, true));
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
-        Field::new("e", DataType::FixedSizeList(element, WIDTH as i32), true),
+        Field::new("e", DataType::FixedSizeList(element, width), true),
         Field::new("body", DataType::Utf8, true),
     ]));
     let mut indexes = IndexSpec::parse("e", "vector(l2)").unwrap();
@@ -51,14 +52,16 @@ async fn filled(uri: &str, vectors: &[Vec<f32>], texts: &[Text]) -> Arc<LsmTable
     let vectors = vectors.iter().map(|e| Some(e.iter().map(|x| Some(*x)).collect::<Vec<_>>()));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(0..ROWS as i64)),
-        Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(vectors, WIDTH as i32)),
+        Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(vectors, width)),
         Arc::new(StringArray::from_iter_values(texts.iter().map(|text| text.join(" ")))),
     ];
     let rows = RecordBatch::try_new(schema, columns).unwrap();
     for from in (0..ROWS).step_by(ROWS / 4) {
         table.put(rows.slice(from, ROWS / 4)).await.unwrap();
     }
-    table
+    let session = SessionContext::new().with_lsm();
+    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
+    (table, session)
 }
 
 /// What each text scores for some words, by the definition of BM25.
@@ -77,38 +80,65 @@ fn scores(texts: &[Text], words: &[&str]) -> Vec<f64> {
     scores
 }
 
+/// Compares the best texts for some words, none of which is of the first `gone` rows, with their definition.
+async fn best_texts(session: &SessionContext, texts: &[Text], words: &[&str], (source, gone): (&str, usize)) {
+    let (query, live) = (words.join(" "), &texts[gone..]);
+    let scores = scores(live, words);
+    let mut best = scores.clone();
+    best.sort_by(|a, b| b.total_cmp(a));
+    for k in [10, 300] {
+        let sql = format!("SELECT id, score(body, '{query}') AS s FROM t ORDER BY s DESC LIMIT {k}");
+        let plan = analyzed(session, &sql).await;
+        let node = format!("TextTopKExec: source={source}");
+        let figures = ["flat", "candidates", "rows_dropped"].map(|name| figure(&plan, &node, name));
+        assert_eq!(figures, [0, live.len(), gone], "{plan}");
+        let found = ids_and_scores(session, &sql).await;
+        assert_eq!(found.len(), k, "{query}");
+        for ((id, score), best) in found.iter().zip(&best) {
+            assert!((score - best).abs() < 1e-4, "{query}: {id} scores {score}, not {best}");
+            assert!((score - scores[*id as usize - gone]).abs() < 1e-4, "{query}: {id}");
+        }
+    }
+}
+
+/// Texts that have most of the words: as many postings as two threads are worth.
+#[tokio::test]
+async fn a_large_generation_is_searched_in_parts() {
+    let mut rng = SmallRng::seed_from_u64(0x51CE);
+    const MANY: [&str; 9] = ["ant", "bat", "cow", "dog", "elk", "fox", "gnu", "hen", "ibex"];
+    let text = |rng: &mut SmallRng| -> Text {
+        let mut words: Text = MANY.into_iter().filter(|_| rng.random_ratio(4, 5)).collect();
+        words.extend((0..rng.random_range(0..4)).map(|_| MANY[rng.random_range(0..MANY.len())]));
+        words
+    };
+    let texts: Vec<Text> = (0..ROWS).map(|_| text(&mut rng)).collect();
+    let has = |word: &&str| texts.iter().filter(|text| text.contains(word)).count();
+    assert!(MANY.iter().map(has).sum::<usize>() >= 2 * 8 * 16_384);
+    // More bytes than a dataset may have whose rows stay in memory.
+    let vectors: Vec<Vec<f32>> = (0..ROWS).map(|_| vector(&mut rng, 4 * WIDTH)).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let (table, session) = filled(dir.path().join("t").to_str().unwrap(), &vectors, &texts).await;
+    table.flush().await.unwrap();
+    best_texts(&session, &texts, &MANY, ("generation", 0)).await;
+    session.sql("DELETE FROM t WHERE id < 1000").await.unwrap().collect().await.unwrap();
+    best_texts(&session, &texts, &MANY, ("generation", 1000)).await;
+    table.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_large_memtable_is_searched_as_thoroughly_as_a_small_one() {
     let mut rng = SmallRng::seed_from_u64(0x9A27);
-    let vectors: Vec<Vec<f32>> = (0..ROWS).map(|_| vector(&mut rng)).collect();
+    let vectors: Vec<Vec<f32>> = (0..ROWS).map(|_| vector(&mut rng, WIDTH)).collect();
     let texts: Vec<Text> = (0..ROWS).map(|_| text(&mut rng)).collect();
     let dir = tempfile::tempdir().unwrap();
-    let table = filled(dir.path().join("t").to_str().unwrap(), &vectors, &texts).await;
-    let session = SessionContext::new().with_lsm();
-    session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&table)))).unwrap();
-
-    for (query, words) in [("fox", vec!["fox"]), ("sun red", vec!["sun", "red"])] {
-        let scores = scores(&texts, &words);
-        let mut best = scores.clone();
-        best.sort_by(|a, b| b.total_cmp(a));
-        for k in [10, 300] {
-            let sql = format!("SELECT id, score(body, '{query}') AS s FROM t ORDER BY s DESC LIMIT {k}");
-            let plan = analyzed(&session, &sql).await;
-            let figures = ["flat", "candidates"].map(|name| figure(&plan, "TextTopKExec: source=memtable", name));
-            assert_eq!(figures, [0, ROWS], "{plan}");
-            let found = ids_and_scores(&session, &sql).await;
-            assert_eq!(found.len(), k, "{query}");
-            for ((id, score), best) in found.iter().zip(&best) {
-                assert!((score - best).abs() < 1e-4, "{query}: {id} scores {score}, not {best}");
-                assert!((score - scores[*id as usize]).abs() < 1e-4, "{query}: {id}");
-            }
-        }
-    }
+    let (table, session) = filled(dir.path().join("t").to_str().unwrap(), &vectors, &texts).await;
+    best_texts(&session, &texts, &["fox"], ("memtable", 0)).await;
+    best_texts(&session, &texts, &["sun", "red"], ("memtable", 0)).await;
 
     let mut searches = Vec::new();
     for condition in ["true", "id % 10 <> 0"] {
         for _ in 0..6 {
-            let query: Vec<String> = vector(&mut rng).iter().map(f32::to_string).collect();
+            let query: Vec<String> = vector(&mut rng, WIDTH).iter().map(f32::to_string).collect();
             let distance = format!("l2_distance(e, [{}])", query.join(", "));
             searches.push(format!("SELECT id FROM t WHERE {condition} ORDER BY {distance} LIMIT 20"));
         }
