@@ -15,7 +15,7 @@ torture: setup ## Kill a writing process at random moments and check what surviv
 	@LSM_KILLS=$(or $(KILLS),100) $(if $(SEED),LSM_SEED=$(SEED)) bash .ci/cargo test --locked --test it -- torture --nocapture
 
 oracle: setup ## Random operations against a model (OPS=10000 for each kind of table, SEED=… to repeat one)
-	@LSM_OPS=$(or $(OPS),10000) $(if $(SEED),LSM_SEED=$(SEED)) bash .ci/cargo test --locked --test it -- model::a_table --nocapture
+	@LSM_OPS=$(or $(OPS),10000) $(if $(SEED),LSM_SEED=$(SEED)) bash .ci/cargo test --locked --test it -- model::a_ --nocapture
 
 bench: setup ## Benches beside Lance's own implementation, optimised (BENCH=… for one of them)
 	@bash .ci/cargo bench --locked $(if $(BENCH),--bench $(BENCH),--benches)

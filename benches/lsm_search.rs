@@ -302,30 +302,47 @@ fn side(rows: &[RecordBatch], rank: &str) -> Result<Vec<RecordBatch>> {
     Ok(vec![take_record_batch(&rows, &sort_to_indices(&rows[rank], None, None)?)?])
 }
 
-/// A vector and a text at once, in one statement of ours. Lance has no such search: its two run side by side and the bench
-/// fuses their ranks.
+/// The ids of two lists as one, the best first.
+fn both(near: &[i64], best: &[(i64, f64)]) -> Vec<i64> {
+    let best: Vec<i64> = best.iter().map(|(id, _)| *id).collect();
+    fused(near, &best).into_iter().take(K).map(|(id, _)| id).collect()
+}
+
+/// A vector and a text at once. Lance has no such search: on both sides two run side by side and the bench fuses their
+/// ranks. What one statement of ours takes, which plans a join of the two, is told beside it.
 async fn hybrid(bench: &mut Bench, table: &Table, setting: &Setting) -> Result<()> {
-    const METRIC: &str = "hybrid";
-    if !bench.wants(&[METRIC]) {
+    let metrics = ["hybrid", "hybrid_statement"];
+    if !bench.wants(&metrics) {
         return Ok(());
     }
     let (texts, corpus) = asked(bench, Class::Or3, table);
     let vectors = table.documents.queries(texts.len());
     let truth = truths(&table.live, &vectors, None);
     let queries: Vec<Both> = vectors.into_iter().zip(texts).map(|(vector, text)| Both { vector, text }).collect();
-    // Fused ranks say little: texts of one score may come in any order. What is fused is compared.
+    let search = OurSearch::new(&table.ours, None);
     let all = statement(&table.ours, 2 * K).await?;
+    // Fused ranks say little: texts of one score may come in any order. What is fused is compared.
+    let theirs = async |query: &Both| setting.planners.near(&query.vector, setting.probes).await;
+    let ours = async |query: &Both| search.near(&query.vector).await;
+    compare_nearest(metrics[0], &truth, &queries, ours, theirs).await?;
     let ours = async |query: &Both| Ok(ids_of(&side(&ask(&all, query).await?, "_vector_rank")?));
-    let near = async |query: &Both| setting.planners.near(&query.vector, setting.probes).await;
-    compare_nearest(METRIC, &truth, &queries, ours, near).await?;
+    compare_nearest(metrics[1], &truth, &queries, ours, theirs).await?;
+    let theirs = async |query: &Both| setting.planners.best(&query.text).await;
+    let ours = async |query: &Both| search.scores(&query.text).await;
+    compare_best(metrics[0], &corpus, (&queries, None), ours, theirs).await?;
     let ours = async |query: &Both| scored(&side(&ask(&all, query).await?, "_text_rank")?, "_text_score");
-    let best = async |query: &Both| setting.planners.best(&query.text).await;
-    compare_best(METRIC, &corpus, (&queries, None), ours, best).await?;
-    let few = statement(&table.ours, K).await?;
-    let peer = async |query: &Both| {
-        let (near, best) = tokio::try_join!(near(query), best(query))?;
-        let best: Vec<i64> = best.into_iter().map(|(id, _)| id).collect();
-        Ok(fused(&near, &best).into_iter().take(K).collect::<Vec<_>>())
+    compare_best(metrics[1], &corpus, (&queries, None), ours, theirs).await?;
+
+    let ours = async |query: &Both| {
+        let (near, best) = tokio::try_join!(search.near(&query.vector), search.scores(&query.text))?;
+        Ok(both(&near, &best))
     };
-    race(bench, METRIC, Some(3.0), &queries, async |query| ask(&few, query).await, peer).await
+    let peer = async |query: &Both| {
+        let near = setting.planners.near(&query.vector, setting.probes);
+        let (near, best) = tokio::try_join!(near, setting.planners.best(&query.text))?;
+        Ok(both(&near, &best))
+    };
+    race(bench, metrics[0], Some(3.0), &queries, ours, peer).await?;
+    let few = statement(&table.ours, K).await?;
+    race(bench, metrics[1], None, &queries, async |query| ask(&few, query).await, peer).await
 }

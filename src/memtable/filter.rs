@@ -57,8 +57,12 @@ impl MemTableView {
         let mut group = Group::default();
         for chunk in self.table().batches().below(self.watermark()) {
             let rows = chunk.batch.num_rows().min(self.watermark() - chunk.start);
-            if group.rows > 0 && group.rows + rows > together {
+            let is_asked = any(&words, chunk.start, rows);
+            if group.rows > 0 && (!is_asked || group.rows + rows > together) {
                 std::mem::take(&mut group).filter(filter, &mut words)?;
+            }
+            if !is_asked {
+                continue;
             }
             if group.rows == 0 {
                 group.start = chunk.start;
@@ -70,9 +74,21 @@ impl MemTableView {
             group.batches.push(filter.columns.iter().map(column).collect());
             group.rows += rows;
         }
-        group.filter(filter, &mut words)?;
+        if group.rows > 0 {
+            group.filter(filter, &mut words)?;
+        }
         Ok(words)
     }
+}
+
+/// Whether a bit of the words is set from `start` on, among the next `rows`.
+fn any(words: &[u64], start: usize, rows: usize) -> bool {
+    let (first, end) = (start / 64, (start + rows).div_ceil(64));
+    (first..end).any(|at| {
+        let from = start.saturating_sub(at * 64);
+        let behind = (at * 64 + 64).saturating_sub(start + rows);
+        words[at] >> from << from << behind != 0
+    })
 }
 
 /// Batches whose rows follow each other.

@@ -143,9 +143,15 @@ impl VectorRows {
         let column = VectorColumn { layout: view.table().batches().layout(), column: self.column };
         let allows = |row: usize| request.allowed.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1);
         let allowed: usize = request.allowed.iter().map(|word| word.count_ones() as usize).sum();
-        let few = allowed <= FEW.max(request.k.saturating_mul(4));
+        let why = if allowed <= FEW.max(request.k.saturating_mul(4)) {
+            Flat::FewPass
+        } else if self.index.may_overflow(request.query) {
+            Flat::HugeQuery
+        } else {
+            Flat::NotIndexed
+        };
         // Few rows are compared one by one, as if none were indexed.
-        let indexed = if few { 0 } else { indexed };
+        let indexed = if why == Flat::NotIndexed { indexed } else { 0 };
         let wanted = Request {
             vector: request.query,
             k: request.k,
@@ -171,14 +177,15 @@ impl VectorRows {
             let vector = column.get(row);
             flat += 1;
             let distance = vector.map_or(f32::NAN, |vector| rank(self.metric, simd, request.query, vector));
-            // Only what has a rank is at a finite distance from a query that has one.
-            match if distance.is_finite() { Class::Ranked } else { Class::of(self.metric, vector) } {
-                Class::Ranked => {
-                    compared += 1;
-                    top.offer(Neighbour { row: row as u32, distance });
-                }
-                Class::Odd => odd.push(row),
-                Class::Missing => missing.push(row),
+            // Only what has a rank is at a finite distance from a query that has one. Of greater ones SQL knows more than 32
+            // bits do.
+            if distance.is_finite() {
+                compared += 1;
+                top.offer(Neighbour { row: row as u32, distance });
+            } else if Class::of(self.metric, vector) == Class::Missing {
+                missing.push(row);
+            } else {
+                odd.push(row);
             }
         }
         let mut rows: Vec<usize> = top.into_sorted().iter().map(|neighbour| neighbour.row as usize).collect();
@@ -190,7 +197,6 @@ impl VectorRows {
         }
         rows.append(&mut odd);
         rows.sort_unstable();
-        let why = if few { Flat::FewPass } else { Flat::NotIndexed };
         Ok(NearestRows { rows, estimated: quick, compared, flat: (why, flat) })
     }
 }

@@ -78,7 +78,16 @@ impl BestExec {
 
     fn top(&self) -> Top {
         let (predicate, rank, columns) = (self.predicate.clone(), self.rank.clone(), self.columns.clone());
-        Top { predicate, rank, columns, k: self.k, schema: self.schema(), batches: Vec::new(), rows: Vec::new() }
+        Top {
+            predicate,
+            rank,
+            columns,
+            k: self.k,
+            schema: self.schema(),
+            batches: Vec::new(),
+            partitions: Vec::new(),
+            rows: Vec::new(),
+        }
     }
 }
 
@@ -127,12 +136,15 @@ impl ExecutionPlan for BestExec {
         }
         let partitions = 0..self.input.output_partitioning().partition_count();
         // Memtables are last: while other threads search them, the rows of the first sources are ranked here.
-        let found = partitions.rev().map(|partition| self.input.execute(partition, Arc::clone(&context)));
+        let found = partitions.rev().map(|partition| {
+            let found = self.input.execute(partition, Arc::clone(&context))?;
+            Ok(found.map_ok(move |batch| (partition, batch)))
+        });
         let mut found = stream::select_all(found.collect::<DfResult<Vec<_>>>()?);
         let mut top = self.top();
         let best = stream::once(async move {
-            while let Some(batch) = found.try_next().await? {
-                top.offer(&batch)?;
+            while let Some((partition, batch)) = found.try_next().await? {
+                top.offer(partition, &batch)?;
             }
             top.best()
         });
@@ -163,12 +175,14 @@ struct Top {
     schema: SchemaRef,
     /// Rows as they come out.
     batches: Vec<RecordBatch>,
+    /// The partition that each batch is of.
+    partitions: Vec<usize>,
     /// Their ranks, and where they are: which batch, which row.
     rows: Vec<(f64, usize, usize)>,
 }
 
 impl Top {
-    fn offer(&mut self, batch: &RecordBatch) -> DfResult<()> {
+    fn offer(&mut self, partition: usize, batch: &RecordBatch) -> DfResult<()> {
         let passed = match &self.predicate {
             Some(predicate) => {
                 let passed = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
@@ -185,6 +199,7 @@ impl Top {
         let mut columns: Vec<ArrayRef> = self.columns.iter().map(|i| Arc::clone(passed.column(*i))).collect();
         columns.push(ranks);
         self.batches.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+        self.partitions.push(partition);
         Ok(())
     }
 
@@ -193,7 +208,9 @@ impl Top {
         let order = |a: &(f64, usize, usize), b: &(f64, usize, usize)| -> Ordering {
             let by_rank = a.0.total_cmp(&b.0);
             let by_rank = if ascending { by_rank } else { by_rank.reverse() };
-            by_rank.then_with(|| (a.1, a.2).cmp(&(b.1, b.2)))
+            // The batches of a partition come in order, partitions as they are done.
+            let place = |row: &(f64, usize, usize)| (self.partitions[row.1], row.1, row.2);
+            by_rank.then_with(|| place(a).cmp(&place(b)))
         };
         if self.k == 0 || self.rows.is_empty() {
             return Ok(RecordBatch::new_empty(self.schema));

@@ -24,15 +24,29 @@ pub(super) fn passing<'a>(
     predicate: Option<&Arc<dyn PhysicalExpr>>,
     ranges: &[ValueRanges],
 ) -> Result<(Vec<u64>, Work)> {
-    let (mut passing, mut work) = (view.live_words(blocked), Work::default());
-    work.add("rows_dropped", view.watermark() - bits(&passing));
-    narrow(view, ranges, &mut passing);
-    let mut filter = Work::default();
-    passing = matching_rows(view, texts, passing, &mut filter)?;
-    work.filtered(&filter);
+    let (mut passing, mut work) = matching(view, blocked, texts, ranges)?;
     if let Some(predicate) = predicate {
         passing = view.passing(passing, predicate)?;
     }
     work.add("candidates", bits(&passing));
     Ok((passing, work))
+}
+
+/// As [`passing`], of a predicate that is asked afterwards; the candidates are not counted yet.
+///
+/// # Errors
+/// What reading raises.
+pub(super) fn matching<'a>(
+    view: &MemTableView,
+    blocked: &RoaringTreemap,
+    texts: impl IntoIterator<Item = &'a TextSearch>,
+    ranges: &[ValueRanges],
+) -> Result<(Vec<u64>, Work)> {
+    let (mut matching, mut work) = (view.live_words(blocked), Work::default());
+    work.add("rows_dropped", view.watermark() - bits(&matching));
+    narrow(view, ranges, &mut matching);
+    let mut filter = Work::default();
+    matching = matching_rows(view, texts, matching, &mut filter)?;
+    work.filtered(&filter);
+    Ok((matching, work))
 }

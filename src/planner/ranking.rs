@@ -77,22 +77,24 @@ impl<'a> Ranking<'a> {
     /// Takes the rows `ids` with these vectors of which `allows` says that they may be found.
     pub(super) fn offer(&mut self, ids: &[u64], vectors: &FixedSizeListArray, allows: impl Fn(usize) -> bool) {
         for (row, id) in ids.iter().enumerate().filter(|(row, _)| allows(*row)) {
-            let vector = vector_of(vectors, row);
-            match (Class::of(self.search.metric, vector), vector) {
-                (Class::Ranked, Some(vector)) => {
-                    self.compared += 1;
-                    let distance = rank(self.search.metric, self.simd, &self.search.query, vector);
-                    let compared = Compared { distance, row: *id };
-                    if self.near.len() < self.search.k {
-                        self.near.push(compared);
-                    } else if let Some(mut last) = self.near.peek_mut()
-                        && compared < *last
-                    {
-                        *last = compared;
-                    }
+            let (metric, vector) = (self.search.metric, vector_of(vectors, row));
+            let distance = vector.map_or(f32::NAN, |vector| rank(metric, self.simd, &self.search.query, vector));
+            // Only what has a rank is at a finite distance from a query that has one. Of greater ones SQL knows more than 32
+            // bits do.
+            if distance.is_finite() {
+                self.compared += 1;
+                let compared = Compared { distance, row: *id };
+                if self.near.len() < self.search.k {
+                    self.near.push(compared);
+                } else if let Some(mut last) = self.near.peek_mut()
+                    && compared < *last
+                {
+                    *last = compared;
                 }
-                (Class::Odd, _) => self.odd.push(*id),
-                _ => self.offer_missing(*id),
+            } else if Class::of(metric, vector) == Class::Missing {
+                self.offer_missing(*id);
+            } else {
+                self.odd.push(*id);
             }
         }
     }

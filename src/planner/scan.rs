@@ -42,6 +42,8 @@ pub struct ScanRequest<'a> {
     /// Only the best rows: each source may leave out what is not among its own best, or not among the best of all. They
     /// must be ranked above, and pass there all that the search asks of them.
     pub search: Option<&'a Search>,
+    /// Why all rows are compared, of a search that is not told.
+    pub flat: Option<&'static str>,
     /// What must be known before rows are looked at.
     pub scorers: &'a [Arc<TextScorer>],
 }
@@ -112,7 +114,7 @@ fn plan_rows(
     lists: &Arc<BlockLists>,
     request: ScanRequest<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let ScanRequest { projection, filters, limit, texts, search, .. } = request;
+    let ScanRequest { projection, filters, limit, texts, search, flat, .. } = request;
     let table = snapshot.version().base.schema();
     let all: Vec<usize>;
     let projection = match projection {
@@ -157,7 +159,7 @@ fn plan_rows(
         }
         let why = match search {
             Some(search) => Some(search.missing_index(&source)),
-            None => (!texts.is_empty()).then_some("no index"),
+            None => flat.or((!texts.is_empty()).then_some("no index")),
         };
         let rows = source.live(projection, &schema, &pushed, &ranges, why)?;
         if source.is_resident() { &mut resident } else { &mut arms }.push(rows);

@@ -18,8 +18,12 @@ use crate::memtable::{MemTableView, ScalarRows};
 use crate::schema::TableSchema;
 use crate::source::{RowSource, ValueRanges, Work, WorkListener};
 
-/// An index helps as long as it leaves at most one row in so many.
-const SHARE: usize = 4;
+/// An index helps as long as it leaves at most one row in so many: it finds rows one by one, and a filter looks at many at a
+/// time.
+const SHARE: usize = 32;
+/// In a small memtable, one in so many, up to so many rows.
+const SMALL_SHARE: usize = 4;
+const FEW: usize = 1024;
 
 /// What `filters`, a conjunction, let columns have, as far as ranges tell it: what one of them says of a column is in
 /// one of them.
@@ -39,10 +43,11 @@ pub fn value_ranges<'a>(table: &TableSchema, filters: impl IntoIterator<Item = &
 /// one did.
 pub(super) fn narrow(view: &MemTableView, ranges: &[ValueRanges], words: &mut [u64]) -> bool {
     let rows = view.watermark();
+    let most = (rows / SHARE).max((rows / SMALL_SHARE).min(FEW));
     let mut narrowed = false;
     for ranges in ranges {
         let Some((index, state)) = ScalarRows::of(view, ranges) else { continue };
-        if let Some(candidates) = index.candidates(ranges, state.indexed(), rows, rows / SHARE) {
+        if let Some(candidates) = index.candidates(ranges, state.indexed(), rows, most) {
             words.iter_mut().zip(candidates).for_each(|(word, other)| *word &= other);
             narrowed = true;
         }

@@ -7,9 +7,10 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::physical_expr::PhysicalExpr;
 use futures::future::try_join_all;
+use futures::try_join;
 use roaring::RoaringTreemap;
 
-use super::passing_rows::passing;
+use super::passing_rows::matching;
 use super::text_match::{bits, positions};
 use crate::block_list::MemTableRows;
 use crate::distance::Metric;
@@ -22,6 +23,8 @@ use crate::text_search::TextSearch;
 
 /// Rows from which on a search leaves the async workers.
 const HEAVY: usize = 4096;
+/// Codes up to which the worker that asks looks at them itself: a third of a millisecond.
+const LARGE: usize = 64 * 1024;
 
 /// What is searched for in every source alike.
 #[derive(Debug)]
@@ -59,10 +62,20 @@ impl MemTableSearch {
         Some(Self { rows: rows.clone(), search: Arc::clone(search), texts: Arc::clone(texts) })
     }
 
-    /// The live rows that may be found, as bits, and what finding them took.
-    fn allowed(&self, blocked: &RoaringTreemap) -> Result<(Vec<u64>, Work)> {
-        let VectorSearch { beside_texts, ranges, .. } = self.search.as_ref();
-        passing(self.rows.view(), blocked, self.texts.iter(), beside_texts.as_ref(), ranges)
+    /// The live rows that may be found, as bits, and what finding them took. Off the async workers if it is `heavy`.
+    async fn allowed(&self, blocked: Arc<RoaringTreemap>, heavy: bool) -> Result<(Vec<u64>, Work)> {
+        let search = self.clone();
+        let matching = move || matching(search.rows.view(), &blocked, search.texts.iter(), &search.search.ranges);
+        let (mut allowed, mut work) = task::blocking_if(heavy && !self.texts.is_empty(), matching).await?;
+        if let Some(predicate) = &self.search.beside_texts {
+            let (search, predicate) = (self.clone(), Arc::clone(predicate));
+            let passing = move |part: Vec<u64>| search.rows.view().passing(part, &predicate);
+            let mut passed = side_by_side(parts(allowed), heavy, 0, passing).await?.into_iter();
+            allowed = passed.next().unwrap_or_default();
+            passed.for_each(|part| allowed.iter_mut().zip(part).for_each(|(all, part)| *all |= part));
+        }
+        work.add("candidates", bits(&allowed));
+        Ok((allowed, work))
     }
 
     /// The nearest of the rows whose bit is set.
@@ -79,6 +92,26 @@ impl MemTableSearch {
             }
         }
     }
+}
+
+/// Looks at all parts at the same time, and off the async workers if they are `heavy`: but for the last, if it has at most
+/// `here` rows. The way to another thread takes as long as looking at thousands of codes.
+async fn side_by_side<T, F>(mut parts: Vec<Vec<u64>>, heavy: bool, here: usize, look: F) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Fn(Vec<u64>) -> Result<T> + Clone + Send + 'static,
+{
+    let Some(own) = parts.pop() else { return Ok(Vec::new()) };
+    let of = |part: Vec<u64>, heavy: bool| {
+        let look = look.clone();
+        task::blocking_if(heavy, move || look(part))
+    };
+    let is_heavy = heavy && bits(&own) > here;
+    let others = try_join_all(parts.into_iter().map(|part| of(part, heavy)));
+    // The others start first.
+    let (mut found, own) = try_join!(others, of(own, is_heavy))?;
+    found.push(own);
+    Ok(found)
 }
 
 /// Disjoint parts of `rows`, a bit a row, as many as threads that they are worth.
@@ -112,15 +145,11 @@ impl TopKSource for MemTableSearch {
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
         let blocked = self.rows.blocked().await?;
         let heavy = self.rows.row_count() >= HEAVY;
-        let is_filtered = self.search.beside_texts.is_some() || !self.texts.is_empty();
+        let (allowed, mut work) = self.allowed(blocked, heavy).await?;
         let search = self.clone();
-        let (allowed, mut work) = task::blocking_if(heavy && is_filtered, move || search.allowed(&blocked)).await?;
-        let nearest = parts(allowed).into_iter().map(|part| {
-            let search = self.clone();
-            task::blocking_if(heavy, move || search.nearest(&part))
-        });
+        let nearest = move |part: Vec<u64>| search.nearest(&part);
         let mut rows = Vec::new();
-        for mut found in try_join_all(nearest).await? {
+        for mut found in side_by_side(parts(allowed), heavy, LARGE, nearest).await? {
             rows.append(&mut found.rows);
             work.add("estimates", found.estimated);
             work.add("distances", found.compared);

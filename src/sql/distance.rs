@@ -38,6 +38,16 @@ pub(super) fn functions(known: impl Fn(&str) -> Option<Arc<ScalarUDF>>) -> Vec<A
     FUNCTIONS.map(function).to_vec()
 }
 
+/// What a function measures that is one of ours, or DataFusion's own, which expressions made in Rust have.
+pub(super) fn metric_of(function: &ScalarUDF) -> Option<Metric> {
+    match function.inner().downcast_ref::<DistanceFunction>() {
+        Some(ours) => Some(ours.metric),
+        None => {
+            FUNCTIONS.iter().find(|(.., datafusions)| *datafusions == function.name()).map(|(_, _, metric, _)| *metric)
+        }
+    }
+}
+
 /// The function of `metric`, for vectors of fixed size.
 pub(super) fn function(metric: Metric) -> Arc<ScalarUDF> {
     let named = FUNCTIONS.iter().find(|(_, _, other, _)| *other == metric);
@@ -61,11 +71,6 @@ impl DistanceFunction {
         let aliases = aliases.iter().map(|alias| alias.to_string()).collect();
         let signature = Signature::user_defined(Volatility::Immutable);
         Arc::new(ScalarUDF::new_from_impl(Self { name, aliases, metric, signature, of_lists }))
-    }
-
-    /// What it measures.
-    pub(super) fn metric(&self) -> Metric {
-        self.metric
     }
 
     fn of_lists(&self, types: &[DataType]) -> Result<&Arc<ScalarUDF>> {

@@ -62,6 +62,7 @@ pub struct LsmTableProvider {
     constraints: Constraints,
     defaults: Arc<Defaults>,
     search: Option<Arc<Search>>,
+    flat: Option<&'static str>,
     scorers: Vec<Arc<TextScorer>>,
 }
 
@@ -70,7 +71,15 @@ impl LsmTableProvider {
     pub fn new(table: Arc<LsmTable>) -> Self {
         let key = table.table_schema().key().columns().iter().map(|c| c.index).collect();
         let constraints = Constraints::new_unverified(vec![Constraint::PrimaryKey(key)]);
-        Self { table, snapshot: None, constraints, defaults: Arc::default(), search: None, scorers: Vec::new() }
+        Self {
+            table,
+            snapshot: None,
+            constraints,
+            defaults: Arc::default(),
+            search: None,
+            flat: None,
+            scorers: Vec::new(),
+        }
     }
 
     pub(super) fn with_defaults(self, defaults: Defaults) -> Self {
@@ -81,7 +90,7 @@ impl LsmTableProvider {
     #[must_use]
     pub fn pinned(&self, snapshot: Arc<Snapshot>) -> Self {
         // A plan that is analyzed again is optimized again: the search is found anew, if it is still one.
-        Self { snapshot: Some(snapshot), search: None, scorers: Vec::new(), ..self.clone() }
+        Self { snapshot: Some(snapshot), search: None, flat: None, scorers: Vec::new(), ..self.clone() }
     }
 
     /// The table whose scans know what `scorers` need before a row comes out.
@@ -109,7 +118,18 @@ impl LsmTableProvider {
         Self { search: Some(Arc::new(search)), ..self.clone() }
     }
 
+    /// The table all of whose rows are compared for a search; `why`, plans tell.
+    pub(super) fn comparing_all(&self, why: &'static str) -> Self {
+        Self { flat: Some(why), ..self.clone() }
+    }
+
+    /// Whether it was found out before what is searched for.
+    pub(super) fn is_told(&self) -> bool {
+        self.search.is_some() || self.flat.is_some()
+    }
+
     /// Which rows are wanted, if not all.
+    #[cfg(test)]
     pub(super) fn search(&self) -> Option<&Search> {
         self.search.as_deref()
     }
@@ -165,7 +185,7 @@ impl LsmTableProvider {
         let search = self.engine_search(state, &all);
         let texts: Vec<TextSearch> = all.into_iter().filter_map(text::search_of).collect();
         let (search, scorers) = (search.as_ref(), self.scorers.as_slice());
-        let request = ScanRequest { projection, filters, limit, texts: &texts, search, scorers };
+        let request = ScanRequest { projection, filters, limit, texts: &texts, search, flat: self.flat, scorers };
         self.table.search(&snapshot, request)
     }
 

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, ScalarValue};
@@ -17,11 +18,10 @@ use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Expr, LogicalPlan, Sort, SortExpr, TableScan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-use super::distance::DistanceFunction;
 use super::inferred::without_inferred;
 use super::provider::{LsmTableProvider, options};
 use super::rule::provider_of;
-use super::score;
+use super::{distance, score};
 use crate::distance::Metric;
 use crate::settings::SearchMode;
 use crate::table::TextScorer;
@@ -93,10 +93,12 @@ impl LsmSearchRule {
     fn searched(plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let LogicalPlan::Sort(sort) = &plan else { return Ok(Transformed::no(plan)) };
         let Some((provider, search)) = search_of(sort) else { return Ok(Transformed::no(plan)) };
-        if provider.search_settings(options(&config.options())).search_mode == SearchMode::Exact {
-            return Ok(Transformed::no(plan));
-        }
-        let source = provider_as_source(Arc::new(provider.searching(search)));
+        let mode = provider.search_settings(options(&config.options())).search_mode;
+        let told = match flat(mode, search.k) {
+            Some(why) => provider.comparing_all(why),
+            None => provider.searching(search),
+        };
+        let source = provider_as_source(Arc::new(told));
         plan.transform_down(|node| match node {
             LogicalPlan::TableScan(scan) => {
                 let source = Arc::clone(&source);
@@ -107,14 +109,14 @@ impl LsmSearchRule {
     }
 }
 
-/// Whether so many rows are searched for.
-pub(super) fn wanted(k: usize) -> bool {
-    (1..=MAX_K).contains(&k)
+/// Why a search for so many rows is answered by comparing all, if it is.
+pub(super) fn flat(mode: SearchMode, k: usize) -> Option<&'static str> {
+    if mode == SearchMode::Exact { Some("exact mode") } else { (k > MAX_K).then_some("many rows wanted") }
 }
 
 /// The table that `sort` sorts and what is searched for in it, if it is a search that was not found before.
 fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
-    let k = sort.fetch.filter(|k| wanted(*k))?;
+    let k = sort.fetch.filter(|k| *k > 0)?;
     let [by] = sort.expr.as_slice() else { return None };
     let mut by_expr = by.expr.clone();
     let mut filters: Vec<Expr> = Vec::new();
@@ -135,7 +137,7 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
             _ => return None,
         }
     };
-    let provider = provider_of::<LsmTableProvider>(&scan.source).filter(|p| p.search().is_none())?;
+    let provider = provider_of::<LsmTableProvider>(&scan.source).filter(|p| !p.is_told())?;
     filters.extend(scan.filters.iter().cloned());
     if scan.fetch.is_some() || filters.iter().any(|f| f.is_volatile() || has_subquery(f)) {
         return None;
@@ -154,8 +156,7 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
 
 /// What `expr`, by which `by` sorts, has nearest, if it is a distance whose nearest rows come first.
 pub(super) fn nearest(expr: &Expr, by: &SortExpr, schema: &Schema) -> Option<Target> {
-    let (function, column, query) = distance_of(expr)?;
-    let metric = function.metric();
+    let (metric, column, query) = distance_of(expr)?;
     let usable = by.asc == metric.nearest_is_smallest() && accepts(metric, &query);
     let fits = matches!(schema.field_with_name(&column.name).ok()?.data_type(), DataType::FixedSizeList(element, width)
         if *element.data_type() == DataType::Float32 && usize::try_from(*width) == Ok(query.len()));
@@ -192,15 +193,30 @@ fn unqualified(expr: Expr) -> Result<Expr> {
     Ok(bare.data)
 }
 
-/// The function, the column and the vector of a call that compares them.
-fn distance_of(expr: &Expr) -> Option<(&DistanceFunction, &Column, Vec<f32>)> {
+/// The metric, the column and the vector of a call that compares them.
+fn distance_of(expr: &Expr) -> Option<(Metric, &Column, Vec<f32>)> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    let function = call.func.inner().downcast_ref::<DistanceFunction>()?;
-    match call.args.as_slice() {
-        [Expr::Column(column), Expr::Literal(value, _)] | [Expr::Literal(value, _), Expr::Column(column)] => {
-            Some((function, column, vector_of(value)?))
+    let metric = distance::metric_of(&call.func)?;
+    let [left, right] = call.args.as_slice() else { return None };
+    match (uncast(left), uncast(right)) {
+        (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column)) => {
+            Some((metric, column, vector_of(value)?))
         }
         _ => None,
+    }
+}
+
+/// What DataFusion's own functions make a list: the vectors stay the same.
+fn uncast(expr: &Expr) -> &Expr {
+    let element = |list: &DataType| match list {
+        DataType::List(element) | DataType::LargeList(element) => Some(element.data_type().clone()),
+        _ => None,
+    };
+    match expr {
+        Expr::Cast(cast) if matches!(element(cast.field.data_type()), Some(DataType::Float32 | DataType::Float64)) => {
+            &cast.expr
+        }
+        other => other,
     }
 }
 
@@ -208,8 +224,13 @@ fn distance_of(expr: &Expr) -> Option<(&DistanceFunction, &Column, Vec<f32>)> {
 fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
     let elements = match value {
         ScalarValue::List(list) if list.is_valid(0) => list.value(0),
+        ScalarValue::LargeList(list) if list.is_valid(0) => list.value(0),
         ScalarValue::FixedSizeList(list) if list.is_valid(0) => list.value(0),
         _ => return None,
+    };
+    let elements = match elements.data_type() {
+        DataType::Float64 => cast(&elements, &DataType::Float32).ok()?,
+        _ => elements,
     };
     let elements = elements.as_primitive_opt::<Float32Type>().filter(|elements| elements.null_count() == 0)?;
     Some(elements.values().to_vec())
@@ -217,8 +238,13 @@ fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::compute::concat_batches;
+    use datafusion::functions_nested::cosine_distance::cosine_distance_udf;
+    use datafusion::functions_nested::distance::array_distance_udf;
+    use datafusion::functions_nested::inner_product::inner_product_udf;
+    use datafusion::functions_nested::make_array::make_array;
     use datafusion::logical_expr::utils::split_conjunction;
-
+    use datafusion::logical_expr::{col, lit};
     use datafusion::prelude::SessionContext;
 
     use super::super::fixture::{Fixture, run};
@@ -232,7 +258,10 @@ mod tests {
 
     /// What the plan of `sql` searches for.
     async fn search_in(session: &SessionContext, sql: &str) -> Option<Search> {
-        let plan = session.sql(sql).await.unwrap().into_optimized_plan().unwrap();
+        search_of_plan(&session.sql(sql).await.unwrap().into_optimized_plan().unwrap())
+    }
+
+    fn search_of_plan(plan: &LogicalPlan) -> Option<Search> {
         let mut found = None;
         plan.apply_with_subqueries(|node| {
             if let LogicalPlan::TableScan(scan) = node {
@@ -326,6 +355,32 @@ mod tests {
         }
         run(&session, "SET lsm.search.mode = 'exact'").await.unwrap();
         assert!(!searches(&session, "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3").await);
+    }
+
+    /// Expressions that are made in Rust have DataFusion's own functions, which make lists of vectors.
+    #[tokio::test]
+    async fn a_sort_by_datafusions_own_distance_is_a_search() {
+        let fixture = Fixture::new();
+        let session = fixture.session();
+        let create = "CREATE EXTERNAL TABLE v (id BIGINT PRIMARY KEY, e FLOAT[2]) STORED AS LSM";
+        let options = "OPTIONS ('lsm.index.e' 'vector(l2)')";
+        run(&session, &format!("{create} LOCATION '{}' {options}", fixture.path("v"))).await.unwrap();
+        run(&session, "INSERT INTO v VALUES (1, [1, 0]), (2, [0, 1]), (3, [3, 1]), (4, NULL)").await.unwrap();
+        let query = make_array(vec![lit(1.0), lit(0.5)]);
+        for (call, smallest, nearest) in [
+            (array_distance_udf().call(vec![col("e"), query.clone()]), true, ["1", "2"]),
+            (cosine_distance_udf().call(vec![query.clone(), col("e")]), true, ["3", "1"]),
+            (inner_product_udf().call(vec![col("e"), query.clone()]), false, ["3", "1"]),
+        ] {
+            let rows = session.table("v").await.unwrap().sort(vec![call.clone().sort(smallest, false)]).unwrap();
+            let rows = rows.limit(0, Some(2)).unwrap().select_columns(&["id"]).unwrap();
+            let plan = rows.clone().into_optimized_plan().unwrap();
+            assert!(search_of_plan(&plan).is_some(), "{}", plan.display_indent());
+            let schema = Arc::new(rows.schema().as_arrow().clone());
+            let found = concat_batches(&schema, &rows.collect().await.unwrap()).unwrap();
+            let ids = cast(found.column(0), &DataType::Utf8).unwrap();
+            assert_eq!(ids.as_string::<i32>().iter().flatten().collect::<Vec<_>>(), nearest, "{call}");
+        }
     }
 
     #[tokio::test]

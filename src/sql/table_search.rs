@@ -12,14 +12,14 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::utils::SingleRowListArrayBuilder;
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, SortExpr, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, SortExpr, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::expressions::{Column as PhysicalColumn, is_not_null};
+use datafusion::physical_expr::utils::conjunction_opt;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, create_physical_expr};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
@@ -30,14 +30,13 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect}
 
 use super::binding::bound_texts;
 use super::provider::{LsmTableProvider, options};
-use super::search::{Search, Target, nearest, wanted};
+use super::search::{Search, Target, flat, nearest};
 use super::search_call::{DISTANCE, K, SCORE, text_column, vector_column};
 use super::text::{BoundText, ScoredTexts, Searched};
 use super::{distance, score, text};
 use crate::distance::Metric;
 use crate::error::{Error, Result};
 use crate::physical_plan::{BestExec, Rank};
-use crate::settings::SearchMode;
 use crate::table::LsmTable;
 use crate::version::Snapshot;
 
@@ -131,7 +130,8 @@ impl TableSearch {
         let schema = self.table.schema();
         let snapshot = self.snapshot.clone().unwrap_or_else(|| self.table.snapshot());
         let columns = DFSchema::try_from(schema.as_ref().clone())?;
-        let mut filters = self.conditions(session, &columns)?;
+        let conditions = self.conditions(session, &columns)?;
+        let mut own = Vec::new();
         let mut provider = LsmTableProvider::new(Arc::clone(&self.table)).pinned(Arc::clone(&snapshot));
         let settings = provider.search_settings(options(session.config_options()));
 
@@ -142,6 +142,9 @@ impl TableSearch {
                 (DISTANCE, value, nearest(&sort.expr, &sort, &schema), sort)
             }
             Query::Text { columns, words } => {
+                if columns.is_empty() {
+                    return Err(Error::invalid("a text search needs at least one column of texts"));
+                }
                 for column in columns {
                     text_column(schema.field_with_name(column).map_err(|_| self.no_column(column))?)?;
                 }
@@ -156,17 +159,20 @@ impl TableSearch {
                 let matching = ScalarFunction::new_udf(text::function(), arguments);
                 let matching = text::bound(Expr::ScalarFunction(matching), texts.clone());
                 let scored = ScoredTexts { scorer: Arc::clone(&scorer), places };
-                filters.push(text::scored(matching, scored.clone()));
+                own.push(text::scored(matching, scored.clone()));
                 let value = score::bound(&columns, query, texts, scored);
                 let sort = value.clone().sort(false, false);
                 (SCORE, value, Some(Target::Fitting(scorer)), sort)
             }
         };
+        let filters: Vec<Expr> = conditions.iter().chain(&own).cloned().collect();
         // What differs each time it is asked cannot be asked twice.
         let is_steady = !filters.iter().any(Expr::is_volatile);
-        let by_index = is_steady && wanted(self.k) && settings.search_mode != SearchMode::Exact;
-        if let Some(target) = target.filter(|_| by_index) {
-            provider = provider.searching(Search { target, k: self.k, filters: filters.clone() });
+        if let Some(target) = target.filter(|_| is_steady && self.k > 0) {
+            provider = match flat(settings.search_mode, self.k) {
+                Some(why) => provider.comparing_all(why),
+                None => provider.searching(Search { target, k: self.k, filters: filters.clone() }),
+            };
         }
 
         let selected = self.selected(&schema)?;
@@ -174,7 +180,9 @@ impl TableSearch {
         let read_schema = Arc::new(schema.project(&read)?);
         let mut plan = provider.plan_scan(session, Some(&read), &filters, None)?;
         let of_read = DFSchema::try_from(read_schema.as_ref().clone())?;
-        let predicate = conjunction(filters).map(|filter| self.physical(filter, session, &of_read)).transpose()?;
+        let asked = conditions.into_iter().map(|filter| Ok(session.create_physical_expr(filter, &of_read)?));
+        let own = own.into_iter().map(|filter| self.physical(filter, session, &of_read));
+        let predicate = conjunction_opt(asked.chain(own).collect::<Result<Vec<_>>>()?);
         let value = self.physical(value, session, &of_read)?;
         if is_small(&plan)? {
             let rank = Rank { value, name: name.to_string(), ascending: sort.asc };
@@ -213,7 +221,7 @@ impl TableSearch {
         Ok(Arc::new(FilterExec::try_new(ranked, plan)?))
     }
 
-    /// What evaluates an expression whose parts that the caller wrote have the types that they need.
+    /// What evaluates an expression of ours.
     fn physical(&self, expr: Expr, session: &dyn Session, read: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
         let mut needs_no_cast = true;
         for column in self.query.columns() {
@@ -238,6 +246,7 @@ impl TableSearch {
         let context = SimplifyContext::builder()
             .with_schema(Arc::new(columns.clone()))
             .with_config_options(Arc::clone(session.config().options()))
+            .with_query_execution_start_time(session.execution_props().query_execution_start_time)
             .build();
         let simplifier = ExprSimplifier::new(context);
         let condition = |filter: &Expr| -> Result<Expr> {
@@ -248,7 +257,12 @@ impl TableSearch {
                 }
                 _ => Ok(Transformed::no(expr)),
             })?;
-            Ok(simplifier.simplify(simplifier.coerce(bound.data, columns)?)?)
+            let condition = simplifier.simplify(simplifier.coerce(bound.data, columns)?)?;
+            match condition.get_type(columns)? {
+                DataType::Boolean => Ok(condition),
+                DataType::Null => Ok(lit(ScalarValue::Boolean(None))),
+                other => Err(Error::invalid(format!("a filter says which rows are wanted, and {filter} is {other}"))),
+            }
         };
         self.filters.iter().map(condition).collect()
     }

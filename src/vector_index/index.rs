@@ -246,6 +246,13 @@ impl VectorIndex {
         Ok(search.finish())
     }
 
+    /// Whether ranks by this vector may be beyond the numbers of 32 bits, which only inner products of long vectors are that
+    /// differ.
+    pub fn may_overflow(&self, vector: &[f32]) -> bool {
+        let is_long = || vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() > f64::from(LARGE);
+        self.metric == Metric::InnerProduct && (self.odd.count() > 0 || is_long())
+    }
+
     /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         let tail = self.tail.load();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::TableFunctionArgs;
+use datafusion::common::ScalarValue;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::physical_plan::{ExecutionPlanProperties, collect};
@@ -216,10 +217,20 @@ async fn a_search_from_rust_says_what_is_wrong_and_what_it_is() {
         (TableSearch::text(&table, ["kind"], "log"), "VARCHAR, and 'kind' is Int64"),
         (TableSearch::text(&table, ["body"], "(log"), "("),
         (TableSearch::text(&table, ["no"], "log"), "no column 'no'"),
+        (TableSearch::text(&table, Vec::<String>::new(), "log"), "at least one column"),
+        (TableSearch::text(&table, ["body"], "log").filter(col("id")), "which rows are wanted, and id is Int64"),
+        (nearest("e", &[0.0; 3]).filter(lit(1)), "which rows are wanted, and Int32(1) is Int32"),
     ] {
         let error = search.plan(&state).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         assert!(error.to_string().contains(part), "{error}");
+    }
+    let now = datafusion::functions::datetime::expr_fn::now;
+    for (filter, count) in [(now().is_not_null(), 10), (now().is_null(), 0), (lit(ScalarValue::Null), 0)] {
+        for search in [nearest("e", &[0.0; 3]), TableSearch::text(&table, ["body"], "log OR NOT log")] {
+            let rows = search.filter(filter.clone()).rows(&state).await.unwrap();
+            assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), count, "{filter}");
+        }
     }
     let snapshot = table.snapshot();
     run(&session, "DELETE FROM d").await.unwrap();
