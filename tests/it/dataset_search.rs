@@ -30,7 +30,7 @@ use crate::vector_search::{Model, WIDTH, batch, check, created, ids, rank, schem
 
 const PARTITIONS: usize = 8;
 
-fn distance(metric: Metric) -> DistanceType {
+pub(crate) fn distance(metric: Metric) -> DistanceType {
     match metric {
         Metric::L2 => DistanceType::L2,
         Metric::Cosine => DistanceType::Cosine,

@@ -2,6 +2,7 @@
 //! write. They meet only through the files.
 
 mod exchange;
+mod indexes;
 mod lance_side;
 mod schema_change;
 

@@ -3,6 +3,7 @@
 
 mod adopted_index;
 mod base;
+mod concurrent_search;
 mod dataset_search;
 mod expansions;
 mod faults;
@@ -24,6 +25,7 @@ mod text_index;
 mod text_source;
 mod tidy;
 mod torture;
+mod unindexed_tail;
 mod value_index;
 mod vector_index;
 mod vector_search;

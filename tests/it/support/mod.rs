@@ -2,6 +2,7 @@
 //!
 //! A test waits for an event or a gate, never for time to pass.
 
+pub(crate) mod documents;
 pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod key_type;
