@@ -353,8 +353,14 @@ mod tests {
         ] {
             assert!(!searches(&session, sql).await, "{sql}");
         }
+        let explained = async |limit: usize| {
+            let sql = format!("EXPLAIN SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT {limit}");
+            run(&session, &sql).await.unwrap().join("\n")
+        };
+        assert!(explained(20_000).await.contains("flat=many rows wanted"));
         run(&session, "SET lsm.search.mode = 'exact'").await.unwrap();
         assert!(!searches(&session, "SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT 3").await);
+        assert!(explained(3).await.contains("flat=exact mode"));
     }
 
     /// Expressions that are made in Rust have DataFusion's own functions, which make lists of vectors.

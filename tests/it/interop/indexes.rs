@@ -1,4 +1,5 @@
 //! The indexes of generations: Lance's are searched here, ours are searched by Lance.
+#![allow(clippy::print_stdout, reason = "a test that fails tells its seed")]
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
