@@ -30,7 +30,7 @@ pub use opener::{DatasetOpener, LanceSession};
 pub use scan::DatasetScanExec;
 pub use text_index::{DatasetTextIndex, Dead, TextPart};
 pub use value_index::ValueCandidates;
-pub use vector_index::{Allowed, Candidates, DatasetVectorIndex};
+pub use vector_index::{Allowed, DatasetVectorIndex, Hits};
 
 pub(crate) use origin::field_id;
 

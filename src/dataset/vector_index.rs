@@ -1,4 +1,4 @@
-//! Lance's vector index of a column of a dataset, open, and asked for candidates.
+//! Lance's vector index of a column of a dataset, open, and asked for hits.
 //!
 //! What comes out are rows that look near by the index's codes. Whoever asks compares them exactly.
 
@@ -32,14 +32,14 @@ use crate::task;
 const PARTITIONS: f64 = 8.0;
 /// … and so many times the square root of their number.
 const PARTITION_SHARE: f64 = 4.0;
-/// Candidates that are compared exactly at least.
-const CANDIDATES: usize = 32;
-/// How many candidates a graph keeps in view at least.
+/// Hits that are compared exactly at least.
+const HITS: usize = 32;
+/// How many hits a graph keeps in view at least.
 const GRAPH_WIDTH: usize = 128;
 /// The least share of rows to be allowed for codes of bits to be scored without a mask, and what is not allowed dropped:
 /// Lance looks up each row in a mask, which takes longer than scoring it.
 const BITS_SHARE: f64 = 0.5;
-/// Candidates that are asked for then, for each that is needed on average; and how many more.
+/// Hits that are asked for then, for each that is needed on average; and how many more.
 const SLACK: f64 = 1.25;
 const FEW_MORE: usize = 16;
 
@@ -64,7 +64,7 @@ impl Allowed {
 
 /// What an index found.
 #[derive(Debug)]
-pub struct Candidates {
+pub struct Hits {
     /// Row ids, each once.
     pub rows: Vec<u64>,
     /// How many partitions were looked into.
@@ -117,7 +117,7 @@ impl DatasetVectorIndex {
         &self.coverage
     }
 
-    /// How many candidates make `k` rows that are hardly others than the nearest.
+    /// How many hits make `k` rows that are hardly others than the nearest.
     pub fn wanted(&self, k: usize, effort: SearchEffort) -> usize {
         let usual = match self.kind.codes {
             Codes::Flat => 1,
@@ -128,7 +128,7 @@ impl DatasetVectorIndex {
         };
         match effort.refine {
             Some(refine) => k.saturating_mul(refine),
-            None => k.saturating_mul(usual).max(CANDIDATES),
+            None => k.saturating_mul(usual).max(HITS),
         }
     }
 
@@ -137,17 +137,17 @@ impl DatasetVectorIndex {
     ///
     /// # Errors
     /// `Unavailable` if the storage fails, `Corrupt` if a part of the index cannot be read.
-    pub async fn candidates(
+    pub async fn hits(
         &self,
         query: &[f32],
         wanted: usize,
         effort: SearchEffort,
         allowed: &Allowed,
         share: f64,
-    ) -> Result<Candidates> {
+    ) -> Result<Hits> {
         let key = self.key(query);
         let values: ArrayRef = Arc::new(Float32Array::from(key.clone()));
-        let mut found = Candidates { rows: Vec::new(), partitions: 0, more: false };
+        let mut found = Hits { rows: Vec::new(), partitions: 0, more: false };
         for (segment, codes) in self.segments.iter().zip(&self.codes).filter(|(segment, _)| segment.num_rows() > 0) {
             let all = segment.total_partitions();
             let probes = probes(all, effort, share);

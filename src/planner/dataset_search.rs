@@ -1,8 +1,8 @@
 //! The nearest rows of a generation or of the base, by the vector index that Lance's files hold.
 //!
-//! The index gives candidates, which are compared exactly. Rows that it does not have are compared one by one, and so
+//! The index gives hits, which are compared exactly. Rows that it does not have are compared one by one, and so
 //! are all rows where it gives too few. What newer sources supersede and what does not pass the filter is masked before
-//! anything is cut; where only keys tell what is superseded, candidates are verified and the index is asked again.
+//! anything is cut; where only keys tell what is superseded, hits are verified and the index is asked again.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::text_search::TextSearch;
 
 /// Rows left by a filter up to which they are compared one by one.
 const FEW: u64 = 1024;
-/// Candidates up to which their rows are read whole: one read more costs more than the columns of a few rows too many.
+/// Hits up to which their rows are read whole: one read more costs more than the columns of a few rows too many.
 const WHOLE: usize = 64;
 /// Rows that are taken at once.
 const CHUNK: usize = 1024;
@@ -144,24 +144,24 @@ impl<'a> Pass<'a> {
                 Some(passing) => Allowed::Only(Arc::clone(passing)),
                 None => Allowed::Except(Arc::clone(&stale)),
             };
-            let candidates = match index.candidates(&search.query, wanted, search.effort, &allowed, share).await {
-                Ok(candidates) => candidates,
+            let hits = match index.hits(&search.query, wanted, search.effort, &allowed, share).await {
+                Ok(hits) => hits,
                 Err(error) => {
                     self.handle.give_up_vector_index(search.column, search.metric, error).await?;
                     return Ok(None);
                 }
             };
-            work.add("partitions", candidates.partitions);
+            work.add("partitions", hits.partitions);
             ranking = Ranking::new(self.search);
             let mut found_stale = RoaringTreemap::new();
-            self.verify(&candidates.rows, &mut ranking, &mut found_stale).await?;
+            self.verify(&hits.rows, &mut ranking, &mut found_stale).await?;
             found = ranking.compared();
             // Superseded rows took the places of others that may be nearer than what is left.
             let enough = if found_stale.is_empty() { search.k } else { search.k.max(wanted / 2) };
             if !found_stale.is_empty() {
                 *Arc::make_mut(&mut stale) |= found_stale;
             }
-            if found >= enough || !candidates.more {
+            if found >= enough || !hits.more {
                 break;
             }
             work.add("distances", found);

@@ -69,10 +69,10 @@ impl MemTableSearch {
         let (mut allowed, mut work) = task::blocking_if(heavy && !self.texts.is_empty(), matching).await?;
         if let Some(predicate) = &self.search.beside_texts {
             let (search, predicate) = (self.clone(), Arc::clone(predicate));
-            let passing = move |part: Vec<u64>| search.rows.view().passing(part, &predicate);
-            let mut passed = side_by_side(parts(allowed), heavy, 0, passing).await?.into_iter();
+            let passing = move |slice: Vec<u64>| search.rows.view().passing(slice, &predicate);
+            let mut passed = side_by_side(slices(allowed), heavy, 0, passing).await?.into_iter();
             allowed = passed.next().unwrap_or_default();
-            passed.for_each(|part| allowed.iter_mut().zip(part).for_each(|(all, part)| *all |= part));
+            passed.for_each(|slice| allowed.iter_mut().zip(slice).for_each(|(all, slice)| *all |= slice));
         }
         work.add("candidates", bits(&allowed));
         Ok((allowed, work))
@@ -94,35 +94,35 @@ impl MemTableSearch {
     }
 }
 
-/// Looks at all parts at the same time, and off the async workers if they are `heavy`: but for the last, if it has at most
+/// Looks at all slices at the same time, and off the async workers if they are `heavy`: but for the last, if it has at most
 /// `here` rows. The way to another thread takes as long as looking at thousands of codes.
-async fn side_by_side<T, F>(mut parts: Vec<Vec<u64>>, heavy: bool, here: usize, look: F) -> Result<Vec<T>>
+async fn side_by_side<T, F>(mut slices: Vec<Vec<u64>>, heavy: bool, here: usize, look: F) -> Result<Vec<T>>
 where
     T: Send + 'static,
     F: Fn(Vec<u64>) -> Result<T> + Clone + Send + 'static,
 {
-    let Some(own) = parts.pop() else { return Ok(Vec::new()) };
-    let of = |part: Vec<u64>, heavy: bool| {
+    let Some(own) = slices.pop() else { return Ok(Vec::new()) };
+    let of = |slice: Vec<u64>, heavy: bool| {
         let look = look.clone();
-        task::blocking_if(heavy, move || look(part))
+        task::blocking_if(heavy, move || look(slice))
     };
     let is_heavy = heavy && bits(&own) > here;
-    let others = try_join_all(parts.into_iter().map(|part| of(part, heavy)));
+    let others = try_join_all(slices.into_iter().map(|slice| of(slice, heavy)));
     // The others start first.
     let (mut found, own) = try_join!(others, of(own, is_heavy))?;
     found.push(own);
     Ok(found)
 }
 
-/// Disjoint parts of `rows`, a bit a row, as many as threads that they are worth.
-fn parts(rows: Vec<u64>) -> Vec<Vec<u64>> {
+/// Disjoint slices of `rows`, a bit a row, as many as threads that they are worth.
+fn slices(rows: Vec<u64>) -> Vec<Vec<u64>> {
     let count = task::threads_for(bits(&rows));
     if count == 1 {
         return vec![rows];
     }
-    let own = |part: Range<usize>| {
+    let own = |slice: Range<usize>| {
         let mut own = vec![0; rows.len()];
-        own[part.clone()].copy_from_slice(&rows[part]);
+        own[slice.clone()].copy_from_slice(&rows[slice]);
         own
     };
     task::split(rows.len(), count).into_iter().map(own).collect()
@@ -147,9 +147,9 @@ impl TopKSource for MemTableSearch {
         let heavy = self.rows.row_count() >= HEAVY;
         let (allowed, mut work) = self.allowed(blocked, heavy).await?;
         let search = self.clone();
-        let nearest = move |part: Vec<u64>| search.nearest(&part);
+        let nearest = move |slice: Vec<u64>| search.nearest(&slice);
         let mut rows = Vec::new();
-        for mut found in side_by_side(parts(allowed), heavy, LARGE, nearest).await? {
+        for mut found in side_by_side(slices(allowed), heavy, LARGE, nearest).await? {
             rows.append(&mut found.rows);
             work.add("estimates", found.estimated);
             work.add("distances", found.compared);
@@ -165,18 +165,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_is_in_one_of_as_many_parts_as_threads_are_worth() {
+    fn each_row_is_in_one_of_as_many_slices_as_threads_are_worth() {
         let few = vec![0b1011; 100];
-        assert_eq!(parts(few.clone()), [few]);
+        assert_eq!(slices(few.clone()), [few]);
         for words in [2047, 2048, 5001] {
             let rows: Vec<u64> = (1..=words).map(|i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
-            let (found, threads) = (parts(rows.clone()), task::threads_for(bits(&rows)));
+            let (found, threads) = (slices(rows.clone()), task::threads_for(bits(&rows)));
             assert!(found.len() <= threads && (found.len() > 1 || threads == 1), "{} of {threads}", found.len());
             let mut all: Vec<u64> = vec![0; rows.len()];
-            for part in &found {
-                assert!(part.len() == rows.len() && bits(part) > 0);
-                for (word, more) in all.iter_mut().zip(part) {
-                    assert_eq!(*word & more, 0, "a row is in two parts");
+            for slice in &found {
+                assert!(slice.len() == rows.len() && bits(slice) > 0);
+                for (word, more) in all.iter_mut().zip(slice) {
+                    assert_eq!(*word & more, 0, "a row is in two slices");
                     *word |= more;
                 }
             }

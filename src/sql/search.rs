@@ -353,6 +353,7 @@ mod tests {
         ] {
             assert!(!searches(&session, sql).await, "{sql}");
         }
+        run(&session, "INSERT INTO v VALUES (1, 'a', [1, 0], [1, 0])").await.unwrap();
         let explained = async |limit: usize| {
             let sql = format!("EXPLAIN SELECT id FROM v ORDER BY l2_distance(e, [1, 0]) LIMIT {limit}");
             run(&session, &sql).await.unwrap().join("\n")
