@@ -16,7 +16,7 @@ use crate::ids::GenerationId;
 use crate::schema::TableSchema;
 use crate::source::Flat;
 use crate::vector_index::{
-    Class, Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, rank, vector_of,
+    Beyond, Class, Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, rank, vector_of, wide_rank,
 };
 
 /// So many rows are compared one by one, or 4 for each row asked for.
@@ -133,6 +133,12 @@ impl VectorRows {
         view.table().find_index(|rows: &Self| rows.column == column).is_some()
     }
 
+    /// Whether a search among `allowed` rows of `view`, of which the first `indexed` are indexed, looks at codes and at few
+    /// vectors.
+    pub fn is_quick(&self, view: &MemTableView, indexed: usize, request: &NearestRequest<'_>) -> bool {
+        indexed + FEW >= view.watermark() && request.k <= FEW / 4 && !self.index.may_overflow(request.query)
+    }
+
     /// Finds rows of `view`, of which the first `indexed` are indexed and the others are looked at one by one.
     ///
     /// # Errors
@@ -170,25 +176,29 @@ impl VectorRows {
             rows.take_while(|row| *row < indexed).filter(|row| allows(*row)).collect()
         };
         let mut odd = listed(&self.odd);
-        let mut missing = Vec::new();
+        let (mut missing, mut beyond) = (Vec::new(), Beyond::new(request.k));
         let (simd, mut compared, mut flat) = (Simd::detect(), exact, 0);
         let set = BooleanBuffer::new(request.allowed.to_vec().into(), 0, watermark);
         for row in set.slice(indexed, watermark - indexed).set_indices().map(|row| indexed + row) {
             let vector = column.get(row);
             flat += 1;
             let distance = vector.map_or(f32::NAN, |vector| rank(self.metric, simd, request.query, vector));
-            // Only what has a rank is at a finite distance from a query that has one. Of greater ones SQL knows more than 32
-            // bits do.
-            if distance.is_finite() {
-                compared += 1;
-                top.offer(Neighbour { row: row as u32, distance });
-            } else if Class::of(self.metric, vector) == Class::Missing {
-                missing.push(row);
-            } else {
-                odd.push(row);
+            // Only what has a rank is at a finite distance from a query that has one.
+            let class = if distance.is_finite() { Class::Ranked } else { Class::of(self.metric, vector) };
+            match (class, vector) {
+                (Class::Ranked, Some(vector)) => {
+                    compared += 1;
+                    match distance.is_finite() {
+                        true => top.offer(Neighbour { row: row as u32, distance }),
+                        false => beyond.offer(row as u64, wide_rank(self.metric, request.query, vector)),
+                    }
+                }
+                (Class::Odd, _) => odd.push(row),
+                _ => missing.push(row),
             }
         }
         let mut rows: Vec<usize> = top.into_sorted().iter().map(|neighbour| neighbour.row as usize).collect();
+        rows.extend(beyond.into_rows().map(|row| row as usize));
         // All that have no distance are alike: more than k of them are never needed.
         if request.nulls_first || rows.len() + odd.len() < request.k {
             missing.splice(0..0, listed(&self.missing));

@@ -8,7 +8,7 @@ use arrow::compute::interleave_record_batch;
 
 use super::vector_search::VectorSearch;
 use crate::error::Result;
-use crate::vector_index::{Class, Simd, rank, vector_of};
+use crate::vector_index::{Beyond, Class, Simd, rank, vector_of, wide_rank};
 
 /// A row and its exact distance, as [`rank`] says.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,8 @@ pub(super) struct Ranking<'a> {
     missing: Vec<u64>,
     /// Rows whose distance only arithmetic tells.
     odd: Vec<u64>,
+    /// Rows whose distance is beyond 32 bits.
+    beyond: Beyond,
     compared: usize,
     /// Rows that were read whole, and their places there.
     read: Vec<RecordBatch>,
@@ -61,6 +63,7 @@ impl<'a> Ranking<'a> {
             near: BinaryHeap::new(),
             missing: Vec::new(),
             odd: Vec::new(),
+            beyond: Beyond::new(search.k),
             compared: 0,
             read: Vec::new(),
             places: HashMap::new(),
@@ -79,8 +82,7 @@ impl<'a> Ranking<'a> {
         for (row, id) in ids.iter().enumerate().filter(|(row, _)| allows(*row)) {
             let (metric, vector) = (self.search.metric, vector_of(vectors, row));
             let distance = vector.map_or(f32::NAN, |vector| rank(metric, self.simd, &self.search.query, vector));
-            // Only what has a rank is at a finite distance from a query that has one. Of greater ones SQL knows more than 32
-            // bits do.
+            // Only what has a rank is at a finite distance from a query that has one.
             if distance.is_finite() {
                 self.compared += 1;
                 let compared = Compared { distance, row: *id };
@@ -91,10 +93,15 @@ impl<'a> Ranking<'a> {
                 {
                     *last = compared;
                 }
-            } else if Class::of(metric, vector) == Class::Missing {
-                self.offer_missing(*id);
-            } else {
-                self.odd.push(*id);
+                continue;
+            }
+            match (Class::of(metric, vector), vector) {
+                (Class::Ranked, Some(vector)) => {
+                    self.compared += 1;
+                    self.beyond.offer(*id, wide_rank(metric, &self.search.query, vector));
+                }
+                (Class::Odd, _) => self.odd.push(*id),
+                _ => self.offer_missing(*id),
             }
         }
     }
@@ -113,13 +120,14 @@ impl<'a> Ranking<'a> {
 
     /// Whether rows without a distance are wanted.
     pub(super) fn wants_missing(&self) -> bool {
-        self.search.nulls_first || self.near.len() + self.odd.len() < self.search.k
+        self.search.nulls_first || self.near.len() + self.beyond.len() + self.odd.len() < self.search.k
     }
 
     /// The rows: the nearest, those whose distance only arithmetic tells, and rows without a distance if they are wanted.
     pub(super) fn into_rows(self) -> Ranked {
         let wants_missing = self.wants_missing();
         let mut ids: Vec<u64> = self.near.iter().map(|compared| compared.row).collect();
+        ids.extend(self.beyond.into_rows());
         ids.extend(self.odd);
         if wants_missing {
             ids.extend(self.missing);

@@ -66,7 +66,8 @@ impl MemTableSearch {
     async fn allowed(&self, blocked: Arc<RoaringTreemap>, heavy: bool) -> Result<(Vec<u64>, Work)> {
         let search = self.clone();
         let matching = move || matching(search.rows.view(), &blocked, search.texts.iter(), &search.search.ranges);
-        let (mut allowed, mut work) = task::blocking_if(heavy && !self.texts.is_empty(), matching).await?;
+        let (mut allowed, mut work) =
+            task::blocking_if(heavy && !(self.texts.is_empty() && self.search.ranges.is_empty()), matching).await?;
         if let Some(predicate) = &self.search.beside_texts {
             let (search, predicate) = (self.clone(), Arc::clone(predicate));
             let passing = move |slice: Vec<u64>| search.rows.view().passing(slice, &predicate);
@@ -78,10 +79,22 @@ impl MemTableSearch {
         Ok((allowed, work))
     }
 
+    fn request<'a>(&'a self, allowed: &'a [u64]) -> NearestRequest<'a> {
+        let VectorSearch { query, k, nulls_first, .. } = self.search.as_ref();
+        NearestRequest { query, k: *k, nulls_first: *nulls_first, allowed }
+    }
+
+    /// Rows up to which the worker that asks looks at them itself.
+    fn here(&self) -> usize {
+        let (view, search) = (self.rows.view(), &self.search);
+        let index = VectorRows::of(view, search.column, search.metric);
+        let is_quick = index.is_some_and(|(index, state)| index.is_quick(view, state.indexed(), &self.request(&[])));
+        if is_quick { LARGE } else { 0 }
+    }
+
     /// The nearest of the rows whose bit is set.
     fn nearest(&self, allowed: &[u64]) -> Result<NearestRows> {
-        let (view, search) = (self.rows.view(), &self.search);
-        let request = NearestRequest { query: &search.query, k: search.k, nulls_first: search.nulls_first, allowed };
+        let (view, search, request) = (self.rows.view(), &self.search, self.request(allowed));
         match VectorRows::of(view, search.column, search.metric) {
             Some((index, state)) => index.nearest(view, state.indexed(), &request),
             None => {
@@ -149,7 +162,7 @@ impl TopKSource for MemTableSearch {
         let search = self.clone();
         let nearest = move |slice: Vec<u64>| search.nearest(&slice);
         let mut rows = Vec::new();
-        for mut found in side_by_side(slices(allowed), heavy, LARGE, nearest).await? {
+        for mut found in side_by_side(slices(allowed), heavy, self.here(), nearest).await? {
             rows.append(&mut found.rows);
             work.add("estimates", found.estimated);
             work.add("distances", found.compared);

@@ -9,6 +9,7 @@ use datafusion::arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Flo
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Float64Type};
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
+use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -38,14 +39,16 @@ pub(super) fn functions(known: impl Fn(&str) -> Option<Arc<ScalarUDF>>) -> Vec<A
     FUNCTIONS.map(function).to_vec()
 }
 
-/// What a function measures that is one of ours, or DataFusion's own, which expressions made in Rust have.
-pub(super) fn metric_of(function: &ScalarUDF) -> Option<Metric> {
-    match function.inner().downcast_ref::<DistanceFunction>() {
-        Some(ours) => Some(ours.metric),
-        None => {
-            FUNCTIONS.iter().find(|(.., datafusions)| *datafusions == function.name()).map(|(_, _, metric, _)| *metric)
-        }
+/// What a function measures that is one of ours, and whether it is DataFusion's own of which one in `registry` took the
+/// place: expressions that are made in Rust have those.
+pub(super) fn metric_of(function: &ScalarUDF, registry: Option<&dyn FunctionRegistry>) -> Option<(Metric, bool)> {
+    if let Some(ours) = function.inner().downcast_ref::<DistanceFunction>() {
+        return Some((ours.metric, false));
     }
+    let (.., datafusions) = FUNCTIONS.iter().find(|(.., datafusions)| *datafusions == function.name())?;
+    let registered = registry?.udf(datafusions).ok()?;
+    let ours = registered.inner().downcast_ref::<DistanceFunction>()?;
+    (ours.of_lists.as_deref() == Some(function)).then_some((ours.metric, true))
 }
 
 /// The function of `metric`, for vectors of fixed size.

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Float32Type, Schema};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::datasource::provider_as_source;
+use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{Expr, LogicalPlan, Sort, SortExpr, TableScan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
@@ -92,7 +93,9 @@ impl LsmSearchRule {
     /// The node with the scan below it told, if it is a search.
     fn searched(plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let LogicalPlan::Sort(sort) = &plan else { return Ok(Transformed::no(plan)) };
-        let Some((provider, search)) = search_of(sort) else { return Ok(Transformed::no(plan)) };
+        let Some((provider, search)) = search_of(sort, config.function_registry()) else {
+            return Ok(Transformed::no(plan));
+        };
         let mode = provider.search_settings(options(&config.options())).search_mode;
         let told = match flat(mode, search.k) {
             Some(why) => provider.comparing_all(why),
@@ -115,7 +118,7 @@ pub(super) fn flat(mode: SearchMode, k: usize) -> Option<&'static str> {
 }
 
 /// The table that `sort` sorts and what is searched for in it, if it is a search that was not found before.
-fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
+fn search_of(sort: &Sort, registry: Option<&dyn FunctionRegistry>) -> Option<(LsmTableProvider, Search)> {
     let k = sort.fetch.filter(|k| *k > 0)?;
     let [by] = sort.expr.as_slice() else { return None };
     let mut by_expr = by.expr.clone();
@@ -149,14 +152,19 @@ fn search_of(sort: &Sort) -> Option<(LsmTableProvider, Search)> {
     let by_expr = by_expr.unalias_nested().data;
     let target = match score::scorer_of(&by_expr) {
         Some(scorer) => (!by.asc).then(|| Target::Fitting(Arc::clone(scorer)))?,
-        None => nearest(&by_expr, by, scan.source.schema().as_ref())?,
+        None => nearest(&by_expr, by, scan.source.schema().as_ref(), registry)?,
     };
     Some((provider, Search { target, k, filters }))
 }
 
 /// What `expr`, by which `by` sorts, has nearest, if it is a distance whose nearest rows come first.
-pub(super) fn nearest(expr: &Expr, by: &SortExpr, schema: &Schema) -> Option<Target> {
-    let (metric, column, query) = distance_of(expr)?;
+pub(super) fn nearest(
+    expr: &Expr,
+    by: &SortExpr,
+    schema: &Schema,
+    registry: Option<&dyn FunctionRegistry>,
+) -> Option<Target> {
+    let (metric, column, query) = distance_of(expr, registry)?;
     let usable = by.asc == metric.nearest_is_smallest() && accepts(metric, &query);
     let fits = matches!(schema.field_with_name(&column.name).ok()?.data_type(), DataType::FixedSizeList(element, width)
         if *element.data_type() == DataType::Float32 && usize::try_from(*width) == Ok(query.len()));
@@ -194,11 +202,12 @@ fn unqualified(expr: Expr) -> Result<Expr> {
 }
 
 /// The metric, the column and the vector of a call that compares them.
-fn distance_of(expr: &Expr) -> Option<(Metric, &Column, Vec<f32>)> {
+fn distance_of<'a>(expr: &'a Expr, registry: Option<&dyn FunctionRegistry>) -> Option<(Metric, &'a Column, Vec<f32>)> {
     let Expr::ScalarFunction(call) = expr else { return None };
-    let metric = distance::metric_of(&call.func)?;
+    let (metric, is_datafusions) = distance::metric_of(&call.func, registry)?;
     let [left, right] = call.args.as_slice() else { return None };
-    match (uncast(left), uncast(right)) {
+    let plain = |expr: &'a Expr| if is_datafusions { uncast(expr) } else { expr };
+    match (plain(left), plain(right)) {
         (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column)) => {
             Some((metric, column, vector_of(value)?))
         }
@@ -228,9 +237,11 @@ fn vector_of(value: &ScalarValue) -> Option<Vec<f32>> {
         ScalarValue::FixedSizeList(list) if list.is_valid(0) => list.value(0),
         _ => return None,
     };
-    let elements = match elements.data_type() {
-        DataType::Float64 => cast(&elements, &DataType::Float32).ok()?,
-        _ => elements,
+    let elements = match elements.as_primitive_opt::<Float64Type>() {
+        // What 32 bits take for zero is none.
+        Some(wide) if wide.iter().flatten().any(|x| x != 0.0 && x.abs() < f64::from(f32::MIN_POSITIVE)) => return None,
+        Some(_) => cast(&elements, &DataType::Float32).ok()?,
+        None => elements,
     };
     let elements = elements.as_primitive_opt::<Float32Type>().filter(|elements| elements.null_count() == 0)?;
     Some(elements.values().to_vec())
@@ -244,7 +255,7 @@ mod tests {
     use datafusion::functions_nested::inner_product::inner_product_udf;
     use datafusion::functions_nested::make_array::make_array;
     use datafusion::logical_expr::utils::split_conjunction;
-    use datafusion::logical_expr::{col, lit};
+    use datafusion::logical_expr::{ColumnarValue, Volatility, col, create_udf, lit};
     use datafusion::prelude::SessionContext;
 
     use super::super::fixture::{Fixture, run};
@@ -387,6 +398,20 @@ mod tests {
             let found = concat_batches(&schema, &rows.collect().await.unwrap()).unwrap();
             let ids = cast(found.column(0), &DataType::Utf8).unwrap();
             assert_eq!(ids.as_string::<i32>().iter().flatten().collect::<Vec<_>>(), nearest, "{call}");
+        }
+        // Somebody's own function of that name measures what it likes.
+        let vector = DataType::new_fixed_size_list(DataType::Float32, 2, true);
+        let types = vec![vector, DataType::new_list(DataType::Float64, true)];
+        let zero = Arc::new(|_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Float64(Some(0.0)))));
+        let own = create_udf("inner_product", types, DataType::Float64, Volatility::Immutable, zero);
+        for (call, smallest) in [
+            (own.call(vec![col("e"), query]), false),
+            // Zero in 32 bits.
+            (inner_product_udf().call(vec![col("e"), make_array(vec![lit(1e-50), lit(2e-50)])]), false),
+        ] {
+            let rows = session.table("v").await.unwrap().sort(vec![call.clone().sort(smallest, false)]).unwrap();
+            let plan = rows.limit(0, Some(2)).unwrap().into_optimized_plan().unwrap();
+            assert!(search_of_plan(&plan).is_none(), "{call}");
         }
     }
 

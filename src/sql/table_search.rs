@@ -139,7 +139,7 @@ impl TableSearch {
             Query::Vector { column, metric, vector } => {
                 let value = self.distance(column, *metric, vector, &schema)?;
                 let sort = value.clone().sort(metric.nearest_is_smallest(), false);
-                (DISTANCE, value, nearest(&sort.expr, &sort, &schema), sort)
+                (DISTANCE, value, nearest(&sort.expr, &sort, &schema, None), sort)
             }
             Query::Text { columns, words } => {
                 if columns.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -22,6 +23,10 @@ const LARGE: f32 = 1e30;
 /// Each time that there are so many times more rows, the origin is taken anew.
 const GROWTH: usize = 4;
 
+fn length(vector: &[f32]) -> f64 {
+    vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+}
+
 /// An index of vectors that are appended row by row, for any number of readers at the same time.
 ///
 /// Vectors are kept as one bit a dimension after a random rotation. A search looks at all codes and compares exactly
@@ -37,6 +42,8 @@ pub struct VectorIndex {
     tail: ArcSwap<Tail>,
     /// Rows whose lengths overflow: they have no code and are compared exactly.
     odd: boxcar::Vec<u32>,
+    /// The length of the longest of them, the bits of an `f64`.
+    longest: AtomicU64,
     appender: Mutex<Appender>,
 }
 
@@ -119,6 +126,7 @@ impl VectorIndex {
             sealed: boxcar::Vec::new(),
             tail: ArcSwap::from_pointee(Tail::new(0, layout, origin)),
             odd: boxcar::Vec::new(),
+            longest: AtomicU64::new(0),
             appender: Mutex::new(appender),
         })
     }
@@ -154,6 +162,7 @@ impl VectorIndex {
         let square = raw_dot(self.simd, &appender.rotated, &appender.rotated);
         if square.is_nan() || square > LARGE {
             if accepts(self.metric, vector) {
+                self.longest.fetch_max(length(vector).to_bits(), Ordering::Relaxed);
                 self.odd.push(appender.rows as u32);
             }
             return Factors::NONE;
@@ -246,11 +255,15 @@ impl VectorIndex {
         Ok(search.finish())
     }
 
-    /// Whether ranks by this vector may be beyond the numbers of 32 bits, which only inner products of long vectors are that
-    /// differ.
+    /// Whether ranks by this vector may be beyond the numbers of 32 bits.
     pub fn may_overflow(&self, vector: &[f32]) -> bool {
-        let is_long = || vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() > f64::from(LARGE);
-        self.metric == Metric::InnerProduct && (self.odd.count() > 0 || is_long())
+        let (own, longest) = (length(vector), f64::from_bits(self.longest.load(Ordering::Relaxed)));
+        match self.metric {
+            // Of a long row it is known that it is far.
+            Metric::L2 => own * own > f64::from(LARGE),
+            Metric::Cosine => false,
+            Metric::InnerProduct => own * own > f64::from(LARGE) || own * longest > f64::from(f32::MAX) / 2.0,
+        }
     }
 
     /// Bytes of memory held.
