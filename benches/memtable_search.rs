@@ -80,7 +80,7 @@ struct Pair {
 fn main() -> Result<()> {
     run("memtable_search", async |bench| {
         for model in MODELS {
-            if bench.wants(&named(model).iter().map(String::as_str).collect::<Vec<_>>()) {
+            if bench.wants(&named(model)) {
                 searches(bench, model).await?;
             }
         }
@@ -193,7 +193,7 @@ async fn searches(bench: &mut Bench, (noise, model): Model) -> Result<()> {
 /// Filters of a column that has an index by value on both sides.
 async fn values(bench: &mut Bench) -> Result<()> {
     let metrics = ["vector", "text_mid"].map(|name| FILTERS.map(|(state, end)| (format!("{name}{state}_btree"), end)));
-    let names: Vec<&str> = metrics.iter().flatten().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&String> = metrics.iter().flatten().map(|(name, _)| name).collect();
     if !bench.wants(&names) {
         return Ok(());
     }

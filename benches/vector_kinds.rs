@@ -107,7 +107,7 @@ async fn kinds(
 ) -> Result<()> {
     let named = |name: &str| format!("{name}_{suffix}");
     let names: Vec<String> = ["flat", "hnsw"].into_iter().chain(PRODUCTS.map(|(name, ..)| name)).map(named).collect();
-    if !bench.wants(&names.iter().map(String::as_str).collect::<Vec<_>>()) {
+    if !bench.wants(&names) {
         return Ok(());
     }
     let ids: Vec<i64> = (0..rows as i64).collect();

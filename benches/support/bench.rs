@@ -51,8 +51,8 @@ impl Bench {
     }
 
     /// Whether one of `metrics` was asked for.
-    pub(crate) fn wants(&self, metrics: &[&str]) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| metrics.iter().any(|m| m.contains(word.as_str())))
+    pub(crate) fn wants(&self, metrics: &[impl AsRef<str>]) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| metrics.iter().any(|m| m.as_ref().contains(word.as_str())))
     }
 
     /// Where data goes.

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::settings::SearchEffort;
 use crate::store::from_lance;
 use crate::task;
+use crate::vector_index::squared_length;
 
 /// Partitions that are looked into at least, of those nearest to the query.
 const PARTITIONS: f64 = 8.0;
@@ -265,7 +266,7 @@ impl DatasetVectorIndex {
         if self.metric != Metric::Cosine {
             return query.to_vec();
         }
-        let norm = query.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+        let norm = squared_length(query).sqrt();
         query.iter().map(|x| (f64::from(*x) / norm) as f32).collect()
     }
 

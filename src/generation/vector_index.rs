@@ -40,7 +40,7 @@ use crate::distance::Metric;
 use crate::error::{Error, Result};
 use crate::store::from_lance;
 use crate::task;
-use crate::vector_index::{Class, vector_of};
+use crate::vector_index::{Class, squared_length, vector_of};
 
 /// From so many dimensions on, so many bits a dimension. The more dimensions, the more the errors of their bits cancel
 /// out; a second bit costs several times what the first does, and so does the third.
@@ -201,7 +201,7 @@ fn distance_of(metric: Metric) -> DistanceType {
 
 /// Whether codes tell something of a vector with a rank.
 fn has_code(metric: Metric, vector: &[f32]) -> bool {
-    let length: f64 = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    let length = squared_length(vector);
     length <= *LENGTHS.end() && (metric != Metric::Cosine || length >= *LENGTHS.start())
 }
 

@@ -109,9 +109,6 @@ impl Group {
         let (first, shift) = (start / 64, start % 64);
         let asked = words[first..(start + rows).div_ceil(64)].to_vec();
         let asked = BooleanBuffer::new(asked.into(), shift, rows);
-        if asked.count_set_bits() == 0 {
-            return Ok(());
-        }
         let (batch, selection) = (self.batch(&filter.schema)?, BooleanArray::new(asked, None));
         let passed = filter.expr.evaluate_selection(&batch, &selection)?.into_array(rows)?;
         let passed = passed.as_boolean();

@@ -15,9 +15,7 @@ use crate::error::{Error, Result};
 use crate::ids::GenerationId;
 use crate::schema::TableSchema;
 use crate::source::Flat;
-use crate::vector_index::{
-    Beyond, Class, Effort, Mask, Neighbour, Request, Simd, Top, VectorIndex, Vectors, Work, rank, vector_of, wide_rank,
-};
+use crate::vector_index::{Class, Effort, Mask, Nearest, Request, Simd, VectorIndex, Vectors, Work, vector_of};
 
 /// So many rows are compared one by one, or 4 for each row asked for.
 const FEW: usize = 1024;
@@ -133,8 +131,7 @@ impl VectorRows {
         view.table().find_index(|rows: &Self| rows.column == column).is_some()
     }
 
-    /// Whether a search among `allowed` rows of `view`, of which the first `indexed` are indexed, looks at codes and at few
-    /// vectors.
+    /// Whether a search in `view`, of which the first `indexed` rows are indexed, looks at codes and at few vectors.
     pub fn is_quick(&self, view: &MemTableView, indexed: usize, request: &NearestRequest<'_>) -> bool {
         indexed + FEW >= view.watermark() && request.k <= FEW / 4 && !self.index.may_overflow(request.query)
     }
@@ -169,36 +166,28 @@ impl VectorRows {
             .index
             .search_counting(&wanted, &column)
             .map_err(|e| Error::invalid("the query does not fit the column").with_source(e))?;
-        let mut top = Top::new(request.k);
-        near.into_iter().for_each(|neighbour| top.offer(neighbour));
+        let mut nearest = Nearest::new(request.k);
+        near.into_iter().for_each(|found| nearest.offer(u64::from(found.row), f64::from(found.distance)));
         let listed = |rows: &boxcar::Vec<u32>| -> Vec<usize> {
             let rows = rows.iter().map(|(_, row)| *row as usize);
             rows.take_while(|row| *row < indexed).filter(|row| allows(*row)).collect()
         };
         let mut odd = listed(&self.odd);
-        let (mut missing, mut beyond) = (Vec::new(), Beyond::new(request.k));
+        let mut missing = Vec::new();
         let (simd, mut compared, mut flat) = (Simd::detect(), exact, 0);
         let set = BooleanBuffer::new(request.allowed.to_vec().into(), 0, watermark);
         for row in set.slice(indexed, watermark - indexed).set_indices().map(|row| indexed + row) {
-            let vector = column.get(row);
             flat += 1;
-            let distance = vector.map_or(f32::NAN, |vector| rank(self.metric, simd, request.query, vector));
-            // Only what has a rank is at a finite distance from a query that has one.
-            let class = if distance.is_finite() { Class::Ranked } else { Class::of(self.metric, vector) };
-            match (class, vector) {
-                (Class::Ranked, Some(vector)) => {
+            match Class::and_rank(self.metric, simd, request.query, column.get(row)) {
+                (Class::Ranked, rank) => {
                     compared += 1;
-                    match distance.is_finite() {
-                        true => top.offer(Neighbour { row: row as u32, distance }),
-                        false => beyond.offer(row as u64, wide_rank(self.metric, request.query, vector)),
-                    }
+                    nearest.offer(row as u64, rank);
                 }
                 (Class::Odd, _) => odd.push(row),
-                _ => missing.push(row),
+                (Class::Missing, _) => missing.push(row),
             }
         }
-        let mut rows: Vec<usize> = top.into_sorted().iter().map(|neighbour| neighbour.row as usize).collect();
-        rows.extend(beyond.into_rows().map(|row| row as usize));
+        let mut rows: Vec<usize> = nearest.into_rows().map(|row| row as usize).collect();
         // All that have no distance are alike: more than k of them are never needed.
         if request.nulls_first || rows.len() + odd.len() < request.k {
             missing.splice(0..0, listed(&self.missing));

@@ -22,6 +22,7 @@ use crate::dataset::{Allowed, DatasetHandle, DatasetVectorIndex};
 use crate::error::Result;
 use crate::source::{Best, Flat, TopKSource, Work};
 use crate::text_search::TextSearch;
+use crate::vector_index::squared_length;
 
 /// Rows left by a filter up to which they are compared one by one.
 const FEW: u64 = 1024;
@@ -89,7 +90,7 @@ impl DatasetSearch {
 
     /// Whether estimates tell something of distances from the query.
     fn is_meaningful(&self) -> bool {
-        self.search.query.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() < HUGE
+        squared_length(&self.search.query) < HUGE
     }
 }
 

@@ -1,54 +1,24 @@
 //! The nearest of the rows that were compared, and those that have no distance.
 
-use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 
 use arrow::array::{FixedSizeListArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 
 use super::vector_search::VectorSearch;
 use crate::error::Result;
-use crate::vector_index::{Beyond, Class, Simd, rank, vector_of, wide_rank};
-
-/// A row and its exact distance, as [`rank`] says.
-#[derive(Debug, Clone, Copy)]
-struct Compared {
-    distance: f32,
-    row: u64,
-}
-
-impl Ord for Compared {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.distance.total_cmp(&other.distance).then(self.row.cmp(&other.row))
-    }
-}
-
-impl PartialOrd for Compared {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Compared {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Compared {}
+use crate::vector_index::{Class, Nearest, Simd, vector_of};
 
 /// Ranks the rows of one source, each offered once, by their distances from one query.
 #[derive(Debug)]
 pub(super) struct Ranking<'a> {
     search: &'a VectorSearch,
     simd: Simd,
-    near: BinaryHeap<Compared>,
+    near: Nearest,
     /// Rows without a distance: more than are wanted are never needed, for all are alike.
     missing: Vec<u64>,
     /// Rows whose distance only arithmetic tells.
     odd: Vec<u64>,
-    /// Rows whose distance is beyond 32 bits.
-    beyond: Beyond,
     compared: usize,
     /// Rows that were read whole, and their places there.
     read: Vec<RecordBatch>,
@@ -60,10 +30,9 @@ impl<'a> Ranking<'a> {
         Self {
             search,
             simd: Simd::detect(),
-            near: BinaryHeap::new(),
+            near: Nearest::new(search.k),
             missing: Vec::new(),
             odd: Vec::new(),
-            beyond: Beyond::new(search.k),
             compared: 0,
             read: Vec::new(),
             places: HashMap::new(),
@@ -80,28 +49,13 @@ impl<'a> Ranking<'a> {
     /// Takes the rows `ids` with these vectors of which `allows` says that they may be found.
     pub(super) fn offer(&mut self, ids: &[u64], vectors: &FixedSizeListArray, allows: impl Fn(usize) -> bool) {
         for (row, id) in ids.iter().enumerate().filter(|(row, _)| allows(*row)) {
-            let (metric, vector) = (self.search.metric, vector_of(vectors, row));
-            let distance = vector.map_or(f32::NAN, |vector| rank(metric, self.simd, &self.search.query, vector));
-            // Only what has a rank is at a finite distance from a query that has one.
-            if distance.is_finite() {
-                self.compared += 1;
-                let compared = Compared { distance, row: *id };
-                if self.near.len() < self.search.k {
-                    self.near.push(compared);
-                } else if let Some(mut last) = self.near.peek_mut()
-                    && compared < *last
-                {
-                    *last = compared;
-                }
-                continue;
-            }
-            match (Class::of(metric, vector), vector) {
-                (Class::Ranked, Some(vector)) => {
+            match Class::and_rank(self.search.metric, self.simd, &self.search.query, vector_of(vectors, row)) {
+                (Class::Ranked, rank) => {
                     self.compared += 1;
-                    self.beyond.offer(*id, wide_rank(metric, &self.search.query, vector));
+                    self.near.offer(*id, rank);
                 }
                 (Class::Odd, _) => self.odd.push(*id),
-                _ => self.offer_missing(*id),
+                (Class::Missing, _) => self.offer_missing(*id),
             }
         }
     }
@@ -120,14 +74,13 @@ impl<'a> Ranking<'a> {
 
     /// Whether rows without a distance are wanted.
     pub(super) fn wants_missing(&self) -> bool {
-        self.search.nulls_first || self.near.len() + self.beyond.len() + self.odd.len() < self.search.k
+        self.search.nulls_first || self.near.len() + self.odd.len() < self.search.k
     }
 
     /// The rows: the nearest, those whose distance only arithmetic tells, and rows without a distance if they are wanted.
     pub(super) fn into_rows(self) -> Ranked {
         let wants_missing = self.wants_missing();
-        let mut ids: Vec<u64> = self.near.iter().map(|compared| compared.row).collect();
-        ids.extend(self.beyond.into_rows());
+        let mut ids: Vec<u64> = self.near.into_rows().collect();
         ids.extend(self.odd);
         if wants_missing {
             ids.extend(self.missing);

@@ -3,7 +3,8 @@
 use arrow::array::{Array, AsArray, FixedSizeListArray};
 use arrow::datatypes::Float32Type;
 
-use super::rank::accepts;
+use super::rank::{accepts, rank, wide_rank};
+use super::simd::Simd;
 use crate::distance::Metric;
 
 /// What the vector of a row is to a metric, whatever it is compared with.
@@ -26,6 +27,18 @@ impl Class {
             Some(vector) if vector.iter().all(|value| *value == 0.0) => Self::Missing,
             Some(_) => Self::Odd,
         }
+    }
+
+    /// The class of a row's vector and, if it is ranked, its rank by `query`, which has one: as [`rank`](super::rank) says,
+    /// in 64 bits where 32 are too few.
+    pub fn and_rank(metric: Metric, simd: Simd, query: &[f32], vector: Option<&[f32]>) -> (Self, f64) {
+        let Some(vector) = vector else { return (Self::Missing, f64::NAN) };
+        let distance = rank(metric, simd, query, vector);
+        // Only what has a rank is at a finite distance.
+        if distance.is_finite() {
+            return (Self::Ranked, f64::from(distance));
+        }
+        (Self::of(metric, Some(vector)), wide_rank(metric, simd, query, vector))
     }
 }
 

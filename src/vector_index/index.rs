@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::block::{Block, Layout, ROWS, Tail};
 use super::code::{Factors, Origin, encode};
 use super::kernels::raw_dot;
-use super::rank::accepts;
+use super::rank::{accepts, squared_length};
 use super::rotation::Rotation;
 use super::search::{Request, Search, Vectors, Work};
 use super::simd::Simd;
@@ -22,10 +22,6 @@ const LARGE: f32 = 1e30;
 
 /// Each time that there are so many times more rows, the origin is taken anew.
 const GROWTH: usize = 4;
-
-fn length(vector: &[f32]) -> f64 {
-    vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
-}
 
 /// An index of vectors that are appended row by row, for any number of readers at the same time.
 ///
@@ -162,7 +158,7 @@ impl VectorIndex {
         let square = raw_dot(self.simd, &appender.rotated, &appender.rotated);
         if square.is_nan() || square > LARGE {
             if accepts(self.metric, vector) {
-                self.longest.fetch_max(length(vector).to_bits(), Ordering::Relaxed);
+                self.longest.fetch_max(squared_length(vector).sqrt().to_bits(), Ordering::Relaxed);
                 self.odd.push(appender.rows as u32);
             }
             return Factors::NONE;
@@ -181,11 +177,7 @@ impl VectorIndex {
             return Some(1.0);
         }
         let square = raw_dot(self.simd, vector, vector);
-        let square = if (1e-25..1e25).contains(&square) {
-            f64::from(square)
-        } else {
-            vector.iter().map(|value| f64::from(*value).powi(2)).sum()
-        };
+        let square = if (1e-25..1e25).contains(&square) { f64::from(square) } else { squared_length(vector) };
         (square > 0.0 && square.is_finite()).then(|| (1.0 / square.sqrt()) as f32)
     }
 
@@ -257,12 +249,12 @@ impl VectorIndex {
 
     /// Whether ranks by this vector may be beyond the numbers of 32 bits.
     pub fn may_overflow(&self, vector: &[f32]) -> bool {
-        let (own, longest) = (length(vector), f64::from_bits(self.longest.load(Ordering::Relaxed)));
+        let (square, longest) = (squared_length(vector), f64::from_bits(self.longest.load(Ordering::Relaxed)));
         match self.metric {
             // Of a long row it is known that it is far.
-            Metric::L2 => own * own > f64::from(LARGE),
+            Metric::L2 => square > f64::from(LARGE),
             Metric::Cosine => false,
-            Metric::InnerProduct => own * own > f64::from(LARGE) || own * longest > f64::from(f32::MAX) / 2.0,
+            Metric::InnerProduct => square > f64::from(LARGE) || square.sqrt() * longest > f64::from(f32::MAX) / 2.0,
         }
     }
 

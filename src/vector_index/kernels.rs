@@ -38,7 +38,7 @@ pub(super) fn cosine(simd: Simd, a: &[f32], b: &[f32]) -> f32 {
 
 /// A sum over pairs in `f64`.
 #[cold]
-fn wide(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
+pub(super) fn wide(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
     a.iter().zip(b).map(|(a, b)| term(f64::from(*a), f64::from(*b))).sum()
 }
 

@@ -3,7 +3,6 @@
 //! Owns: codes, estimates and which rows to compare. Does not own the vectors, which stay where the rows are, nor which
 //! rows may be found: a watermark and a mask tell.
 
-mod beyond;
 mod block;
 mod class;
 mod code;
@@ -11,6 +10,7 @@ mod count;
 mod index;
 mod kernels;
 mod mask;
+mod nearest;
 mod product;
 mod random;
 mod rank;
@@ -19,12 +19,12 @@ mod search;
 mod simd;
 mod top;
 
-pub use beyond::Beyond;
 pub use class::{Class, vector_of};
 pub use index::{IndexError, VectorIndex};
 pub use mask::Mask;
+pub use nearest::Nearest;
 pub use product::{ProductCodebook, ProductList, ProductTable};
-pub use rank::{accepts, rank, wide_rank};
+pub use rank::{accepts, rank, squared_length};
 pub use search::{Effort, Request, Vectors, Work};
 pub use simd::Simd;
 pub use top::{Neighbour, Top};

@@ -1,6 +1,6 @@
 //! By what rows are ranked, and which have a rank.
 
-use super::kernels::{cosine, dot, l2_squared};
+use super::kernels::{cosine, dot, l2_squared, wide};
 use super::simd::Simd;
 use crate::distance::Metric;
 
@@ -19,16 +19,18 @@ pub fn rank(metric: Metric, simd: Simd, a: &[f32], b: &[f32]) -> f32 {
     }
 }
 
-/// As [`rank`], in 64 bits: what 32 bits are too few for.
-pub fn wide_rank(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
-    let pairs = || a.iter().zip(b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
-    let dot = || pairs().map(|(a, b)| a * b).sum::<f64>();
-    let length = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+/// As [`rank`], in 64 bits: where sums are beyond the numbers of 32.
+pub(super) fn wide_rank(metric: Metric, simd: Simd, a: &[f32], b: &[f32]) -> f64 {
     match metric {
-        Metric::L2 => pairs().map(|(a, b)| (a - b).powi(2)).sum(),
-        Metric::Cosine => 1.0 - dot() / (length(a) * length(b)),
-        Metric::InnerProduct => -dot(),
+        Metric::L2 => wide(a, b, |a, b| (a - b) * (a - b)),
+        Metric::Cosine => f64::from(cosine(simd, a, b)),
+        Metric::InnerProduct => -wide(a, b, |a, b| a * b),
     }
+}
+
+/// The sum of the squares of a vector's values.
+pub fn squared_length(vector: &[f32]) -> f64 {
+    vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum()
 }
 
 /// Whether a vector of these values has a rank: all are finite, and there is a direction if the metric takes one.

@@ -22,6 +22,7 @@ use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 
+use crate::support::documents::fields;
 use crate::support::number_from_env;
 use crate::support::place::quiet;
 use crate::support::plan::explained;
@@ -49,13 +50,7 @@ fn text(key: usize, version: i64) -> String {
 }
 
 fn schema() -> SchemaRef {
-    let element = Arc::new(Field::new_list_field(DataType::Float32, true));
-    Arc::new(Schema::new(vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("n", DataType::Int64, true),
-        Field::new("body", DataType::Utf8, true),
-        Field::new("e", DataType::FixedSizeList(element, WIDTH as i32), true),
-    ]))
+    Arc::new(Schema::new(fields(WIDTH)))
 }
 
 /// Rows of keys in their versions.

@@ -96,14 +96,19 @@ impl Documents {
 
 /// The columns of documents, the key first.
 pub(crate) fn schema() -> SchemaRef {
+    let pad = Field::new("pad", DataType::Binary, true);
+    Arc::new(Schema::new(fields(WIDTH).into_iter().chain([pad]).collect::<Vec<_>>()))
+}
+
+/// A key, a number, a text and a vector of `width` dimensions.
+pub(crate) fn fields(width: usize) -> Vec<Field> {
     let element = Arc::new(Field::new_list_field(DataType::Float32, true));
-    Arc::new(Schema::new(vec![
+    vec![
         Field::new("id", DataType::Int64, false),
         Field::new("n", DataType::Int64, true),
         Field::new("body", DataType::Utf8, true),
-        Field::new("e", DataType::FixedSizeList(element, WIDTH as i32), true),
-        Field::new("pad", DataType::Binary, true),
-    ]))
+        Field::new("e", DataType::FixedSizeList(element, width as i32), true),
+    ]
 }
 
 /// The keys of rows to be deleted, which live no longer.
