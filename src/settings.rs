@@ -70,6 +70,20 @@ pub enum SearchStats {
     Physical,
 }
 
+/// How much is read before queries ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Warmth {
+    /// Nothing.
+    None,
+    /// Where in the files the columns are.
+    Metadata,
+    /// Besides, what indexes need to be asked.
+    Indexes,
+    /// Besides, all files, as far as they fit into what keeps blocks of them.
+    All,
+}
+
 /// What DROP TABLE does with the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -107,6 +121,7 @@ named_enum!(OnConflict { "replace" => Replace, "error" => Error, "ignore" => Ign
 named_enum!(Recovery { "strict" => Strict, "quarantine" => Quarantine });
 named_enum!(SearchMode { "auto" => Auto, "exact" => Exact });
 named_enum!(SearchStats { "live" => Live, "physical" => Physical });
+named_enum!(Warmth { "none" => None, "metadata" => Metadata, "indexes" => Indexes, "all" => All });
 named_enum!(OnDrop { "keep" => Keep, "delete" => Delete });
 
 trait Value: Sized {
@@ -161,7 +176,7 @@ macro_rules! value_by_enum {
     )*};
 }
 
-value_by_enum!(Access, Ack, OnConflict, Recovery, SearchMode, SearchStats, OnDrop);
+value_by_enum!(Access, Ack, OnConflict, Recovery, SearchMode, SearchStats, Warmth, OnDrop);
 
 /// A number of bytes; reads `64MiB` and the like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -234,8 +249,15 @@ macro_rules! settings {
 
             /// Whether a new table keeps the option for whoever opens it next.
             pub fn is_stored(name: &str) -> bool {
-                const OF_ONE_HANDLE: &[&str] =
-                    &["lsm.access", "lsm.adopt", "lsm.drop", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
+                const OF_ONE_HANDLE: &[&str] = &[
+                    "lsm.access",
+                    "lsm.adopt",
+                    "lsm.cache.memory",
+                    "lsm.drop",
+                    "lsm.recovery",
+                    "lsm.shards",
+                    "lsm.shard.column",
+                ];
                 !OF_ONE_HANDLE.contains(&name)
             }
 
@@ -331,6 +353,11 @@ settings! {
     /// How often commits of others are looked for, to the base and to shards this process does not write; none is
     /// never.
     base_refresh: Option<Duration> = "lsm.base.refresh", Some(Duration::from_secs(10));
+    /// How much is read ahead of queries when the table is opened.
+    warm: Warmth = "lsm.warm", Warmth::None;
+    /// How many bytes of files on object stores this table keeps in memory, apart from other tables; none is what the
+    /// process keeps for all of them.
+    cache_memory: Option<Bytes> = "lsm.cache.memory", None;
     /// How many bytes of the base's keys may be resident.
     base_keys: Bytes = "lsm.base.keys", Bytes::mib(256);
 }

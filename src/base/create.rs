@@ -45,7 +45,7 @@ impl BaseTable {
     pub async fn create(opener: &DatasetOpener, io: &ObjectIo, spec: &CreateSpec) -> Result<Arc<Self>> {
         let (key, sharding) = spec.plan()?;
         let schema = marked(&spec.schema, &key);
-        let mut params = opener.write_params();
+        let mut params = opener.write_params(io.uri());
         params.mode = WriteMode::Create;
         let no_rows = RecordBatchIterator::new(std::iter::empty(), Arc::clone(&schema));
         let mut dataset = Dataset::write(no_rows, io.uri(), Some(params)).await.map_err(|error| match error {

@@ -80,7 +80,7 @@ impl BaseTable {
             return Ok(Vec::new());
         }
         let rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
-        let mut params = self.opener.write_params();
+        let mut params = self.opener.write_params(self.io.uri());
         params.data_storage_version = Some(self.layout().version());
         let fragments = FragmentCreateBuilder::new(self.io.uri())
             .schema(dataset.schema())

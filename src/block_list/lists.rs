@@ -141,6 +141,34 @@ impl BlockLists {
         union
     }
 
+    /// Finds out which rows of `older` `newer` supersedes, before queries ask.
+    pub fn relate(&self, shard: ShardId, older: &Generation, newer: &Arc<Generation>) {
+        let keys = older.keys();
+        self.relate_to(SourceId::Generation(shard, older.id()), shard, newer, |key, hash| keys.get(key, hash));
+    }
+
+    /// The same of the base, if its keys are in memory.
+    pub fn relate_base(&self, base: &BaseTable, shard: ShardId, newer: &Arc<Generation>) {
+        let slot = self.base_keys.lock();
+        let known = slot.as_ref().filter(|(version, _)| *version == base.version()).map(|(_, cell)| Arc::clone(cell));
+        drop(slot);
+        if let Some(keys) = known.as_ref().and_then(|cell| cell.get()) {
+            self.relate_to(SourceId::Base(base.version()), shard, newer, |key, hash| keys.get(key, hash));
+        }
+    }
+
+    fn relate_to(
+        &self,
+        older: SourceId,
+        shard: ShardId,
+        newer: &Arc<Generation>,
+        find: impl Fn(KeyRef<'_>, u64) -> Option<u64>,
+    ) {
+        let newer = KeySource::Generation(shard, Arc::clone(newer));
+        let pair = Arc::clone(self.pairs.lock().entry((older, newer.id())).or_default());
+        pair.lock().resolve(&newer, find);
+    }
+
     /// The rows of `older` that any of `newer` supersedes, if that was found out and no row came since.
     pub(super) fn known(&self, older: SourceId, newer: &[KeySource]) -> Option<Arc<RoaringTreemap>> {
         let unions = self.unions.lock();

@@ -7,8 +7,8 @@ use datafusion::common::DataFusionError;
 use lance::Dataset;
 use lance_core::Error as LanceError;
 use lance_table::format::IndexMetadata;
-use object_store::path::Path;
 
+use super::files::{File, data_files, index_files};
 use crate::error::{Error, ErrorKind};
 use crate::store::from_lance;
 
@@ -26,36 +26,15 @@ pub(super) fn from_plan(error: DataFusionError) -> Error {
 
 /// `error`, or what is wrong with the dataset's files if one of them is missing or of another size than written.
 pub(super) async fn diagnose(dataset: &Dataset, error: Error) -> Error {
-    let files = dataset.fragments().iter().flat_map(|fragment| &fragment.files);
-    let files = files.filter(|file| file.base_id.is_none()).map(|file| Written {
-        name: file.path.clone(),
-        path: dataset.data_dir().join(file.path.as_str()),
-        size: file.file_size_bytes.get().map(u64::from),
-    });
-    diagnose_files(dataset, "a data file", files.collect(), error).await
+    diagnose_files(dataset, "a data file", data_files(dataset), error).await
 }
 
 /// The same of the files of an index's segments.
 pub(super) async fn diagnose_index(dataset: &Dataset, segments: &[IndexMetadata], error: Error) -> Error {
-    let files = segments.iter().filter(|segment| segment.base_id.is_none()).flat_map(|segment| {
-        let dir = dataset.indices_dir().join(segment.uuid.to_string());
-        segment.files.iter().flatten().map(move |file| Written {
-            name: format!("{}/{}", segment.uuid, file.path),
-            path: dir.clone().join(file.path.as_str()),
-            size: Some(file.size_bytes),
-        })
-    });
-    diagnose_files(dataset, "a file of an index", files.collect(), error).await
+    diagnose_files(dataset, "a file of an index", index_files(dataset, segments), error).await
 }
 
-/// A file as it was written.
-struct Written {
-    name: String,
-    path: Path,
-    size: Option<u64>,
-}
-
-async fn diagnose_files(dataset: &Dataset, what: &str, files: Vec<Written>, error: Error) -> Error {
+async fn diagnose_files(dataset: &Dataset, what: &str, files: Vec<File>, error: Error) -> Error {
     let error = error.with_context("dataset", dataset.uri());
     if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal | ErrorKind::Invalid) {
         return error;

@@ -42,7 +42,7 @@ use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::size::row_bytes;
 use crate::source::ValueRanges;
-use crate::store::from_lance;
+use crate::store::{StoreOptions, from_lance};
 use crate::text_search::TextAnalyzer;
 
 /// An index of values is used if it leaves at most one row in so many, which are taken one by one.
@@ -67,7 +67,8 @@ pub struct DatasetHandle {
 }
 
 impl DatasetHandle {
-    /// `dataset` as rows of `schema`; `label` names it in plans, `lease` is charged for rows that stay in memory.
+    /// `dataset` as rows of `schema`; `label` names it in plans, `lease` is charged for rows that stay in memory, it is
+    /// reached by `options`.
     ///
     /// # Errors
     /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type; `Unavailable` if
@@ -77,6 +78,7 @@ impl DatasetHandle {
         schema: Arc<TableSchema>,
         label: String,
         lease: MemoryLease,
+        options: &StoreOptions,
     ) -> Result<Arc<Self>> {
         let source = arrow_schema_with_field_ids(dataset.schema());
         let origins = Origins::resolve(source, Arc::clone(&schema))
@@ -88,7 +90,7 @@ impl DatasetHandle {
         let resident = Resident::new(files.map(|f| f.file_size_bytes.get().map(u64::from)).sum(), lease);
         let catalog = IndexCatalog::of(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
         let row_readers =
-            RowReaders::open(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
+            RowReaders::open(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
         Ok(Arc::new(Self {
             dataset,
             schema,
@@ -401,7 +403,11 @@ impl DatasetHandle {
     }
 
     /// Opened once; `None` if there is none that can be used.
-    async fn value_index(&self, column: usize, entry: &ValueEntry) -> Result<Option<Arc<DatasetValueIndex>>> {
+    pub(super) async fn value_index(
+        &self,
+        column: usize,
+        entry: &ValueEntry,
+    ) -> Result<Option<Arc<DatasetValueIndex>>> {
         let name = self.origins.name(column).unwrap_or_default();
         let data_type = self.schema.stored().field(column).data_type();
         let open = async || match DatasetValueIndex::open(&self.dataset, name, data_type, entry).await {
@@ -413,7 +419,7 @@ impl DatasetHandle {
 
     /// The place of a column and its index of values. Those of floats are not asked: Lance orders NaN and zeros otherwise
     /// than filters do.
-    fn value_entry(&self, column: &str) -> Option<(usize, &ValueEntry)> {
+    pub(super) fn value_entry(&self, column: &str) -> Option<(usize, &ValueEntry)> {
         let column = self.schema.logical().index_of(column).ok()?;
         if self.schema.logical().field(column).data_type().is_floating() {
             return None;

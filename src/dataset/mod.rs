@@ -4,6 +4,7 @@
 
 mod conform;
 mod failure;
+mod files;
 mod handle;
 mod index_catalog;
 mod index_coverage;
@@ -21,6 +22,7 @@ mod tests;
 mod text_index;
 mod value_index;
 mod vector_index;
+mod warm;
 
 pub use conform::conform;
 pub use handle::DatasetHandle;

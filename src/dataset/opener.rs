@@ -1,6 +1,5 @@
 //! Opens Lance datasets with one session and one set of storage options.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,10 +11,10 @@ use lance_core::Error as LanceError;
 use lance_io::object_store::ObjectStoreParams;
 
 use super::handle::DatasetHandle;
-use crate::cache::MemoryBudget;
+use crate::cache::{BlockCounts, MemoryBudget};
 use crate::error::Result;
 use crate::schema::TableSchema;
-use crate::store::{from_lance, registry, store_params};
+use crate::store::{Recording, StoreOptions, from_lance, registry};
 
 /// Bytes of Lance's cache of open indexes.
 const INDEX_CACHE: usize = 1 << 30;
@@ -51,14 +50,14 @@ impl fmt::Debug for LanceSession {
 #[derive(Clone)]
 pub struct DatasetOpener {
     session: Arc<Session>,
-    storage_options: Arc<HashMap<String, String>>,
+    options: StoreOptions,
     budget: Arc<MemoryBudget>,
 }
 
 impl DatasetOpener {
     /// An opener with a session of its own; rows that stay in memory are charged to `budget`.
-    pub fn new(storage_options: HashMap<String, String>, budget: Arc<MemoryBudget>) -> Self {
-        Self { session: LanceSession::default().0, storage_options: Arc::new(storage_options), budget }
+    pub fn new(options: StoreOptions, budget: Arc<MemoryBudget>) -> Self {
+        Self { session: LanceSession::default().0, options, budget }
     }
 
     /// The same with the caches of `session`.
@@ -79,6 +78,15 @@ impl DatasetOpener {
         }
     }
 
+    /// A version of the dataset at `uri`, which is known to be there: nothing is listed.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is not there or damaged, `Unavailable` if the storage fails.
+    pub async fn version(&self, uri: &str, version: u64) -> Result<Arc<Dataset>> {
+        let opened = self.builder(uri).with_version(version).load().await;
+        opened.map(Arc::new).map_err(|error| from_lance(error).with_context("dataset", uri))
+    }
+
     /// `dataset` as rows of `schema`; `label` names it in plans.
     ///
     /// # Errors
@@ -90,21 +98,21 @@ impl DatasetOpener {
         schema: Arc<TableSchema>,
         label: String,
     ) -> Result<Arc<DatasetHandle>> {
-        DatasetHandle::open(dataset, schema, label, self.budget.lease()).await
+        DatasetHandle::open(dataset, schema, label, self.budget.lease(), &self.options).await
     }
 
-    /// What Lance needs to write where this opener reads.
-    pub(crate) fn write_params(&self) -> WriteParams {
+    /// What Lance needs to write at `uri`.
+    pub(crate) fn write_params(&self, uri: &str) -> WriteParams {
         WriteParams {
-            store_params: Some(self.store_params()),
+            store_params: Some(self.store_params(uri)),
             session: Some(Arc::clone(&self.session)),
             ..Default::default()
         }
     }
 
-    /// What Lance needs to reach the storage.
-    pub(crate) fn store_params(&self) -> ObjectStoreParams {
-        store_params(&self.storage_options)
+    /// What Lance needs to reach the storage of `uri`.
+    pub(crate) fn store_params(&self, uri: &str) -> ObjectStoreParams {
+        self.options.params(uri)
     }
 
     /// The session all datasets of this opener share.
@@ -112,9 +120,35 @@ impl DatasetOpener {
         &self.session
     }
 
+    /// Notes what is read of the files of the dataset at `uri`, for a summary of them; `None` where none is of use.
+    ///
+    /// # Errors
+    /// `Invalid` if the location is wrong.
+    pub async fn record(&self, uri: &str) -> Result<Option<Recording>> {
+        self.options.record(uri).await
+    }
+
+    /// Reads the summary of the files of the dataset at `uri`; whether there is one.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged, `Unavailable` if the storage fails.
+    pub async fn recall(&self, uri: &str) -> Result<bool> {
+        self.options.recall(uri).await
+    }
+
+    /// How many bytes of what is at `uri` may be kept in blocks.
+    pub fn cache_capacity(&self, uri: &str) -> u64 {
+        self.options.cache_capacity(uri)
+    }
+
+    /// How often blocks of files were in the cache, and what it keeps.
+    pub fn cache_counts(&self) -> BlockCounts {
+        self.options.cache_counts()
+    }
+
     fn builder(&self, uri: &str) -> DatasetBuilder {
         DatasetBuilder::from_uri(uri).with_read_params(ReadParams {
-            store_options: Some(self.store_params()),
+            store_options: Some(self.store_params(uri)),
             session: Some(Arc::clone(&self.session)),
             ..Default::default()
         })

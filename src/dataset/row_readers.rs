@@ -1,8 +1,8 @@
 //! Rows of a dataset by id, through readers of its fragments that stay open.
 //!
 //! Lance's own takes open the fragments anew each time, and read every row of a local file by a thread of its own: of a
-//! search that takes a few rows of files that the operating system has in memory that is a third of the time. Rows that are
-//! not in memory are left to Lance, which waits for many of them at a time.
+//! search that takes a few rows of files that the operating system has in memory that is a third of the time. Of object
+//! stores, rows are taken so of which the blocks are kept. Rows that are not in memory are left to Lance, which waits for many of them at a time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use parking_lot::Mutex;
 
 use crate::error::Result;
-use crate::store::{OpenFiles, from_lance};
+use crate::store::{OpenFiles, StoreOptions, from_lance};
 
 /// Rows up to which they are taken so: it is done on the thread that asks.
 const FEW: usize = 1024;
@@ -42,26 +42,31 @@ pub(super) struct RowReaders {
 }
 
 impl RowReaders {
-    /// Readers of `dataset`; `None` if ids do not say where its rows are, or it is not near.
+    /// Readers of `dataset`; `None` if ids do not say where its rows are, or nothing of it is in memory. `options` tell what
+    /// is kept of a dataset that is not near.
     ///
     /// # Errors
     /// `Unavailable` if the storage cannot be reached.
-    pub(super) async fn open(dataset: &Dataset) -> Result<Option<Self>> {
+    pub(super) async fn open(dataset: &Dataset, options: &StoreOptions) -> Result<Option<Self>> {
         let is_elsewhere = dataset.fragments().iter().flat_map(|f| &f.files).any(|file| file.base_id.is_some());
         if dataset.manifest().uses_stable_row_ids() || is_elsewhere {
             return Ok(None);
         }
         let store = dataset.object_store(None).await.map_err(from_lance)?;
-        let store = if store.scheme() == "memory" {
-            store
-        } else if store.has_direct_local_paths() {
-            let (files, place) = (OpenFiles::global(), uri_to_url(THROUGH_STORE).map_err(from_lance)?);
-            let parallelism = store.io_parallelism();
-            Arc::new(ObjectStore::new(files, place, Some(BLOCK), None, false, false, parallelism, 0, None))
+        if store.scheme() == "memory" {
+            return Ok(Some(Self { store, readers: Mutex::default() }));
+        }
+        let in_memory: Arc<dyn object_store::ObjectStore> = if store.has_direct_local_paths() {
+            OpenFiles::global()
+        } else if let Some(kept) = options.kept(dataset.uri(), &store.store_prefix) {
+            kept
         } else {
             return Ok(None);
         };
-        Ok(Some(Self { store, readers: Mutex::default() }))
+        let place = uri_to_url(THROUGH_STORE).map_err(from_lance)?;
+        let parallelism = store.io_parallelism();
+        let store = ObjectStore::new(in_memory, place, Some(BLOCK), None, false, false, parallelism, 0, None);
+        Ok(Some(Self { store: Arc::new(store), readers: Mutex::default() }))
     }
 
     /// Whether so many rows of these fields may be taken so.

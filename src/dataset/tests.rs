@@ -19,6 +19,7 @@ use super::{DatasetHandle, conform};
 use crate::cache::MemoryBudget;
 use crate::error::ErrorKind;
 use crate::schema::TableSchema;
+use crate::store::StoreOptions;
 use crate::text_search::{TextAnalyzer, TextSearch, matching_counted};
 
 async fn dataset(uri: &str, params: Option<WriteParams>) -> Arc<Dataset> {
@@ -30,7 +31,15 @@ async fn dataset(uri: &str, params: Option<WriteParams>) -> Arc<Dataset> {
 async fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-    DatasetHandle::open(Arc::clone(dataset), schema, "it".into(), MemoryBudget::global().lease()).await.unwrap()
+    DatasetHandle::open(
+        Arc::clone(dataset),
+        schema,
+        "it".into(),
+        MemoryBudget::global().lease(),
+        &StoreOptions::default(),
+    )
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
@@ -57,7 +66,9 @@ async fn a_small_dataset_stays_in_memory_from_the_second_read_on() {
     let of = async |budget: &Arc<MemoryBudget>| {
         let numbered = arrow_schema_with_field_ids(dataset.schema());
         let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-        DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), budget.lease()).await.unwrap()
+        DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), budget.lease(), &StoreOptions::default())
+            .await
+            .unwrap()
     };
     let budget = MemoryBudget::new(1 << 20);
     let handle = of(&budget).await;
@@ -97,7 +108,9 @@ async fn texts_that_are_in_memory_get_an_index_there() {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
     let budget = MemoryBudget::new(1 << 20);
-    let handle = DatasetHandle::open(Arc::new(dataset), schema, "it".into(), budget.lease()).await.unwrap();
+    let handle = DatasetHandle::open(Arc::new(dataset), schema, "it".into(), budget.lease(), &StoreOptions::default())
+        .await
+        .unwrap();
     let analyzer = TextAnalyzer::default_one();
     for _ in 0..2 {
         assert!(!handle.has_text_index(1) && handle.text_index(1, &analyzer).await.unwrap().is_none());
@@ -129,7 +142,8 @@ async fn a_dataset_stays_in_storage_while_memory_is_short() {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
     let budget = MemoryBudget::new(0);
-    let handle = DatasetHandle::open(dataset, schema, "it".into(), budget.lease()).await.unwrap();
+    let handle =
+        DatasetHandle::open(dataset, schema, "it".into(), budget.lease(), &StoreOptions::default()).await.unwrap();
     for _ in 0..3 {
         let rows = collect(handle.scan(&[0], &[]).unwrap(), Arc::default()).await.unwrap();
         assert_eq!(rows[0].num_rows(), 3);
@@ -154,7 +168,7 @@ async fn rows_are_taken_in_any_order_from_wherever_they_are() {
         let mut dataset = Dataset::write(reader, uri, Some(params)).await.unwrap();
         dataset.delete("id in (8, 39)").await.unwrap();
         let handle = handle(&Arc::new(dataset)).await;
-        assert!(RowReaders::open(handle.dataset()).await.unwrap().is_some());
+        assert!(RowReaders::open(handle.dataset(), &StoreOptions::default()).await.unwrap().is_some());
         let row_id = |id: u64| ((id / 7) << 32) | (id % 7);
         for ids in [vec![3], vec![39 - 1, 0, 7, 6, 7, 20], (9..20).collect(), vec![5, 5, 5], vec![], vec![34, 12, 34]] {
             let row_ids: Vec<u64> = ids.iter().copied().map(row_id).collect();
@@ -177,7 +191,7 @@ async fn rows_are_taken_in_any_order_from_wherever_they_are() {
 #[tokio::test]
 async fn what_a_read_puts_in_other_words_is_left_to_lance() {
     let dataset = dataset("memory://left_to_lance", None).await;
-    let readers = RowReaders::open(&dataset).await.unwrap().unwrap();
+    let readers = RowReaders::open(&dataset, &StoreOptions::default()).await.unwrap().unwrap();
     let mut fields = dataset.schema().clone();
     assert!(readers.may_take(1, &fields) && !readers.may_take(100_000, &fields));
     fields.fields[0].metadata.insert("ARROW:extension:name".into(), "lance.json".into());
@@ -221,7 +235,9 @@ async fn a_dataset_of_another_table_is_refused() {
     for (field, said) in [(id("0", DataType::Int32), "stored as Int64"), (id("5", DataType::Int64), "is missing")] {
         let schema = Arc::new(TableSchema::try_new(&Schema::new(vec![field]), &["id".into()]).unwrap());
         let lease = MemoryBudget::global().lease();
-        let error = DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), lease).await.unwrap_err();
+        let error = DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), lease, &StoreOptions::default())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().contains(said), "{error}");
     }

@@ -14,7 +14,7 @@ use crate::events::EventListener;
 use crate::manifest::ManifestStore;
 use crate::store::{ObjectIo, Retry};
 use crate::task::Stop;
-use crate::version::{FlushRequest, VersionControl};
+use crate::version::{FlushRequest, GenerationWarmer, VersionControl};
 
 /// What a flusher works with.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct FlushContext {
     pub control: Arc<VersionControl>,
     /// Who listens.
     pub events: Arc<dyn EventListener>,
+    /// Prepares generations before they are committed.
+    pub warmer: Arc<dyn GenerationWarmer>,
 }
 
 /// Flushes what arrives in `requests` until `stop`; what is underway then is finished unless it fails.

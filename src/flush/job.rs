@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::flusher::FlushContext;
 use super::indexes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::{self, Contents, Generation};
+use crate::generation::{self, Contents, Generation, GenerationRecord};
 use crate::ids::GenerationId;
 use crate::manifest::{ManifestStore, SsTable};
 use crate::memtable::MemTableView;
 use crate::store::TablePaths;
 use crate::task;
-use crate::version::FlushRequest;
+use crate::version::{self, FlushRequest};
 
 /// Writes, commits and opens the generation of a frozen memtable; `None` if its rows are in the base already.
 pub(super) async fn flush(
@@ -26,9 +26,9 @@ pub(super) async fn flush(
     if id <= compacted {
         return Ok(None);
     }
-    let table = if let Some(table) = committed(manifest, id) {
+    let (table, warm) = if let Some(table) = committed(manifest, id) {
         // The commit of an earlier attempt had come through after all.
-        table
+        (table, None)
     } else {
         // Where nothing can be committed, nothing needs to be written.
         context.io.check_synced(&TablePaths::manifest_dir(request.shard))?;
@@ -47,6 +47,7 @@ pub(super) async fn flush(
         let record =
             generation::write(&context.opener, &context.io, request.shard, id, contents, schema, layout).await?;
         context.events.on_flush_written(request.shard, id);
+        let warm = warmed(context, request, &record).await;
         let table = SsTable {
             generation: id.0,
             path: record.path,
@@ -61,9 +62,12 @@ pub(super) async fn flush(
             }
             return Err(error);
         }
-        table
+        (table, warm)
     };
-    let record = generation::GenerationRecord {
+    if warm.is_some() {
+        return Ok(warm);
+    }
+    let record = GenerationRecord {
         id,
         path: table.path,
         bytes: table.in_memory_bytes,
@@ -71,6 +75,28 @@ pub(super) async fn flush(
         key_bytes: table.primary_key_bytes,
     };
     Generation::open(&context.opener, context.io.uri(), request.shard, &record, schema).await.map(Some)
+}
+
+/// The generation, open and prepared for queries, if that can be done. What that reads of it is what readers who have
+/// nothing of it in memory need: they get it in one object.
+async fn warmed(context: &FlushContext, request: &FlushRequest, record: &GenerationRecord) -> Option<Arc<Generation>> {
+    let (opener, uri, shard) = (&context.opener, context.io.uri(), request.shard);
+    let is_not = |what: &str, error: &Error| {
+        tracing::warn!(%shard, generation = %record.id, %error, "a generation is not {what}");
+    };
+    let opening = async {
+        let recording = Generation::recording(opener, uri, shard, record).await?;
+        let generation = Generation::open_written(opener, uri, shard, record, request.memtable.schema()).await?;
+        Ok::<_, Error>((recording, generation))
+    };
+    let (recording, generation) = opening.await.inspect_err(|error| is_not("warm", error)).ok()?;
+    version::warm(context.warmer.as_ref(), shard, &generation, &context.control).await;
+    if let Some(recording) = recording
+        && let Err(error) = recording.write().await
+    {
+        is_not("summarised", &error);
+    }
+    Some(generation)
 }
 
 fn committed(manifest: &ManifestStore, id: GenerationId) -> Option<SsTable> {

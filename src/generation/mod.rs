@@ -16,13 +16,14 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use lance::Dataset;
 
 use crate::dataset::{DatasetHandle, DatasetOpener};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::key::KeyMap;
 use crate::schema::TableSchema;
-use crate::store::TablePaths;
+use crate::store::{Recording, TablePaths};
 
 pub use checksum::verify;
 pub use index_files::{IndexFiles, IndexTarget, IndexWriter, NewIndex};
@@ -30,6 +31,9 @@ pub use text_index::TextIndexWriter;
 pub use value_index::ValueIndexWriter;
 pub use vector_index::VectorIndexWriter;
 pub use write::{Contents, discard, write};
+
+/// The only version of a generation's dataset.
+const VERSION: u64 = 1;
 
 /// What a shard manifest says about a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,10 +78,50 @@ impl Generation {
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
         let uri = uri(table_uri, shard, &record.path);
-        let dataset = opener.latest(&uri).await?.ok_or_else(|| {
-            Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
-                .with_context("generation", &uri)
-        })?;
+        let dataset = match summarised(opener, &uri).await {
+            Some(dataset) => dataset,
+            None => opener.latest(&uri).await?.ok_or_else(|| {
+                Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
+                    .with_context("generation", &uri)
+            })?,
+        };
+        Self::of(opener, dataset, record, schema).await
+    }
+
+    /// Notes what is read of a generation that [`write`] has just written, for a summary of it.
+    ///
+    /// # Errors
+    /// `Invalid` if the location is wrong.
+    pub async fn recording(
+        opener: &DatasetOpener,
+        table_uri: &str,
+        shard: ShardId,
+        record: &GenerationRecord,
+    ) -> Result<Option<Recording>> {
+        opener.record(&uri(table_uri, shard, &record.path)).await
+    }
+
+    /// Opens a generation that [`write`] has just written, which has one version.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_written(
+        opener: &DatasetOpener,
+        table_uri: &str,
+        shard: ShardId,
+        record: &GenerationRecord,
+        schema: &Arc<TableSchema>,
+    ) -> Result<Arc<Self>> {
+        let dataset = opener.version(&uri(table_uri, shard, &record.path), VERSION).await?;
+        Self::of(opener, dataset, record, schema).await
+    }
+
+    async fn of(
+        opener: &DatasetOpener,
+        dataset: Arc<Dataset>,
+        record: &GenerationRecord,
+        schema: &Arc<TableSchema>,
+    ) -> Result<Arc<Self>> {
         let handle = opener.handle(dataset, Arc::clone(schema), format!("generation {}", record.id)).await?;
         let keys = handle.key_map().await.map_err(damaged)?;
         Ok(Arc::new(Self { record: record.clone(), handle, keys }))
@@ -134,6 +178,16 @@ impl Generation {
     pub async fn take(&self, row_ids: &[u64], projection: &[usize]) -> Result<RecordBatch> {
         self.handle.take(row_ids, projection).await
     }
+}
+
+/// The dataset of a generation that has a summary: then it is one of ours, and its version is known.
+async fn summarised(opener: &DatasetOpener, uri: &str) -> Option<Arc<Dataset>> {
+    let open =
+        async { if opener.recall(uri).await? { opener.version(uri, VERSION).await.map(Some) } else { Ok(None) } };
+    open.await.unwrap_or_else(|error| {
+        tracing::warn!(generation = uri, %error, "a generation is opened without its summary");
+        None
+    })
 }
 
 /// A key that cannot be read is nobody's request.

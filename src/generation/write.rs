@@ -96,7 +96,7 @@ async fn write_files(
 
     let numbered = numbered_schema(schema, layout)?;
     let lance_schema = LanceSchema::try_from(numbered.as_ref()).map_err(failed)?;
-    let mut params = opener.write_params();
+    let mut params = opener.write_params(&uri);
     params.mode = WriteMode::Create;
     params.max_rows_per_file = usize::MAX;
     params.max_bytes_per_file = usize::MAX;
@@ -108,7 +108,7 @@ async fn write_files(
         .await
         .map_err(failed)?;
     let (store, root) =
-        ObjectStore::from_uri_and_params(opener.session().store_registry(), &uri, &opener.store_params())
+        ObjectStore::from_uri_and_params(opener.session().store_registry(), &uri, &opener.store_params(&uri))
             .await
             .map_err(failed)?;
     if schema.key().is_lance_key() {

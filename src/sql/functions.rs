@@ -1,5 +1,5 @@
 //! The table functions: `lsm_sources('t')`, `lsm_indexes('t')`, `lsm_wal('t')`, `lsm_metrics('t')`, `lsm_flush('t')`,
-//! `lsm_refresh('t')`, `lsm_drop_index('t', 'name')`.
+//! `lsm_refresh('t')`, `lsm_drop_index('t', 'name')`, `lsm_warm('t', 'all')`.
 //!
 //! Planning only finds the table; the work is in the stream. A flush that happened while planning would happen under
 //! EXPLAIN, and twice.
@@ -36,12 +36,22 @@ pub enum LsmFunction {
     Refresh,
     /// Takes an index from the table.
     DropIndex,
+    /// Reads ahead of queries.
+    Warm,
 }
 
 impl LsmFunction {
     /// All functions.
-    pub const ALL: &'static [Self] =
-        &[Self::Sources, Self::Indexes, Self::Wal, Self::Metrics, Self::Flush, Self::Refresh, Self::DropIndex];
+    pub const ALL: &'static [Self] = &[
+        Self::Sources,
+        Self::Indexes,
+        Self::Wal,
+        Self::Metrics,
+        Self::Flush,
+        Self::Refresh,
+        Self::DropIndex,
+        Self::Warm,
+    ];
 
     /// The function's name in SQL.
     pub fn name(self) -> &'static str {
@@ -53,6 +63,16 @@ impl LsmFunction {
             Self::Flush => "lsm_flush",
             Self::Refresh => "lsm_refresh",
             Self::DropIndex => "lsm_drop_index",
+            Self::Warm => "lsm_warm",
+        }
+    }
+
+    /// What the function takes behind the name of the table, and an example of it.
+    fn takes(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::DropIndex => Some(("of an index", "index")),
+            Self::Warm => Some(("of what is to be read: none, metadata, indexes or all", "indexes")),
+            _ => None,
         }
     }
 }
@@ -73,17 +93,22 @@ impl LsmTableFunction {
 impl TableFunctionImpl for LsmTableFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let texts: Option<Vec<&str>> = args.exprs().iter().map(text_of).collect();
-        let (function, takes_index) = (self.function, self.function == LsmFunction::DropIndex);
-        let (table, index) = match texts.as_deref() {
-            Some([table]) if !takes_index => (*table, None),
-            Some([table, index]) if takes_index => (*table, Some((*index).to_string())),
+        let (function, takes) = (self.function, self.function.takes());
+        let (table, argument) = match (texts.as_deref(), takes) {
+            (Some([table]), None) => (*table, None),
+            (Some([table, argument]), Some(_)) => (*table, Some((*argument).to_string())),
             _ => {
-                let (name, index) = (function.name(), if takes_index { ", 'index'" } else { "" });
-                let what = if takes_index { "the names of a table and of an index" } else { "the name of a table" };
-                return Err(Error::invalid(format!("{name} takes {what}: {name}('t'{index})")).into());
+                let name = function.name();
+                return Err(Error::invalid(match takes {
+                    None => format!("{name} takes the name of a table: {name}('t')"),
+                    Some((what, example)) => {
+                        format!("{name} takes the names of a table and {what}: {name}('t', '{example}')")
+                    }
+                })
+                .into());
             }
         };
-        Ok(Arc::new(Call { function, name: TableReference::parse_str(table), index }))
+        Ok(Arc::new(Call { function, name: TableReference::parse_str(table), argument }))
     }
 }
 
@@ -100,7 +125,7 @@ fn text_of(argument: &Expr) -> Option<&str> {
 struct Call {
     function: LsmFunction,
     name: TableReference,
-    index: Option<String>,
+    argument: Option<String>,
 }
 
 #[async_trait]
@@ -121,10 +146,10 @@ impl TableProvider for Call {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = find(state, &self.name).await?;
-        let (function, index) = (self.function, self.index.clone());
+        let (function, argument) = (self.function, self.argument.clone());
         when_read::plan(self.schema(), projection, limit, move || {
-            let (table, index) = (Arc::clone(&table), index.clone());
-            Box::pin(async move { report::run(function, &table, index.as_deref()).await.map(Some) })
+            let (table, argument) = (Arc::clone(&table), argument.clone());
+            Box::pin(async move { report::run(function, &table, argument.as_deref()).await.map(Some) })
         })
     }
 }

@@ -56,16 +56,17 @@ pub(super) fn schema(function: LsmFunction) -> SchemaRef {
         LsmFunction::Flush => vec![number("generations")],
         LsmFunction::Refresh => vec![number("base_version"), number("generations")],
         LsmFunction::DropIndex => vec![number("dropped")],
+        LsmFunction::Warm => vec![number("sources"), number("bytes")],
     }))
 }
 
-/// Does what the function does, to `index` if it is about one, and returns its rows.
-pub(super) async fn run(function: LsmFunction, table: &LsmTable, index: Option<&str>) -> Result<RecordBatch> {
+/// Does what the function does, with what it was told beside the table, and returns its rows.
+pub(super) async fn run(function: LsmFunction, table: &LsmTable, argument: Option<&str>) -> Result<RecordBatch> {
     let columns = match function {
         LsmFunction::Sources => sources(&table.sources()),
         LsmFunction::Indexes => indexes(&table.index_info().await?),
         LsmFunction::DropIndex => {
-            let dropped = table.drop_index(index.unwrap_or_default(), false).await?;
+            let dropped = table.drop_index(argument.unwrap_or_default(), false).await?;
             vec![numbers([u64::from(dropped)])]
         }
         LsmFunction::Wal => wal(&table.wal().await?),
@@ -73,6 +74,10 @@ pub(super) async fn run(function: LsmFunction, table: &LsmTable, index: Option<&
         LsmFunction::Flush => {
             table.flush().await?;
             vec![numbers([generations(table)])]
+        }
+        LsmFunction::Warm => {
+            let warmed = table.warm(argument.unwrap_or_default().parse()?).await?;
+            vec![numbers([warmed.sources as u64]), numbers([warmed.bytes])]
         }
         LsmFunction::Refresh => {
             table.refresh().await?;

@@ -1,6 +1,5 @@
 //! The one handle to a table directory: dispatch to the file system or an object store, hooks and counters.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use super::hook::Counters;
 use super::local::Local;
 use super::remote::Remote;
-use super::{IoCounts, IoHook, IoOp, SyncRecord};
+use super::{IoCounts, IoHook, IoOp, StoreOptions, SyncRecord};
 use crate::error::{Error, Result};
 
 /// The objects of one table directory. Cheap to clone; paths are relative to the directory and separated by '/'.
@@ -42,10 +41,10 @@ impl ObjectIo {
     ///
     /// # Errors
     /// `Invalid` if the location or the options are wrong.
-    pub async fn open(uri: &str, storage_options: &HashMap<String, String>, sync: bool) -> Result<Self> {
+    pub async fn open(uri: &str, options: &StoreOptions, sync: bool) -> Result<Self> {
         let backend = match Local::open(uri, sync)? {
             Some(local) => Backend::Local(Arc::new(local)),
-            None => Backend::Remote(Arc::new(Remote::open(uri, storage_options).await?)),
+            None => Backend::Remote(Arc::new(Remote::open(uri, options).await?)),
         };
         Ok(Self { uri: uri.into(), backend, hook: None, counters: Arc::default() })
     }

@@ -4,7 +4,6 @@
 //! Linux). Lance's own reader takes another thread for each read, which costs many times the read itself; where a disk has
 //! to be waited for it is the better one, and nothing is read here.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{Error as IoError, ErrorKind as IoErrorKind, Result as IoResult};
 use std::ops::Range;
@@ -13,16 +12,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, stream};
 use lance_io::local::to_local_path;
 use moka::future::Cache;
 use object_store::path::Path;
-use object_store::{
-    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{GetRange, ObjectMeta};
 
+use super::memory_store::{MemoryFiles, MemoryStore};
 use crate::task::blocking;
 
 /// Bytes that are read at most.
@@ -31,8 +26,7 @@ const SMALL: u64 = 1 << 20;
 const FILES: u64 = 256;
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A store for reading alone, of files that are never written again; paths begin at the root of the file system. Reading what
-/// is not in memory, or large, fails with [`IoErrorKind::WouldBlock`].
+/// Files that are never written again; paths begin at the root of the file system. What is large is not read.
 #[derive(Debug)]
 pub struct OpenFiles(Cache<Path, Arc<OpenFile>>);
 
@@ -44,8 +38,9 @@ struct OpenFile {
 
 impl OpenFiles {
     /// Those of the process.
-    pub fn global() -> Arc<Self> {
-        static GLOBAL: LazyLock<Arc<OpenFiles>> = LazyLock::new(|| Arc::new(OpenFiles::new(FILES)));
+    pub fn global() -> Arc<MemoryStore<Self>> {
+        static GLOBAL: LazyLock<Arc<MemoryStore<OpenFiles>>> =
+            LazyLock::new(|| Arc::new(MemoryStore(OpenFiles::new(FILES))));
         Arc::clone(&GLOBAL)
     }
 
@@ -53,14 +48,13 @@ impl OpenFiles {
         Self(Cache::builder().max_capacity(files).time_to_idle(IDLE).build())
     }
 
-    async fn open(&self, path: &Path) -> Result<Arc<OpenFile>> {
+    async fn open(&self, path: &Path) -> IoResult<Arc<OpenFile>> {
         if let Some(file) = self.0.get(path).await {
             return Ok(file);
         }
         let opening = path.clone();
         let opened = blocking(move || Ok(OpenFile::open(&opening))).await;
-        let opened = opened.map_err(|error| failed(path, IoError::other(error)))?;
-        let opened = Arc::new(opened.map_err(|error| failed(path, error))?);
+        let opened = Arc::new(opened.map_err(IoError::other)??);
         self.0.insert(path.clone(), Arc::clone(&opened)).await;
         Ok(opened)
     }
@@ -112,73 +106,30 @@ impl OpenFile {
 }
 
 #[async_trait]
-impl ObjectStore for OpenFiles {
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let file = self.open(location).await?;
-        options.check_preconditions(&file.meta)?;
-        let meta = file.meta.clone();
-        let range = match options.range {
-            Some(range) => range.as_range(meta.size).map_err(|error| failed(location, IoError::other(error)))?,
-            None => 0..meta.size,
+impl MemoryFiles for OpenFiles {
+    const NAME: &'static str = "OpenFiles";
+
+    async fn meta(&self, path: &Path) -> IoResult<ObjectMeta> {
+        Ok(self.open(path).await?.meta.clone())
+    }
+
+    async fn read(&self, path: &Path, range: Option<&GetRange>) -> IoResult<(ObjectMeta, Range<u64>, Bytes)> {
+        let file = self.open(path).await?;
+        let range = match range {
+            Some(range) => range.as_range(file.meta.size).map_err(IoError::other)?,
+            None => 0..file.meta.size,
         };
-        let bytes = match (options.head, range.end - range.start) {
-            (true, _) => Bytes::new(),
-            (false, ..=SMALL) => file.read(&range).map_err(|error| failed(location, error))?,
-            (false, _) => return Err(failed(location, IoErrorKind::WouldBlock.into())),
-        };
-        let payload = GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed());
-        Ok(GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() })
+        if range.end - range.start > SMALL {
+            return Err(IoErrorKind::WouldBlock.into());
+        }
+        let bytes = file.read(&range)?;
+        Ok((file.meta.clone(), range, bytes))
     }
-
-    async fn put_opts(&self, _location: &Path, _payload: PutPayload, _options: PutOptions) -> Result<PutResult> {
-        Err(for_reading("put"))
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        _location: &Path,
-        _options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        Err(for_reading("put_multipart"))
-    }
-
-    fn delete_stream(&self, _locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        async { Err(for_reading("delete")) }.into_stream().boxed()
-    }
-
-    fn list(&self, _prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        async { Err(for_reading("list")) }.into_stream().boxed()
-    }
-
-    async fn list_with_delimiter(&self, _prefix: Option<&Path>) -> Result<ListResult> {
-        Err(for_reading("list"))
-    }
-
-    async fn copy_opts(&self, _from: &Path, _to: &Path, _options: CopyOptions) -> Result<()> {
-        Err(for_reading("copy"))
-    }
-}
-
-impl fmt::Display for OpenFiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OpenFiles")
-    }
-}
-
-fn failed(path: &Path, error: IoError) -> Error {
-    match error.kind() {
-        IoErrorKind::NotFound => Error::NotFound { path: path.to_string(), source: error.into() },
-        _ => Error::Generic { store: "OpenFiles", source: error.into() },
-    }
-}
-
-fn for_reading(operation: &str) -> Error {
-    Error::NotImplemented { operation: operation.to_string(), implementer: "OpenFiles".to_string() }
 }
 
 #[cfg(test)]
 mod tests {
-    use object_store::ObjectStoreExt;
+    use object_store::{Error, ObjectStoreExt};
 
     use super::*;
 
@@ -193,7 +144,7 @@ mod tests {
         let file = dir.path().join("a file");
         let bytes: Vec<u8> = (0..3 * SMALL).map(|i| (i * 7 % 251) as u8).collect();
         std::fs::write(&file, &bytes).unwrap();
-        let (store, at) = (OpenFiles::new(FILES), path(&file));
+        let (store, at) = (MemoryStore(OpenFiles::new(FILES)), path(&file));
         let size = bytes.len() as u64;
         let opened = OpenFile::open(&at).unwrap();
         if opened.read(&(0..1)).is_err_and(|error| error.kind() == IoErrorKind::WouldBlock) {
@@ -215,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("large");
         std::fs::write(&file, vec![1; 2 * SMALL as usize]).unwrap();
-        let store = OpenFiles::new(FILES);
+        let store = MemoryStore(OpenFiles::new(FILES));
         let absent = store.get_range(&path(&dir.path().join("absent")), 0..1).await.unwrap_err();
         assert!(matches!(absent, Error::NotFound { .. }), "{absent}");
         assert!(store.get_range(&path(&file), 0..SMALL + 1).await.is_err());

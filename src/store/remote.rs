@@ -1,29 +1,21 @@
 //! A table directory in an object store, reached through Lance so that both see the same bytes and credentials.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use lance_io::object_store::{ObjectStore, ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor};
+use lance_io::object_store::{ObjectStore, ObjectStoreRegistry};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::Put;
 use super::failure::{from_lance, from_object_store};
+use super::{Put, StoreOptions};
 use crate::error::{Error, Result};
 
 /// The object stores of this process. Lance sessions must share it: a `memory://` location is one store only there.
 pub fn registry() -> Arc<ObjectStoreRegistry> {
     static REGISTRY: LazyLock<Arc<ObjectStoreRegistry>> = LazyLock::new(Arc::default);
     Arc::clone(&REGISTRY)
-}
-
-/// What Lance needs to know of `storage_options`. Equal options give the same store of the [`registry`].
-pub fn store_params(storage_options: &HashMap<String, String>) -> ObjectStoreParams {
-    let accessor = (!storage_options.is_empty())
-        .then(|| Arc::new(StorageOptionsAccessor::with_static_options(storage_options.clone())));
-    ObjectStoreParams { storage_options_accessor: accessor, ..Default::default() }
 }
 
 /// Fails if `uri` needs a feature that this build does not have: Lance would say that it knows no such scheme.
@@ -47,8 +39,8 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    pub(super) async fn open(uri: &str, storage_options: &HashMap<String, String>) -> Result<Self> {
-        let params = store_params(storage_options);
+    pub(super) async fn open(uri: &str, options: &StoreOptions) -> Result<Self> {
+        let params = options.params(uri);
         check_scheme(uri)?;
         let (store, base) = ObjectStore::from_uri_and_params(registry(), uri, &params).await.map_err(from_lance)?;
         Ok(Self { store, base })

@@ -1,6 +1,5 @@
 //! Faults for the unit tests of this and higher rooms: a hook told which requests fail, and tables in temporary places.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -8,7 +7,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use super::{IoHook, IoOp, ObjectIo, SyncRecord};
+use super::{IoHook, IoOp, ObjectIo, StoreOptions, SyncRecord};
 use crate::error::{Error, Result};
 
 /// Where in a request a fault strikes.
@@ -115,7 +114,7 @@ pub(crate) async fn local() -> (TempDir, ObjectIo, Arc<Faults>) {
     let dir = tempfile::tempdir().unwrap();
     let faults = Arc::new(Faults::default());
     let root = dir.path().join("table");
-    let io = ObjectIo::open(root.to_str().unwrap(), &HashMap::new(), true).await.unwrap();
+    let io = ObjectIo::open(root.to_str().unwrap(), &StoreOptions::default(), true).await.unwrap();
     (dir, io.with_hook(Arc::clone(&faults) as _), faults)
 }
 
@@ -123,6 +122,6 @@ pub(crate) async fn local() -> (TempDir, ObjectIo, Arc<Faults>) {
 pub(crate) async fn remote() -> (ObjectIo, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     let uri = format!("shared-memory://{}/table", uuid::Uuid::new_v4().simple());
-    let io = ObjectIo::open(&uri, &HashMap::new(), true).await.unwrap();
+    let io = ObjectIo::open(&uri, &StoreOptions::default(), true).await.unwrap();
     (io.with_hook(Arc::clone(&faults) as _), faults)
 }

@@ -1,13 +1,12 @@
 //! The behaviour of [`ObjectIo`] on a file system and on an object store.
 
-use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::testing::{At, local, remote};
-use super::{IoHook, IoOp, ObjectIo, Put, TablePaths, registry};
+use super::{IoHook, IoOp, ObjectIo, Put, StoreOptions, TablePaths, registry};
 use crate::error::{ErrorKind, Result};
 
 async fn both() -> Vec<(Option<tempfile::TempDir>, ObjectIo)> {
@@ -117,7 +116,8 @@ async fn nothing_is_created_where_the_table_is_gone() {
 #[tokio::test]
 async fn nothing_is_synced_when_sync_is_off() {
     let (dir, io, faults) = local().await;
-    let lazy = ObjectIo::open(io.uri(), &HashMap::new(), false).await.unwrap().with_hook(Arc::clone(&faults) as _);
+    let lazy =
+        ObjectIo::open(io.uri(), &StoreOptions::default(), false).await.unwrap().with_hook(Arc::clone(&faults) as _);
     faults.fail_sync("");
     lazy.put_if_absent("a/x", Bytes::from_static(b"1")).await.unwrap();
     lazy.sync_tree("a").await.unwrap();
@@ -166,24 +166,24 @@ async fn a_known_directory_is_not_made_again() {
 async fn locations_of_all_kinds_open_and_wrong_ones_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("with space").to_str().unwrap().to_string();
-    let plain = ObjectIo::open(&path, &HashMap::new(), true).await.unwrap();
+    let plain = ObjectIo::open(&path, &StoreOptions::default(), true).await.unwrap();
     plain.put_if_absent("x", Bytes::from_static(b"1")).await.unwrap();
     for uri in
         [format!("file://{}", path.replace(' ', "%20")), format!("file-object-store://{}", path.replace(' ', "%20"))]
     {
-        let io = ObjectIo::open(&uri, &HashMap::new(), true).await.unwrap();
+        let io = ObjectIo::open(&uri, &StoreOptions::default(), true).await.unwrap();
         assert!(io.is_local() && io.exists("x").await.unwrap(), "{uri}");
         assert_eq!(io.local_root(), plain.local_root().map(|p| p.to_path_buf()).as_deref());
     }
-    let memory = ObjectIo::open("memory://table", &HashMap::new(), true).await.unwrap();
+    let memory = ObjectIo::open("memory://table", &StoreOptions::default(), true).await.unwrap();
     assert!(!memory.is_local() && memory.local_root().is_none());
     memory.put("x", Bytes::new()).await.unwrap();
-    assert!(ObjectIo::open("memory://table", &HashMap::new(), true).await.unwrap().exists("x").await.unwrap());
+    assert!(ObjectIo::open("memory://table", &StoreOptions::default(), true).await.unwrap().exists("x").await.unwrap());
     assert!(!registry().active_stores().is_empty());
-    let error = ObjectIo::open("nonsense://x/y", &HashMap::new(), true).await.unwrap_err();
+    let error = ObjectIo::open("nonsense://x/y", &StoreOptions::default(), true).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     fs::write(dir.path().join("file"), "").unwrap();
-    let io = ObjectIo::open(dir.path().join("file").to_str().unwrap(), &HashMap::new(), true).await.unwrap();
+    let io = ObjectIo::open(dir.path().join("file").to_str().unwrap(), &StoreOptions::default(), true).await.unwrap();
     assert_eq!(io.put_if_absent("a/x", Bytes::new()).await.unwrap_err().kind(), ErrorKind::Invalid);
 }
 

@@ -1,7 +1,7 @@
 //! Opening a table: settings are data, components are parts, and nobody is fenced.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures::future::try_join_all;
@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use super::handle::{LsmTable, Parts};
 use crate::base::{AdoptSpec, BaseTable, CreateSpec};
 use crate::block_list::BlockLists;
-use crate::cache::MemoryBudget;
+use crate::cache::{BlockCache, MemoryBlocks, MemoryBudget};
 use crate::clock::{Clock, SystemClock};
 use crate::dataset::{DatasetOpener, LanceSession};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,9 +22,9 @@ use crate::manifest::ManifestStore;
 use crate::memtable::{MemTable, RowIndexFactory};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Settings};
-use crate::store::{IoHook, ObjectIo, TablePaths};
+use crate::store::{IoHook, ObjectIo, StoreOptions, TablePaths};
 use crate::task::Supervisor;
-use crate::version::{ShardVersion, Version, VersionControl};
+use crate::version::{GenerationWarmer, IndexWarmer, ShardVersion, Version, VersionControl};
 use crate::writer::{IndexSet, Publisher, ShardSet, ShardWriter, WriterContext};
 
 /// The parts of a table that an embedder may bring.
@@ -41,6 +41,11 @@ pub struct Components {
     /// Lance's caches; each table has its own, up to 1.25 GiB, unless it is given those of others. A location whose
     /// table was deleted and made anew must not get the caches that its predecessor had.
     pub session: LanceSession,
+    /// What keeps blocks of files on object stores, unless [`Settings::cache_memory`] says how much is to be kept; the
+    /// process's by default.
+    pub block_cache: Option<Arc<dyn BlockCache>>,
+    /// Prepares generations for queries before they are committed; by default it opens their indexes.
+    pub warmer: Arc<dyn GenerationWarmer>,
     /// Indexes that every memtable gets besides its key index.
     pub indexes: Vec<Arc<dyn RowIndexFactory>>,
 }
@@ -53,6 +58,8 @@ impl Default for Components {
             io_hook: None,
             budget: MemoryBudget::global(),
             session: LanceSession::default(),
+            block_cache: None,
+            warmer: Arc::new(IndexWarmer),
             indexes: Vec::new(),
         }
     }
@@ -154,18 +161,33 @@ impl TableBuilder {
         for (name, value) in &self.options {
             explicit.set(name, value)?;
         }
-        let mut io = ObjectIo::open(&self.uri, &self.storage_options, explicit.sync).await?;
+        let options = self.store_options(&explicit);
+        let mut io = ObjectIo::open(&self.uri, &options, explicit.sync).await?;
         if let Some(hook) = &self.components.io_hook {
             io = io.with_hook(Arc::clone(hook));
         }
-        let opener = DatasetOpener::new(self.storage_options.clone(), Arc::clone(&self.components.budget))
-            .with_session(&self.components.session);
+        let opener =
+            DatasetOpener::new(options, Arc::clone(&self.components.budget)).with_session(&self.components.session);
         // What opening does has large frames: they are for the heap, not for whoever awaits.
         let base = Box::pin(self.base(&opener, &io, &explicit)).await?;
         let settings = self.effective(&base)?;
         io.set_sync(settings.sync);
         io.expect_table();
         Box::pin(self.start_table(io, opener, base, settings)).await
+    }
+
+    /// How the objects are reached, and what is kept of them.
+    fn store_options(&self, settings: &Settings) -> StoreOptions {
+        let options = StoreOptions::new(self.storage_options.clone());
+        match (&self.components.block_cache, settings.cache_memory) {
+            (Some(cache), None) => options.with_cache(Arc::clone(cache)),
+            (_, None) => options,
+            (_, Some(bytes)) if bytes.as_usize() == 0 => options.without_cache(),
+            (_, Some(bytes)) => {
+                let cache = MemoryBlocks::new(bytes.as_usize() as u64, &self.components.budget);
+                options.with_cache(cache)
+            }
+        }
     }
 
     /// The settings stored with the table, unless all were given, and over them those given one by one.
@@ -298,7 +320,7 @@ impl TableBuilder {
         base: Arc<BaseTable>,
         settings: Settings,
     ) -> Result<Arc<LsmTable>> {
-        let Components { clock, events, budget, indexes, .. } = self.components;
+        let Components { clock, events, budget, indexes, warmer, .. } = self.components;
         let schema = Arc::clone(base.schema());
         let indexes = IndexSet::new(indexes, settings.index_sync);
         let sharding = base.sharding().clone();
@@ -334,6 +356,8 @@ impl TableBuilder {
             base_in_doubt: AtomicBool::new(false),
             budget: Arc::clone(&budget),
             indexes,
+            warmer: Arc::clone(&warmer),
+            is_open: AtomicBool::new(false),
         });
         let mut writers = Vec::new();
         let mut inboxes = Vec::new();
@@ -354,7 +378,8 @@ impl TableBuilder {
             inboxes.push((manifest, inbox));
         }
         // A group commit that ends hands memtables over: the flushers start first and stop last.
-        let flush = FlushContext { io: io.clone(), opener, control: Arc::clone(&control), events: Arc::clone(&events) };
+        let flush =
+            FlushContext { io: io.clone(), opener, control: Arc::clone(&control), events: Arc::clone(&events), warmer };
         for (manifest, inbox) in inboxes {
             let flush = flush.clone();
             supervisor.spawn_until("flusher", |stop| flush::run(flush, manifest, inbox, stop));
@@ -367,6 +392,7 @@ impl TableBuilder {
         let shards = Arc::new(ShardSet::new(Arc::clone(&context), writers));
         context.adopt_indexes()?;
         try_join_all(shards.shards().iter().map(|w| w.open())).await?;
+        context.is_open.store(true, Ordering::Release);
         let holder: Weak<ShardSet> = Arc::downgrade(&shards);
         budget.register(holder);
         Ok(LsmTable::start(Parts { io, settings, control, shards, context, clock, supervisor }))

@@ -14,12 +14,13 @@ use tokio::sync::Mutex;
 use super::builder::TableBuilder;
 use super::keys;
 use super::statement::{Statement, StatementKind};
+use super::warm::warm_all;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::index_spec::IndexSpec;
 use crate::planner::{self, FilterSupport, ScanRequest, TextScorer};
 use crate::schema::TableSchema;
-use crate::settings::{Ack, SearchStats, Settings};
+use crate::settings::{Ack, SearchStats, Settings, Warmth};
 use crate::source::ValueRanges;
 use crate::store::ObjectIo;
 use crate::task::Supervisor;
@@ -64,6 +65,14 @@ impl LsmTable {
                     if let Err(error) = refresh.run().await {
                         tracing::warn!(%error, "looking for foreign commits failed");
                     }
+                }
+            });
+        }
+        if settings.warm > Warmth::None {
+            let (context, warmth) = (Arc::clone(&context), settings.warm);
+            supervisor.spawn("warm", async move {
+                if let Err(error) = warm_all(&context, warmth).await {
+                    tracing::warn!(%error, "not all was read ahead of queries");
                 }
             });
         }

@@ -171,6 +171,7 @@ impl LsmTable {
     pub fn metrics(&self) -> Vec<Metric> {
         let (writes, rows) = self.shards.written();
         let io = self.io.counts();
+        let cache = self.context.opener.cache_counts();
         let memtables: usize = self.shards.shards().iter().map(|s| s.memory()).sum();
         let generation_keys: usize =
             self.control.with(|v| v.shards.iter().flat_map(|s| &s.generations).map(|g| g.memory()).sum());
@@ -181,6 +182,9 @@ impl LsmTable {
             metric("lsm.memtable.memory", memtables as u64, "bytes"),
             metric("lsm.generation.memory", generation_keys as u64, "bytes"),
             metric("lsm.block_list.base_keys", self.control.block_lists().memory() as u64, "bytes"),
+            metric("lsm.cache.bytes", cache.bytes, "bytes"),
+            metric("lsm.cache.hits", cache.hits, "count"),
+            metric("lsm.cache.misses", cache.misses, "count"),
             metric("lsm.budget.used", self.context.budget.used() as u64, "bytes"),
             metric("lsm.budget.limit", self.context.budget.limit() as u64, "bytes"),
             metric("lsm.store.bytes_read", io.bytes_read, "bytes"),

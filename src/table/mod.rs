@@ -9,12 +9,14 @@ mod info;
 mod keys;
 mod replace;
 mod statement;
+mod warm;
 
 pub use builder::{Components, TableBuilder};
 pub use handle::LsmTable;
 pub use index::IndexInfo;
 pub use info::{Metric, SourceInfo, WalInfo};
 pub use statement::{Statement, StatementKind};
+pub use warm::Warmed;
 
 pub use crate::base::{AdoptSpec, CreateSpec};
 pub use crate::planner::{FilterSupport, ScanRequest, Search, TextRanking, TextScorer, VectorSearch, source_names};

@@ -6,7 +6,9 @@
 mod control;
 mod handoff;
 mod snapshot;
+mod warmer;
 
 pub use control::{ShardVersion, Version, VersionControl};
 pub use handoff::{FlushListener, FlushRequest};
 pub use snapshot::Snapshot;
+pub use warmer::{GenerationWarmer, IndexWarmer, NoWarmer, warm, warm_base, warm_generation};

@@ -87,6 +87,7 @@ mod tests {
     use crate::ids::GenerationId;
     use crate::memtable::MemTableView;
     use crate::schema::TableSchema;
+    use crate::store::StoreOptions;
     use crate::store::testing::local;
     use crate::version::{ShardVersion, VersionControl};
 
@@ -107,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn a_memtable_that_a_snapshot_knows_as_a_generation_is_no_change() {
         let (_dir, io, _) = local().await;
-        let opener = DatasetOpener::new(HashMap::new(), MemoryBudget::global());
+        let opener = DatasetOpener::new(StoreOptions::default(), MemoryBudget::global());
         let spec = CreateSpec {
             schema: Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)])),
             key: vec!["id".into()],

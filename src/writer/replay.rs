@@ -4,6 +4,7 @@
 //! once. A writer flushes on the way when memory runs out; a reader holds what its writer holds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -17,6 +18,7 @@ use crate::ids::{Epoch, GenerationId, WalPosition};
 use crate::manifest::ShardManifest;
 use crate::memtable::MemTable;
 use crate::size::row_bytes;
+use crate::version;
 use crate::wal::{self, WalEntry, WalReader};
 
 /// Generations opened at once.
@@ -97,6 +99,7 @@ impl ShardWriter {
         let version = self.context.control.current();
         let compacted = version.base.compacted(self.shard);
         let known = &version.shards[self.index].generations;
+        let is_open = self.context.is_open.load(Ordering::Acquire);
         let mut opening: Vec<BoxFuture<'static, Result<Arc<Generation>>>> = Vec::new();
         for table in manifest.sstables.iter().filter(|t| GenerationId(t.generation) > compacted) {
             let record = GenerationRecord {
@@ -116,7 +119,11 @@ impl ShardWriter {
                             generation::verify(&context.io, shard, &record).await?;
                         }
                         let uri = context.io.uri();
-                        Generation::open(&context.opener, uri, shard, &record, &context.schema).await
+                        let opened = Generation::open(&context.opener, uri, shard, &record, &context.schema).await?;
+                        if is_open {
+                            version::warm(context.warmer.as_ref(), shard, &opened, &context.control).await;
+                        }
+                        Ok(opened)
                     }
                 }
             }));

@@ -24,10 +24,10 @@ use crate::ids::{GenerationId, ShardId, WalPosition};
 use crate::manifest::ManifestStore;
 use crate::memtable::MemTable;
 use crate::schema::TableSchema;
-use crate::settings::Settings;
+use crate::settings::{Settings, Warmth};
 use crate::store::ObjectIo;
 use crate::task::Health;
-use crate::version::{FlushListener, FlushRequest, VersionControl};
+use crate::version::{self, FlushListener, FlushRequest, GenerationWarmer, VersionControl};
 use crate::wal::{QuarantineReport, WalWriter};
 
 /// More entries than what waits for the WAL at one time can become.
@@ -62,6 +62,10 @@ pub struct WriterContext {
     pub budget: Arc<MemoryBudget>,
     /// Makes the indexes of memtables.
     pub indexes: IndexSet,
+    /// Prepares the generations of other processes before queries see them, once the table is open.
+    pub warmer: Arc<dyn GenerationWarmer>,
+    /// Whether all shards are open.
+    pub is_open: AtomicBool,
 }
 
 impl WriterContext {
@@ -72,8 +76,21 @@ impl WriterContext {
     pub async fn refresh_base(&self) -> Result<()> {
         let known = Arc::clone(&self.control.current().base);
         match known.refresh().await? {
-            Some(newer) => self.adopt_base(newer),
+            Some(newer) => {
+                self.warm_base(&newer).await;
+                self.adopt_base(newer)
+            }
             None => Ok(()),
+        }
+    }
+
+    /// Prepares a newer base before queries see it, as far as can be: those of now have its predecessor's indexes open.
+    async fn warm_base(&self, newer: &BaseTable) {
+        let most = self.opener.cache_capacity(self.io.uri());
+        if let Err(error) =
+            version::warm_base(newer, &self.control, self.settings.warm.max(Warmth::Indexes), most).await
+        {
+            tracing::warn!(version = newer.version(), %error, "a version of the base is not warm");
         }
     }
 

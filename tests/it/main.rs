@@ -15,6 +15,7 @@ mod leaks;
 mod live_index;
 mod model;
 mod place;
+mod requests;
 mod row_index;
 mod snapshot;
 mod support;

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use datafusion_lsm::base::{BaseTable, CreateSpec};
 use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::dataset::DatasetOpener;
-use datafusion_lsm::store::{IoHook, ObjectIo, SyncRecord};
+use datafusion_lsm::store::{IoHook, ObjectIo, StoreOptions, SyncRecord};
 
 /// A directory for a table and what opens it.
 pub(crate) struct Place {
@@ -28,8 +28,8 @@ impl Place {
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let uri = dir.path().join("table").to_str().unwrap().to_string();
-        let io = ObjectIo::open(&uri, &HashMap::new(), true).await.unwrap();
-        Self { dir, opener: DatasetOpener::new(HashMap::new(), MemoryBudget::global()), io }
+        let io = ObjectIo::open(&uri, &StoreOptions::default(), true).await.unwrap();
+        Self { dir, opener: DatasetOpener::new(StoreOptions::default(), MemoryBudget::global()), io }
     }
 
     pub(crate) async fn create(&self, spec: &CreateSpec) -> Arc<BaseTable> {
@@ -38,7 +38,10 @@ impl Place {
 
     /// The table as a process that starts now finds it.
     pub(crate) async fn reopen(&self) -> Arc<BaseTable> {
-        BaseTable::open(&DatasetOpener::new(HashMap::new(), MemoryBudget::global()), &self.io).await.unwrap().unwrap()
+        BaseTable::open(&DatasetOpener::new(StoreOptions::default(), MemoryBudget::global()), &self.io)
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     pub(crate) async fn lance(&self) -> lance::Dataset {

@@ -48,7 +48,10 @@ const ROOMS: &[(&str, u8)] = &[
 ];
 
 /// Imports beside the levels: importer, imported and why.
-const BESIDE: &[(&str, &str, &str)] = &[("store", "task", "file calls block, and only `task` may spawn for them")];
+const BESIDE: &[(&str, &str, &str)] = &[
+    ("store", "task", "file calls block, and only `task` may spawn for them"),
+    ("store", "cache", "what is read from a store stays in memory, which `cache` bounds"),
+];
 
 /// Each foreign path and the rooms that may name it.
 const FOREIGN: &[(&str, &[&str])] = &[

@@ -9,6 +9,7 @@ pub(crate) mod key_type;
 pub(crate) mod place;
 pub(crate) mod plan;
 pub(crate) mod provider;
+pub(crate) mod remote;
 pub(crate) mod rows;
 
 use std::time::Duration;

@@ -1,0 +1,92 @@
+//! Reading what queries would wait for, before there are any.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use lance::dataset::fragment::FragReadConfig;
+use lance_core::Error as LanceError;
+use object_store::ObjectStoreExt;
+
+use super::files::{all_index_files, data_files};
+use super::handle::DatasetHandle;
+use crate::distance::Metric;
+use crate::error::Result;
+use crate::store::from_lance;
+use crate::text_search::TextAnalyzer;
+
+/// How much is done at once.
+const AT_ONCE: usize = 16;
+/// Bytes that are read at once.
+const READ: u64 = 8 << 20;
+
+impl DatasetHandle {
+    /// Reads where in its files the columns are, and which rows are deleted.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails, `Corrupt` if a file is damaged.
+    pub async fn open_files(&self) -> Result<()> {
+        let (dataset, schema) = (self.dataset(), self.dataset().schema());
+        let open = dataset.get_fragments().into_iter().map(|fragment| {
+            async move {
+                fragment.open(schema, FragReadConfig::default()).await?;
+                fragment.get_deletion_vector().await?;
+                Ok::<_, LanceError>(())
+            }
+            .boxed()
+        });
+        let opened = stream::iter(open).buffer_unordered(AT_ONCE).try_collect::<()>().await;
+        opened.map_err(|error| from_lance(error).with_context("dataset", dataset.uri()))
+    }
+
+    /// Opens its indexes; `analyzer` tells how the words of a column are made.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails. An index that cannot be used is none.
+    pub async fn open_indexes(self: &Arc<Self>, analyzer: impl Fn(&str) -> Arc<TextAnalyzer>) -> Result<()> {
+        let mut opening: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
+        for (column, field) in self.schema().logical().fields().iter().enumerate() {
+            if self.has_stored_text_index(column) {
+                let analyzer = analyzer(field.name());
+                opening.push(async move { self.stored_text_index(column, &analyzer).await.map(drop) }.boxed());
+            }
+            let metrics = Metric::ALL.iter().filter(|metric| self.vector_index_kind(column, **metric).is_some());
+            opening
+                .extend(metrics.map(|metric| self.vector_index(column, *metric).map(|index| index.map(drop)).boxed()));
+            if let Some((column, entry)) = self.value_entry(field.name()) {
+                opening.push(self.value_index(column, entry).map(|index| index.map(drop)).boxed());
+            }
+        }
+        stream::iter(opening).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// Reads its files as they are, indexes first, so that who keeps blocks of files has these: whole files of together
+    /// at most `most` bytes. Returns how many bytes there were.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails.
+    pub async fn read_files(&self, most: u64) -> Result<u64> {
+        let store = self.dataset().object_store(None).await.map_err(from_lance)?;
+        let mut files = all_index_files(self.dataset()).await?;
+        files.extend(data_files(self.dataset()));
+        let (mut all, mut ranges) = (0, Vec::new());
+        for file in files {
+            let size = match file.size {
+                Some(size) => size,
+                None => store.size(&file.path).await.map_err(from_lance)?,
+            };
+            if all + size <= most {
+                all += size;
+                let starts = (0..size).step_by(READ as usize);
+                ranges.extend(starts.map(|start| (file.path.clone(), start..size.min(start + READ))));
+            }
+        }
+        let read = ranges.into_iter().map(|(path, range)| {
+            let store = Arc::clone(&store);
+            async move { store.inner.get_range(&path, range).await.map(drop) }
+        });
+        let read = stream::iter(read).buffer_unordered(AT_ONCE).try_collect::<()>().await;
+        read.map_err(|error| from_lance(LanceError::from(error)).with_context("dataset", self.dataset().uri()))?;
+        Ok(all)
+    }
+}

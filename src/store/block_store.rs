@@ -1,0 +1,396 @@
+//! An object store whose files that never change are read in blocks, which stay in memory.
+//!
+//! Below Lance: whatever reads or writes a file passes here, so that opening a dataset whose bytes are in memory asks the
+//! storage for nothing.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, stream};
+use lance_io::object_store::WrappingObjectStore;
+use moka::future::Cache;
+use object_store::list::PaginatedListStore;
+use object_store::path::Path;
+use object_store::{
+    Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+};
+use parking_lot::Mutex;
+
+use super::kept_blocks::KeptBlocks;
+use super::memory_store::MemoryStore;
+use super::recording::{Recorded, Recordings};
+use super::summary::{self, FileSummary, Part, Summary};
+use crate::cache::{BLOCK, BlockCache, BlockCounts, BlockReader, FileName};
+
+/// Files whose sizes are known at most.
+const FILES: u64 = 100_000;
+/// Bytes of one file that are kept as they are written; of a larger one nothing is.
+const WRITTEN: usize = 256 << 20;
+
+impl Shared {
+    /// What a file is called here.
+    pub(super) fn name(&self, store: &str, path: &Path) -> FileName {
+        format!("{}/{store}/{path}", self.namespace).into()
+    }
+}
+
+/// Makes every store that Lance opens with it read in blocks.
+#[derive(Debug)]
+pub(super) struct BlockStores(Arc<Shared>);
+
+/// What such stores have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Goes before the names of all files: who may not read a store must not find its files in a cache.
+    namespace: u64,
+    pub(super) reader: BlockReader,
+    /// What is known of files that are there.
+    pub(super) files: Cache<FileName, Arc<ObjectMeta>>,
+    recordings: Recordings,
+}
+
+impl BlockStores {
+    /// Stores whose blocks are kept in `cache`, where they meet none of other stores.
+    pub(super) fn new(cache: Arc<dyn BlockCache>) -> Arc<Self> {
+        static NAMESPACES: AtomicU64 = AtomicU64::new(0);
+        let namespace = NAMESPACES.fetch_add(1, Ordering::Relaxed);
+        let (reader, files) = (BlockReader::new(cache), Cache::new(FILES));
+        Arc::new(Self(Arc::new(Shared { namespace, reader, files, recordings: Recordings::default() })))
+    }
+
+    /// What is kept of the store called `store`.
+    pub(super) fn kept(&self, store: &str) -> MemoryStore<KeptBlocks> {
+        MemoryStore(KeptBlocks { shared: Arc::clone(&self.0), store: store.into() })
+    }
+
+    /// Notes what is read below the directory `dir` of the store called `store`, until [`Self::summary`].
+    pub(super) fn record(&self, store: &str, dir: &Path) -> Arc<Recorded> {
+        self.0.recordings.begin(format!("{}/", self.0.name(store, dir)))
+    }
+
+    /// What was read, as far as it is still here.
+    pub(super) async fn summary(&self, recorded: &Arc<Recorded>) -> Summary {
+        self.0.recordings.end(recorded);
+        let mut files = Vec::new();
+        for file in recorded.files() {
+            let parts = self.0.reader.kept(&file.name, &file.blocks).await;
+            let parts = parts.into_iter().map(|(start, bytes)| Part { start, bytes }).collect();
+            files.push(FileSummary { path: recorded.path_of(&file.name), size: file.size, parts });
+        }
+        Summary { files }
+    }
+
+    /// Keeps what `summary` repeats of files below the directory `dir` of the store called `store`.
+    pub(super) async fn keep(&self, store: &str, dir: &Path, summary: &Summary) {
+        for file in &summary.files {
+            let path = file.path.split('/').fold(dir.clone(), |dir, part| dir.join(part));
+            let name = self.0.name(store, &path);
+            for part in &file.parts {
+                self.0.reader.keep(&name, file.size, part.start, &part.bytes).await;
+            }
+            self.0.files.insert(name, Arc::new(written(&path, file.size, None, None))).await;
+        }
+    }
+
+    /// A recording that nobody waits for.
+    pub(super) fn forget(&self, recorded: &Arc<Recorded>) {
+        self.0.recordings.end(recorded);
+    }
+
+    /// Bytes that may be kept.
+    pub(super) fn capacity(&self) -> u64 {
+        self.0.reader.capacity()
+    }
+
+    /// How often blocks were there, and what is kept of all stores with the same cache.
+    pub(super) fn counts(&self) -> BlockCounts {
+        self.0.reader.counts()
+    }
+}
+
+impl WrappingObjectStore for BlockStores {
+    fn wrap(&self, store_prefix: &str, original: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(BlockStore { inner: original, prefix: store_prefix.into(), shared: Arc::clone(&self.0) })
+    }
+
+    fn wrap_paginated(
+        &self,
+        _store_prefix: &str,
+        original: Arc<dyn PaginatedListStore>,
+    ) -> Option<Arc<dyn PaginatedListStore>> {
+        Some(original)
+    }
+}
+
+/// Whether a file is written once and never again under its name: data, indexes and deletions of a Lance table, whose
+/// names are random, and all of a generation.
+fn is_immutable(path: &Path) -> bool {
+    let parts: Vec<String> = path.parts().map(|part| part.as_ref().to_string()).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let in_generation = parts.windows(3).any(|parts| parts[0] == "_mem_wal" && is_generation(parts[2]));
+    let by_name = match parts.as_slice() {
+        [.., "data", file] => file.ends_with(".lance"),
+        [.., "_deletions", _] | [.., "_indices", _, _] => true,
+        _ => false,
+    };
+    // A summary is read once, and what it repeats is kept as blocks of the files. A name that begins with `.` or ends with `#` is one on its way.
+    let is_final = |file: &&str| !file.starts_with('.') && !file.contains('#') && *file != summary::NAME;
+    (in_generation || by_name) && parts.last().is_some_and(is_final)
+}
+
+/// Whether a directory of a shard is one of a generation: eight hexadecimal digits, `_gen_`, a number.
+fn is_generation(dir: &str) -> bool {
+    let is_random = |part: &str| part.len() == 8 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    dir.split_once("_gen_").is_some_and(|(random, number)| is_random(random) && number.parse::<u64>().is_ok())
+}
+
+#[derive(Debug, Clone)]
+struct BlockStore {
+    inner: Arc<dyn ObjectStore>,
+    prefix: Arc<str>,
+    shared: Arc<Shared>,
+}
+
+impl BlockStore {
+    fn file(&self, path: &Path) -> FileName {
+        self.shared.name(&self.prefix, path)
+    }
+
+    /// The first read of a file, of whole blocks: what it is and how large, and what was asked for.
+    async fn first(&self, path: &Path, file: &FileName, options: GetOptions) -> Result<GetResult> {
+        let wide = match &options.range {
+            None => None,
+            Some(GetRange::Bounded(range)) => {
+                Some(GetRange::Bounded(range.start / BLOCK * BLOCK..range.end.div_ceil(BLOCK) * BLOCK))
+            }
+            Some(GetRange::Offset(start)) => Some(GetRange::Offset(start / BLOCK * BLOCK)),
+            Some(GetRange::Suffix(len)) => Some(GetRange::Suffix(len + BLOCK - 1)),
+        };
+        let asked = options.range.clone();
+        let result = self.inner.get_opts(path, GetOptions { range: wide, ..options }).await?;
+        let (meta, read, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
+        let bytes = whole(path, result).await?;
+        self.shared.files.insert(Arc::clone(file), Arc::new(meta.clone())).await;
+        self.shared.recordings.note(file, meta.size, read.start / BLOCK..read.end.div_ceil(BLOCK));
+        self.shared.reader.keep(file, meta.size, read.start, &bytes).await;
+        match absolute(asked.as_ref(), meta.size) {
+            Some(range) if read.start <= range.start && range.end <= read.end => {
+                let from = (range.start - read.start) as usize;
+                let bytes = bytes.slice(from..from + (range.end - range.start) as usize);
+                Ok(GetResult { attributes, ..found(meta, range, bytes) })
+            }
+            // The store says what is wrong with such a range.
+            _ => self.inner.get_opts(path, GetOptions { range: asked, ..GetOptions::default() }).await,
+        }
+    }
+
+    /// Keeps a file that was written.
+    async fn written(&self, path: &Path, bytes: &Bytes, put: &PutResult) {
+        let (file, size) = (self.file(path), bytes.len() as u64);
+        let meta = written(path, size, put.e_tag.clone(), put.version.clone());
+        self.shared.reader.keep(&file, size, 0, bytes).await;
+        self.shared.files.insert(file, Arc::new(meta)).await;
+    }
+
+    async fn forget(&self, path: &Path) {
+        let file = self.file(path);
+        if let Some(meta) = self.shared.files.remove(&file).await {
+            self.shared.reader.forget(&file, meta.size).await;
+        }
+    }
+}
+
+/// What is known of a file that was written, and never changes: nobody asks when.
+fn written(path: &Path, size: u64, e_tag: Option<String>, version: Option<String>) -> ObjectMeta {
+    ObjectMeta { location: path.clone(), last_modified: Default::default(), size, e_tag, version }
+}
+
+/// What `range` means in a file of `size` bytes; `None` if that is nothing.
+pub(super) fn absolute(range: Option<&GetRange>, size: u64) -> Option<Range<u64>> {
+    let range = match range {
+        None => 0..size,
+        Some(GetRange::Bounded(range)) => range.start..range.end.min(size),
+        Some(GetRange::Offset(start)) => *start..size,
+        Some(GetRange::Suffix(len)) => size.saturating_sub(*len)..size,
+    };
+    (range.start < range.end).then_some(range)
+}
+
+/// All bytes of a result, which must be as many as it says.
+async fn whole(path: &Path, result: GetResult) -> Result<Bytes> {
+    let wanted = result.range.end - result.range.start;
+    let bytes = result.bytes().await?;
+    if bytes.len() as u64 == wanted {
+        return Ok(bytes);
+    }
+    let source = format!("{path}: {} bytes came of {wanted}", bytes.len()).into();
+    Err(Error::Generic { store: "BlockStore", source })
+}
+
+fn found(meta: ObjectMeta, range: Range<u64>, bytes: Bytes) -> GetResult {
+    let payload = GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed());
+    GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() }
+}
+
+#[async_trait]
+impl ObjectStore for BlockStore {
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let is_plain = options.if_match.is_none()
+            && options.if_none_match.is_none()
+            && options.if_modified_since.is_none()
+            && options.if_unmodified_since.is_none()
+            && options.version.is_none();
+        if !is_plain || !is_immutable(location) {
+            return self.inner.get_opts(location, options).await;
+        }
+        let file = self.file(location);
+        let Some(meta) = self.shared.files.get(&file).await else {
+            if options.head {
+                let result = self.inner.get_opts(location, options).await?;
+                self.shared.recordings.note(&file, result.meta.size, 0..0);
+                self.shared.files.insert(file, Arc::new(result.meta.clone())).await;
+                return Ok(result);
+            }
+            return self.first(location, &file, options).await;
+        };
+        if options.head {
+            self.shared.recordings.note(&file, meta.size, 0..0);
+            return Ok(found((*meta).clone(), 0..meta.size, Bytes::new()));
+        }
+        let Some(range) = absolute(options.range.as_ref(), meta.size) else {
+            return self.inner.get_opts(location, options).await;
+        };
+        self.shared.recordings.note(&file, meta.size, range.start / BLOCK..range.end.div_ceil(BLOCK));
+        let fetch = |range: Range<u64>| {
+            let (inner, path) = (Arc::clone(&self.inner), location.clone());
+            let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+            async move { whole(&path, inner.get_opts(&path, options).await?).await }.boxed()
+        };
+        match self.shared.reader.read(&file, meta.size, range.clone(), fetch).await {
+            Ok(bytes) => Ok(found((*meta).clone(), range, bytes)),
+            Err(error) => {
+                // The file may be gone, or be another one than it was: who looks next must see what is there.
+                self.forget(location).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if !is_immutable(location) {
+            return self.inner.put_opts(location, payload, options).await;
+        }
+        let bytes = joined(payload.iter());
+        let put = self.inner.put_opts(location, payload, options).await?;
+        self.written(location, &bytes, &put).await;
+        Ok(put)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let upload = self.inner.put_multipart_opts(location, options).await?;
+        if !is_immutable(location) {
+            return Ok(upload);
+        }
+        let store = self.clone();
+        Ok(Box::new(Upload { upload, store, path: location.clone(), parts: Mutex::new(Some(Vec::new())) }))
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        let deleted = self.inner.delete_stream(locations);
+        let forget = move |deleted: Result<Path>| {
+            let store = store.clone();
+            async move {
+                if let Ok(path) = &deleted {
+                    store.forget(path).await;
+                }
+                deleted
+            }
+        };
+        deleted.then(forget).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.forget(to).await;
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.forget(from).await;
+        self.forget(to).await;
+        self.inner.rename_opts(from, to, options).await
+    }
+}
+
+impl fmt::Display for BlockStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BlockStore({})", self.inner)
+    }
+}
+
+fn joined<'a>(parts: impl Iterator<Item = &'a Bytes>) -> Bytes {
+    let mut all = BytesMut::new();
+    parts.for_each(|part| all.extend_from_slice(part));
+    all.freeze()
+}
+
+/// A file that is written in parts.
+#[derive(Debug)]
+struct Upload {
+    upload: Box<dyn MultipartUpload>,
+    store: BlockStore,
+    path: Path,
+    /// The parts so far, unless they are too many to keep.
+    parts: Mutex<Option<Vec<Bytes>>>,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let mut parts = self.parts.lock();
+        if let Some(kept) = parts.as_mut() {
+            kept.extend(data.iter().cloned());
+            if kept.iter().map(Bytes::len).sum::<usize>() > WRITTEN {
+                *parts = None;
+            }
+        }
+        drop(parts);
+        self.upload.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let put = self.upload.complete().await?;
+        let parts = self.parts.lock().take();
+        if let Some(parts) = parts {
+            self.store.written(&self.path, &joined(parts.iter()), &put).await;
+        }
+        Ok(put)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        *self.parts.lock() = None;
+        self.upload.abort().await
+    }
+}

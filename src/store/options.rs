@@ -1,0 +1,186 @@
+//! How the stores of a table are reached.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lance_io::object_store::{ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parking_lot::Mutex;
+
+use super::block_store::BlockStores;
+use super::failure::{from_lance, from_object_store};
+use super::recording::Recorded;
+use super::registry;
+use super::summary::{self, Summary};
+use crate::cache::{BlockCache, BlockCounts, MemoryBlocks};
+use crate::error::Result;
+
+/// Schemes of stores that are in memory, or on a disk that the operating system keeps blocks of.
+const NEAR: [&str; 4] = ["file", "file+uring", "file-object-store", "memory"];
+/// How many sets of options the process remembers the stores of.
+const REMEMBERED: usize = 64;
+
+type Options = Arc<HashMap<String, String>>;
+
+/// What a store needs to know, and where blocks of files that never change are kept. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    options: Options,
+    blocks: Option<Arc<BlockStores>>,
+}
+
+impl StoreOptions {
+    /// Options in Lance's names; blocks are kept in the cache of the process.
+    pub fn new(options: HashMap<String, String>) -> Self {
+        let (options, blocks) = shared(options);
+        Self { options, blocks: Some(blocks) }
+    }
+
+    /// The same with blocks in `cache` alone.
+    #[must_use]
+    pub fn with_cache(self, cache: Arc<dyn BlockCache>) -> Self {
+        Self { blocks: Some(BlockStores::new(cache)), ..self }
+    }
+
+    /// The same without a cache of blocks.
+    #[must_use]
+    pub fn without_cache(self) -> Self {
+        Self { blocks: None, ..self }
+    }
+
+    /// How often blocks were in the cache, and what it keeps.
+    pub fn cache_counts(&self) -> BlockCounts {
+        self.blocks.as_ref().map(|blocks| blocks.counts()).unwrap_or_default()
+    }
+
+    /// How many bytes of what is at `uri` may be kept in blocks.
+    pub fn cache_capacity(&self, uri: &str) -> u64 {
+        self.blocks_of(uri).map_or(0, |blocks| blocks.capacity())
+    }
+
+    /// What Lance needs to know to reach `uri`. Lance takes stores for the same if their options are equal and what wraps
+    /// them is the same object. Files that never change are read in blocks, unless they are near anyway.
+    pub fn params(&self, uri: &str) -> ObjectStoreParams {
+        let blocks = self.blocks_of(uri);
+        let accessor = (!self.options.is_empty())
+            .then(|| Arc::new(StorageOptionsAccessor::with_static_options(HashMap::clone(&self.options))));
+        ObjectStoreParams {
+            storage_options_accessor: accessor,
+            object_store_wrapper: blocks.map(|blocks| Arc::clone(blocks) as Arc<dyn WrappingObjectStore>),
+            ..Default::default()
+        }
+    }
+
+    /// Notes what is read of the files in the directory at `uri` from now on; `None` if no blocks of them are kept.
+    ///
+    /// # Errors
+    /// `Invalid` if the location or the options are wrong.
+    pub async fn record(&self, uri: &str) -> Result<Option<Recording>> {
+        let Some(blocks) = self.blocks_of(uri) else { return Ok(None) };
+        let (store, dir) = self.store(uri).await?;
+        let recorded = blocks.record(&store.store_prefix, &dir);
+        Ok(Some(Recording { blocks: Arc::clone(blocks), recorded, store, dir }))
+    }
+
+    /// Keeps what the [summary](Recording::write) of the directory at `uri` repeats of its files; whether there was one.
+    ///
+    /// # Errors
+    /// `Corrupt` if the summary is damaged, `Unavailable` if the storage fails.
+    pub async fn recall(&self, uri: &str) -> Result<bool> {
+        let Some(blocks) = self.blocks_of(uri) else { return Ok(false) };
+        let (store, dir) = self.store(uri).await?;
+        let path = dir.clone().join(summary::NAME);
+        let read = async { store.inner.get(&path).await?.bytes().await };
+        let bytes = match read.await {
+            Ok(bytes) => bytes,
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(from_object_store(error, "reading", path.as_ref())),
+        };
+        let summary = Summary::of_bytes(&bytes).map_err(|error| error.with_context("path", &path))?;
+        blocks.keep(&store.store_prefix, &dir, &summary).await;
+        Ok(true)
+    }
+
+    /// What is kept in blocks of the store called `store_prefix` that `uri` is in; `None` if nothing is. Reading what is
+    /// not kept fails.
+    pub(crate) fn kept(&self, uri: &str, store_prefix: &str) -> Option<Arc<dyn object_store::ObjectStore>> {
+        Some(Arc::new(self.blocks_of(uri)?.kept(store_prefix)))
+    }
+
+    async fn store(&self, uri: &str) -> Result<(Arc<ObjectStore>, Path)> {
+        ObjectStore::from_uri_and_params(registry(), uri, &self.params(uri)).await.map_err(from_lance)
+    }
+
+    fn blocks_of(&self, uri: &str) -> Option<&Arc<BlockStores>> {
+        let is_near = uri.split_once("://").is_none_or(|(scheme, _)| NEAR.contains(&scheme));
+        self.blocks.as_ref().filter(|_| !is_near)
+    }
+}
+
+/// What is read of the files of a directory; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Recording {
+    blocks: Arc<BlockStores>,
+    recorded: Arc<Recorded>,
+    store: Arc<ObjectStore>,
+    dir: Path,
+}
+
+impl Recording {
+    /// Writes a summary of the files beside them: the parts that were read, of each file at most 1 MiB and of all at most
+    /// 4 MiB.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails.
+    pub async fn write(self) -> Result<()> {
+        let summary = self.blocks.summary(&self.recorded).await;
+        let path = self.dir.clone().join(summary::NAME);
+        let put = self.store.inner.put(&path, summary.to_bytes().into()).await;
+        put.map(|_| ()).map_err(|error| from_object_store(error, "writing", path.as_ref()))
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.blocks.forget(&self.recorded);
+    }
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self::new(HashMap::new())
+    }
+}
+
+/// Equal options, and the stores of the process that are reached with them.
+fn shared(options: HashMap<String, String>) -> (Options, Arc<BlockStores>) {
+    static SHARED: Mutex<Vec<(Options, Arc<BlockStores>)>> = Mutex::new(Vec::new());
+    let mut shared = SHARED.lock();
+    if let Some((options, stores)) = shared.iter().find(|(known, _)| **known == options) {
+        return (Arc::clone(options), Arc::clone(stores));
+    }
+    if shared.len() >= REMEMBERED {
+        shared.remove(0);
+    }
+    let new = (Arc::new(options), BlockStores::new(MemoryBlocks::global()));
+    shared.push((Arc::clone(&new.0), Arc::clone(&new.1)));
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_options_share_stores_and_others_do_not() {
+        let of = |key: &str| StoreOptions::new(HashMap::from([("access_key_id".to_string(), key.to_string())]));
+        let is_same = |a: &StoreOptions, b: &StoreOptions| a.params("s3://x/y") == b.params("s3://x/y");
+        assert!(is_same(&of("a"), &of("a")));
+        assert!(!is_same(&of("a"), &of("b")));
+        assert!(!is_same(&of("a"), &of("a").without_cache()));
+        let own = of("a").with_cache(MemoryBlocks::global());
+        assert!(is_same(&own, &own.clone()) && !is_same(&own, &of("a")));
+        assert!(of("a").params("memory://x").object_store_wrapper.is_none());
+    }
+}
