@@ -47,6 +47,8 @@ use crate::text_search::TextAnalyzer;
 
 /// An index of values is used if it leaves at most one row in so many, which are taken one by one.
 const VALUE_SHARE: u64 = 64;
+/// Batches of such rows that are taken at once.
+const CHUNKS: usize = 4;
 
 /// One version of a dataset under a table's schema.
 pub struct DatasetHandle {
@@ -442,7 +444,7 @@ impl DatasetHandle {
         let ids: Vec<u64> = found.rows.iter().collect();
         let chunks: Vec<Vec<u64>> = ids.chunks(batch_size.max(1)).map(<[u64]>::to_vec).collect();
         let (handle, read, schema) = (Arc::clone(self), columns.to_vec(), self.origins.schema_of(columns, true));
-        let taken = stream::iter(chunks).then(move |ids| {
+        let taken = stream::iter(chunks).map(move |ids| {
             let (handle, read, schema) = (Arc::clone(&handle), read.clone(), Arc::clone(&schema));
             async move {
                 let mut columns = handle.take(&ids, &read).await?.columns().to_vec();
@@ -450,6 +452,7 @@ impl DatasetHandle {
                 Ok(RecordBatch::try_new(schema, columns)?)
             }
         });
+        let taken = taken.buffered(CHUNKS);
         if found.uncovered.is_empty() {
             return Ok(taken.boxed());
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
+use futures::{StreamExt, stream};
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrMask;
 use lance::index::DatasetIndexInternalExt;
@@ -21,6 +22,9 @@ use super::index_rows::{covered, fragments_of, live_rows};
 use crate::error::{Error, Result};
 use crate::source::ValueRanges;
 use crate::store::from_lance;
+
+/// Questions that an index is asked at once.
+const AT_ONCE: usize = 8;
 
 /// Rows that may pass filters, as far as indexes of values tell.
 #[derive(Debug, Clone)]
@@ -104,13 +108,13 @@ impl DatasetValueIndex {
     pub(super) async fn candidates(&self, ranges: &ValueRanges, most: u64) -> Result<Option<ValueCandidates>> {
         let Some(queries) = queries(ranges, &self.data_type) else { return Ok(None) };
         let mut rows = RoaringTreemap::new();
-        for segment in &self.segments {
-            for query in &queries {
-                let found = segment.find(query).await.map_err(|error| error.with_context("index", &self.name))?;
-                rows |= found;
-                if rows.len() > most {
-                    return Ok(None);
-                }
+        let asked: Vec<_> =
+            self.segments.iter().flat_map(|segment| queries.iter().map(|query| segment.find(query))).collect();
+        let mut asked = stream::iter(asked).buffered(AT_ONCE);
+        while let Some(found) = asked.next().await {
+            rows |= found.map_err(|error| error.with_context("index", &self.name))?;
+            if rows.len() > most {
+                return Ok(None);
             }
         }
         Ok(Some(ValueCandidates { rows, uncovered: self.uncovered.clone() }))

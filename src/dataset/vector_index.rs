@@ -87,6 +87,16 @@ pub struct DatasetVectorIndex {
     coverage: IndexCoverage,
 }
 
+/// What is looked for.
+struct Asked<'a> {
+    key: Vec<f32>,
+    values: ArrayRef,
+    wanted: usize,
+    effort: SearchEffort,
+    allowed: &'a Allowed,
+    share: f64,
+}
+
 impl DatasetVectorIndex {
     /// Opens the index that `entry` names, of the stored column `column` of `handle`.
     ///
@@ -97,16 +107,12 @@ impl DatasetVectorIndex {
         let failed =
             |error| from_lance(error).with_context("index", &entry.name).with_context("dataset", dataset.uri());
         let name = handle.origins().name(column).unwrap_or_default();
-        let mut segments = Vec::with_capacity(entry.segments.len());
-        for segment in &entry.segments {
-            let opened = dataset.open_vector_index_from_metadata(name, segment, &NoOpMetricsCollector);
-            let segment = opened.await.map_err(failed)?;
-            if metric_of(segment.metric_type()) != Some(entry.metric) {
-                return Err(Error::corrupt("a vector index is of another metric than its metadata says")
-                    .with_context("index", &entry.name)
-                    .with_context("dataset", dataset.uri()));
-            }
-            segments.push(segment);
+        let open = |segment| dataset.open_vector_index_from_metadata(name, segment, &NoOpMetricsCollector);
+        let segments = try_join_all(entry.segments.iter().map(open)).await.map_err(failed)?;
+        if segments.iter().any(|segment| metric_of(segment.metric_type()) != Some(entry.metric)) {
+            return Err(Error::corrupt("a vector index is of another metric than its metadata says")
+                .with_context("index", &entry.name)
+                .with_context("dataset", dataset.uri()));
         }
         let coverage = IndexCoverage::of(handle, column, entry, &segments).await?;
         let codes = segments.iter().map(|segment| ProductCodes::of(segment, handle.budget())).collect();
@@ -148,51 +154,65 @@ impl DatasetVectorIndex {
     ) -> Result<Hits> {
         let key = self.key(query);
         let values: ArrayRef = Arc::new(Float32Array::from(key.clone()));
+        let asked = Asked { key, values, wanted, effort, allowed, share };
+        let segments = self.segments.iter().zip(&self.codes).filter(|(segment, _)| segment.num_rows() > 0);
+        let of_segments = segments.map(|(segment, codes)| self.hits_of(segment, codes.as_ref(), &asked));
         let mut found = Hits { rows: Vec::new(), partitions: 0, more: false };
-        for (segment, codes) in self.segments.iter().zip(&self.codes).filter(|(segment, _)| segment.num_rows() > 0) {
-            let all = segment.total_partitions();
-            let probes = probes(all, effort, share);
-            let query = Query {
-                column: String::new(),
-                key: Arc::clone(&values),
-                k: wanted,
-                lower_bound: None,
-                upper_bound: None,
-                minimum_nprobes: probes,
-                maximum_nprobes: Some(probes),
-                search_effort: 0.5,
-                ef: Some(effort.ef.unwrap_or(GRAPH_WIDTH.max(wanted + wanted / 2)).max(wanted)),
-                refine_factor: None,
-                metric_type: Some(segment.metric_type()),
-                use_index: true,
-                query_parallelism: DEFAULT_QUERY_PARALLELISM,
-                dist_q_c: 0.0,
-                approx_mode: ApproxMode::Normal,
-            };
-            let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
-            let count = partitions.len();
-            let near = match codes {
-                Some(codes) => {
-                    let (allowed, there) = (allowed.clone(), self.coverage.mask().cloned());
-                    let may_be_found =
-                        move |row| allowed.has(row) && there.as_ref().is_none_or(|there| there.selected(row));
-                    codes.nearest(&key, partitions.values(), wanted, may_be_found).await?
-                }
-                None => {
-                    let (partitions, filter) = ((Arc::new(partitions), Arc::new(distances)), self.filter(allowed));
-                    match self.look_without_mask(segment, &query, &partitions, allowed, &filter).await? {
-                        Some(near) => near,
-                        None => self.look(segment, query, &partitions, &filter).await?,
-                    }
-                }
-            };
-            found.partitions += count;
-            found.more |= near.len() >= wanted || (count < all && effort.nprobes.is_none());
-            found.rows.extend(near);
+        for hits in try_join_all(of_segments).await? {
+            found.partitions += hits.partitions;
+            found.more |= hits.more;
+            found.rows.extend(hits.rows);
         }
         found.rows.sort_unstable();
         found.rows.dedup();
         Ok(found)
+    }
+
+    /// The hits of one segment.
+    async fn hits_of(
+        &self,
+        segment: &Arc<dyn VectorIndex>,
+        codes: Option<&Arc<ProductCodes>>,
+        asked: &Asked<'_>,
+    ) -> Result<Hits> {
+        let all = segment.total_partitions();
+        let probes = probes(all, asked.effort, asked.share);
+        let query = Query {
+            column: String::new(),
+            key: Arc::clone(&asked.values),
+            k: asked.wanted,
+            lower_bound: None,
+            upper_bound: None,
+            minimum_nprobes: probes,
+            maximum_nprobes: Some(probes),
+            search_effort: 0.5,
+            ef: Some(asked.effort.ef.unwrap_or(GRAPH_WIDTH.max(asked.wanted + asked.wanted / 2)).max(asked.wanted)),
+            refine_factor: None,
+            metric_type: Some(segment.metric_type()),
+            use_index: true,
+            query_parallelism: DEFAULT_QUERY_PARALLELISM,
+            dist_q_c: 0.0,
+            approx_mode: ApproxMode::Normal,
+        };
+        let (partitions, distances) = segment.find_partitions(&query).map_err(from_lance)?;
+        let count = partitions.len();
+        let near = match codes {
+            Some(codes) => {
+                let (allowed, there) = (asked.allowed.clone(), self.coverage.mask().cloned());
+                let may_be_found =
+                    move |row| allowed.has(row) && there.as_ref().is_none_or(|there| there.selected(row));
+                codes.nearest(&asked.key, partitions.values(), asked.wanted, may_be_found).await?
+            }
+            None => {
+                let (partitions, filter) = ((Arc::new(partitions), Arc::new(distances)), self.filter(asked.allowed));
+                match self.look_without_mask(segment, &query, &partitions, asked.allowed, &filter).await? {
+                    Some(near) => near,
+                    None => self.look(segment, query, &partitions, &filter).await?,
+                }
+            }
+        };
+        let more = near.len() >= asked.wanted || (count < all && asked.effort.nprobes.is_none());
+        Ok(Hits { rows: near, partitions: count, more })
     }
 
     /// The same as with a mask, where most rows are allowed; `None` where they are not, or too few of those that were

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use futures::future::join_all;
 use lance_core::cache::LanceCache;
 use lance_file::version::ConcreteFileVersion;
 use lance_index::scalar::lance_format::LanceIndexStore;
@@ -89,21 +90,19 @@ pub(super) async fn write(
     schema: &TableSchema,
     layout: FileLayout,
 ) -> Vec<IndexMetadata> {
-    let mut written = Vec::with_capacity(indexes.len());
-    for index in indexes {
+    let writing = indexes.iter().map(|index| async move {
         let uuid = Uuid::new_v4();
-        match write_one(index, uuid, rows, &place, schema, layout).await {
-            Ok(metadata) => written.push(metadata),
-            Err(error) => {
-                let dir = format!("{}/{DIR}/{uuid}", TablePaths::generation_dir(place.shard, place.name));
-                tracing::warn!(generation = place.name, index = index.name, %error, "an index could not be written");
-                if let Err(error) = place.io.delete_dir(&dir).await {
-                    tracing::warn!(dir, %error, "the rest of an index that could not be written stays");
-                }
+        let written = write_one(index, uuid, rows, &place, schema, layout).await;
+        if let Err(error) = &written {
+            let dir = format!("{}/{DIR}/{uuid}", TablePaths::generation_dir(place.shard, place.name));
+            tracing::warn!(generation = place.name, index = index.name, %error, "an index could not be written");
+            if let Err(error) = place.io.delete_dir(&dir).await {
+                tracing::warn!(dir, %error, "the rest of an index that could not be written stays");
             }
         }
-    }
-    written
+        written.ok()
+    });
+    join_all(writing).await.into_iter().flatten().collect()
 }
 
 /// Where a generation is.

@@ -88,7 +88,7 @@ impl Generation {
         Self::of(opener, dataset, record, schema).await
     }
 
-    /// Notes what is read of a generation that [`write`] has just written, for a summary of it.
+    /// Notes what is read of a generation that [`write`](fn@write) has just written, for a summary of it.
     ///
     /// # Errors
     /// `Invalid` if the location is wrong.
@@ -101,7 +101,7 @@ impl Generation {
         opener.record(&uri(table_uri, shard, &record.path)).await
     }
 
-    /// Opens a generation that [`write`] has just written, which has one version.
+    /// Opens a generation that [`write`](fn@write) has just written, which has one version.
     ///
     /// # Errors
     /// As [`open`](Self::open).

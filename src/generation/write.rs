@@ -10,6 +10,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::future::try_join3;
+use futures::{FutureExt, TryFutureExt};
 use lance::dataset::WriteMode;
 use lance::dataset::fragment::write::FragmentCreateBuilder;
 use lance_core::datatypes::{LANCE_FIELD_ID_KEY, Schema as LanceSchema};
@@ -101,21 +103,22 @@ async fn write_files(
     params.max_rows_per_file = usize::MAX;
     params.max_bytes_per_file = usize::MAX;
     params.data_storage_version = Some(layout.version());
-    let fragment = FragmentCreateBuilder::new(&uri)
-        .schema(&lance_schema)
-        .write_params(&params)
-        .write(labelled(&numbered, &batches)?, Some(0))
-        .await
-        .map_err(failed)?;
+    let fragment = FragmentCreateBuilder::new(&uri).schema(&lance_schema).write_params(&params);
+    let fragment = fragment.write(labelled(&numbered, &batches)?, Some(0)).map_err(failed).boxed();
     let (store, root) =
         ObjectStore::from_uri_and_params(opener.session().store_registry(), &uri, &opener.store_params(&uri))
             .await
             .map_err(failed)?;
-    if schema.key().is_lance_key() {
-        sidecar::write(&store, &root, &batches, schema.key()).await.map_err(|e| e.with_context("generation", &uri))?;
-    }
+    let keys = async {
+        if schema.key().is_lance_key() {
+            let written = sidecar::write(&store, &root, &batches, schema.key()).await;
+            written.map_err(|error| error.with_context("generation", &uri))?;
+        }
+        Ok(())
+    };
     let place = Place { io, shard, name: &record.path, store: &store, root: &root };
-    let indexes = index_files::write(&indexes, &batches, place, schema, layout).await;
+    let indexes = index_files::write(&indexes, &batches, place, schema, layout).map(Ok);
+    let (fragment, (), indexes) = try_join3(fragment, keys.boxed(), indexes.boxed()).await?;
     commit(&store, &root, lance_schema, fragment, indexes, layout).await.map_err(failed)?;
     checksum::write(io, shard, &record.path).await?;
     io.sync_tree(&TablePaths::generation_dir(shard, &record.path)).await?;

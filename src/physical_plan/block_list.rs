@@ -13,7 +13,8 @@ use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricB
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, SendableRecordBatchStream,
 };
-use futures::{StreamExt, TryStreamExt, future, stream};
+use futures::future::try_join;
+use futures::{StreamExt, TryFutureExt, TryStreamExt, future, stream};
 use roaring::RoaringTreemap;
 
 use super::leaf;
@@ -79,15 +80,17 @@ impl ExecutionPlan for BlockListExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
+        let mut input = self.input.execute(partition, context)?;
         let dropped_rows = MetricBuilder::new(&self.metrics).counter("rows_dropped", partition);
         let mask = Arc::clone(&self.mask);
         let schema = Arc::clone(&self.schema);
         let rows = stream::once(async move {
-            let dropped = mask.resolve().await.map_err(DataFusionError::from)?;
+            // Reading begins while keys are still compared, or read.
+            let (dropped, first) = try_join(mask.resolve().err_into(), input.try_next()).await?;
             let filter = Filter { dropped, schema, dropped_rows };
             Ok::<_, DataFusionError>(
-                input
+                stream::iter(first.map(Ok))
+                    .chain(input)
                     .and_then(move |batch| future::ready(filter.apply(&batch)))
                     .try_filter(|batch| future::ready(batch.num_rows() > 0)),
             )

@@ -11,6 +11,7 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use async_trait::async_trait;
 use futures::TryStreamExt;
+use futures::future::try_join;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::live_rows::{LiveRows, batch_of};
@@ -52,8 +53,8 @@ impl DatasetSearch {
     }
 
     async fn find(&self, projection: &[usize]) -> Result<(LiveRows, Ranked, Work)> {
-        let live = LiveRows::resolve(&self.rows).await?;
-        let index = self.rows.handle().vector_index(self.search.column, self.search.metric).await?;
+        let index = self.rows.handle().vector_index(self.search.column, self.search.metric);
+        let (live, index) = try_join(LiveRows::resolve(&self.rows), index).await?;
         let mut pass = Pass { rows: &live, handle: live.handle(), search: &self.search, projection, passing: None };
         let mut work = Work::default();
         ["distances", "partitions", "flat"].into_iter().for_each(|kind| work.add(kind, 0));

@@ -7,6 +7,7 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
+use futures::future::try_join_all;
 
 use crate::block_list::BlockLists;
 use crate::error::Result;
@@ -251,7 +252,6 @@ async fn gather(
     }
     let mut found: Vec<(usize, Place)> = places.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
     found.sort_by_key(|(_, place)| *place);
-    let mut batches = Vec::new();
     let mut order = Vec::with_capacity(found.len());
     let same_source = |a: &Place, b: &Place| match (a, b) {
         (Place::MemTable { shard: s, memtable: m, .. }, Place::MemTable { shard: t, memtable: n, .. }) => {
@@ -263,27 +263,29 @@ async fn gather(
         (Place::Base { .. }, Place::Base { .. }) => true,
         _ => false,
     };
-    for group in found.chunk_by(|(_, a), (_, b)| same_source(a, b)) {
-        let ids = || {
-            group.iter().map(|(_, place)| match place {
-                Place::Generation { row, .. } | Place::Base { row } => *row,
-                Place::MemTable { row, .. } => *row as u64,
-            })
-        };
-        let rows = match group[0].1 {
-            Place::MemTable { shard, memtable, .. } => {
-                let rows: Vec<usize> = ids().map(|r| r as usize).collect();
-                snapshot.memtables(shard)[memtable].take(&rows, projection, schema)?
-            }
-            Place::Generation { shard, generation, .. } => {
-                let rows: Vec<u64> = ids().collect();
-                snapshot.version().shards[shard].generations[generation].take(&rows, projection).await?
-            }
-            Place::Base { .. } => snapshot.version().base.take(&ids().collect::<Vec<_>>(), projection).await?,
-        };
-        batches.push(relabelled(rows, schema)?);
+    let of_source = |group: &[(usize, Place)]| {
         order.extend(group.iter().map(|(i, _)| *i));
-    }
+        let rows = group.iter().map(|(_, place)| match place {
+            Place::Generation { row, .. } | Place::Base { row } => *row,
+            Place::MemTable { row, .. } => *row as u64,
+        });
+        let (rows, place): (Vec<u64>, Place) = (rows.collect(), group[0].1);
+        async move {
+            let rows = match place {
+                Place::MemTable { shard, memtable, .. } => {
+                    let rows: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
+                    snapshot.memtables(shard)[memtable].take(&rows, projection, schema)?
+                }
+                Place::Generation { shard, generation, .. } => {
+                    snapshot.version().shards[shard].generations[generation].take(&rows, projection).await?
+                }
+                Place::Base { .. } => snapshot.version().base.take(&rows, projection).await?,
+            };
+            relabelled(rows, schema)
+        }
+    };
+    let taking: Vec<_> = found.chunk_by(|(_, a), (_, b)| same_source(a, b)).map(of_source).collect();
+    let mut batches = try_join_all(taking).await?;
     if let Some((rows, which)) = from_base {
         batches.push(relabelled(rows, schema)?);
         order.extend(which);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use datafusion::physical_expr::PhysicalExpr;
+use futures::future::try_join_all;
 use roaring::RoaringTreemap;
 
 use super::live_rows::LiveRows;
@@ -80,8 +81,8 @@ pub(super) async fn passing(
     work: &mut Work,
 ) -> Result<Option<RoaringTreemap>> {
     let mut passing = None;
-    for search in searches {
-        let found = StoredTexts::open(live, search).await?.matching(work).await?;
+    for texts in try_join_all(searches.into_iter().map(|search| StoredTexts::open(live, search))).await? {
+        let found = texts.matching(work).await?;
         passing = Some(match passing {
             Some(rows) => rows & found,
             None => found,

@@ -74,12 +74,12 @@ impl TextColumns {
     /// # Errors
     /// What reading raises.
     pub(super) async fn open(handle: &Arc<DatasetHandle>, search: &TextSearch) -> Result<Self> {
-        let mut columns = Vec::with_capacity(search.columns.len());
-        for (place, column) in search.columns.iter().enumerate() {
+        let opening = search.columns.iter().enumerate().map(|(place, column)| async move {
             let (at, asked) = (handle.schema().logical().index_of(&column.name)?, search.asked_of(place));
             let indexed = Indexed::open(handle, at, &column.analyzer, &asked).await?;
-            columns.push(Column { at, asked, indexed });
-        }
+            Ok::<_, Error>(Column { at, asked, indexed })
+        });
+        let columns = try_join_all(opening).await?;
         Ok(Self { handle: Arc::clone(handle), search: search.clone(), columns })
     }
 

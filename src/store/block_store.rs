@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -21,13 +22,17 @@ use object_store::{
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use super::Retry;
 use super::kept_blocks::KeptBlocks;
 use super::memory_store::MemoryStore;
 use super::recording::{Recorded, Recordings};
 use super::summary::{self, FileSummary, Part, Summary};
 use crate::cache::{BLOCK, BlockCache, BlockCounts, BlockReader, FileName};
 
+/// How long a store is asked again.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Files whose sizes are known at most.
 const FILES: u64 = 100_000;
 /// Bytes of one file that are kept as they are written; of a larger one nothing is.
@@ -173,9 +178,7 @@ impl BlockStore {
             Some(GetRange::Suffix(len)) => Some(GetRange::Suffix(len + BLOCK - 1)),
         };
         let asked = options.range.clone();
-        let result = self.inner.get_opts(path, GetOptions { range: wide, ..options }).await?;
-        let (meta, read, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
-        let bytes = whole(path, result).await?;
+        let (meta, read, attributes, bytes) = whole(&self.inner, path, GetOptions { range: wide, ..options }).await?;
         self.shared.files.insert(Arc::clone(file), Arc::new(meta.clone())).await;
         self.shared.recordings.note(file, meta.size, read.start / BLOCK..read.end.div_ceil(BLOCK));
         self.shared.reader.keep(file, meta.size, read.start, &bytes).await;
@@ -222,15 +225,40 @@ pub(super) fn absolute(range: Option<&GetRange>, size: u64) -> Option<Range<u64>
     (range.start < range.end).then_some(range)
 }
 
-/// All bytes of a result, which must be as many as it says.
-async fn whole(path: &Path, result: GetResult) -> Result<Bytes> {
-    let wanted = result.range.end - result.range.start;
-    let bytes = result.bytes().await?;
-    if bytes.len() as u64 == wanted {
-        return Ok(bytes);
+/// What is read of a file: what it is, which of its bytes, and these, which are as many as the store says. A store that is
+/// busy, or breaks off, is asked again.
+async fn whole(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    options: GetOptions,
+) -> Result<(ObjectMeta, Range<u64>, Attributes, Bytes)> {
+    asked(|| async {
+        let result = store.get_opts(path, options.clone()).await?;
+        let (meta, range, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
+        let bytes = result.bytes().await?;
+        if bytes.len() as u64 == range.end - range.start {
+            return Ok((meta, range, attributes, bytes));
+        }
+        let source = format!("{path}: {} bytes came of {}", bytes.len(), range.end - range.start).into();
+        Err(Error::Generic { store: "BlockStore", source })
+    })
+    .await
+}
+
+/// Asks until there is an answer, or it is clear that there will be none. Clients of stores in clouds try again for
+/// themselves, for long: what took them long is not repeated.
+async fn asked<T, Asking: Future<Output = Result<T>>>(ask: impl Fn() -> Asking) -> Result<T> {
+    let (retry, since) = (Retry::default(), Instant::now());
+    let mut attempt = 1;
+    loop {
+        match ask().await {
+            Err(Error::Generic { .. }) if retry.again_after(attempt) && since.elapsed() < PATIENCE => {
+                retry.pause(attempt).await;
+                attempt += 1;
+            }
+            answer => return answer,
+        }
     }
-    let source = format!("{path}: {} bytes came of {wanted}", bytes.len()).into();
-    Err(Error::Generic { store: "BlockStore", source })
 }
 
 fn found(meta: ObjectMeta, range: Range<u64>, bytes: Bytes) -> GetResult {
@@ -247,12 +275,12 @@ impl ObjectStore for BlockStore {
             && options.if_unmodified_since.is_none()
             && options.version.is_none();
         if !is_plain || !is_immutable(location) {
-            return self.inner.get_opts(location, options).await;
+            return asked(|| self.inner.get_opts(location, options.clone())).await;
         }
         let file = self.file(location);
         let Some(meta) = self.shared.files.get(&file).await else {
             if options.head {
-                let result = self.inner.get_opts(location, options).await?;
+                let result = asked(|| self.inner.get_opts(location, options.clone())).await?;
                 self.shared.recordings.note(&file, result.meta.size, 0..0);
                 self.shared.files.insert(file, Arc::new(result.meta.clone())).await;
                 return Ok(result);
@@ -270,7 +298,7 @@ impl ObjectStore for BlockStore {
         let fetch = |range: Range<u64>| {
             let (inner, path) = (Arc::clone(&self.inner), location.clone());
             let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-            async move { whole(&path, inner.get_opts(&path, options).await?).await }.boxed()
+            async move { Ok(whole(&inner, &path, options).await?.3) }.boxed()
         };
         match self.shared.reader.read(&file, meta.size, range.clone(), fetch).await {
             Ok(bytes) => Ok(found((*meta).clone(), range, bytes)),
@@ -329,7 +357,7 @@ impl ObjectStore for BlockStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        asked(|| self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

@@ -8,7 +8,7 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Mutex;
 
 use super::builder::TableBuilder;
@@ -364,6 +364,9 @@ impl LsmTable {
     }
 }
 
+/// Shards that are refreshed at once.
+const SHARDS: usize = 8;
+
 /// Looking for what others committed.
 #[derive(Debug)]
 struct Refresh {
@@ -374,17 +377,15 @@ struct Refresh {
 impl Refresh {
     /// Looks at everything, whatever fails, and tells the first failure.
     async fn run(&self) -> Result<()> {
-        let mut result = self.context.refresh_base().await;
+        let result = self.context.refresh_base().await;
         if let Err(error) = &result
             && error.kind() == ErrorKind::Fenced
         {
             self.shards.lose(error);
             return result;
         }
-        for shard in self.shards.shards() {
-            let refreshed = shard.refresh().await;
-            result = result.and(refreshed);
-        }
-        result
+        let refreshing: Vec<_> = self.shards.shards().iter().map(|shard| shard.refresh()).collect();
+        let refreshed: Vec<Result<()>> = stream::iter(refreshing).buffered(SHARDS).collect().await;
+        refreshed.into_iter().fold(result, Result::and)
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adopted_index;
+mod bad_weather;
 mod base;
 mod concurrent_search;
 mod dataset_search;

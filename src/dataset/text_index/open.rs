@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{UInt32Type, UInt64Type};
+use futures::future::{try_join_all, try_join3};
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::index::LanceIndexStoreExt;
@@ -49,22 +50,21 @@ impl DatasetTextIndex {
         analyzer: &TextAnalyzer,
         budget: &Arc<MemoryBudget>,
     ) -> Result<Option<Self>> {
-        let mut segments = Vec::new();
-        for index in indexes {
-            segments.extend(Segment::open(dataset, index, analyzer).await?);
-        }
+        let opened = try_join_all(indexes.iter().map(|index| Segment::open(dataset, index, analyzer))).await?;
+        let mut segments: Vec<Segment<'_>> = opened.into_iter().flatten().collect();
         // Those that answer most questions first.
         segments.sort_by_key(|segment| !segment.has_positions);
         let fragments = dataset.fragments();
         let mut left = fragments_of(dataset);
-        let mut partitions = Vec::new();
-        for segment in segments {
+        let mut reading = Vec::new();
+        for segment in &segments {
             let covered = covered(dataset, segment.index) & &left;
             if !covered.is_empty() {
                 left -= &covered;
-                partitions.extend(segment.partitions(dataset, covered, budget).await?);
+                reading.push(segment.partitions(dataset, covered, budget));
             }
         }
+        let partitions: Vec<Arc<Partition>> = try_join_all(reading).await?.into_iter().flatten().collect();
         if left.len() == fragments.len() as u64 && !left.is_empty() {
             return Ok(None);
         }
@@ -126,13 +126,16 @@ impl<'a> Segment<'a> {
 
     async fn read(&self, id: u64) -> Result<Read> {
         let open = async |file: &str| self.store.open_index_file(&format!("part_{id}_{file}")).await;
-        let words = TokenSet::load(open(TOKENS_FILE).await.map_err(from_lance)?, self.format).await;
-        let postings = PostingFile::try_new(open(INVERT_LIST_FILE).await.map_err(from_lance)?);
+        let words = async { TokenSet::load(open(TOKENS_FILE).await?, self.format).await };
+        let postings = async { Ok(PostingFile::try_new(open(INVERT_LIST_FILE).await?)) };
+        let documents = async {
+            let documents = open(DOCS_FILE).await?;
+            documents.read_range(0..documents.num_rows(), Some(&[ROW_ID, NUM_TOKEN_COL])).await
+        };
+        let (words, postings, documents) = try_join3(words, postings, documents).await.map_err(from_lance)?;
         let postings =
             postings.ok_or_else(|| Error::corrupt("postings are of a format that their index does not have"))?;
-        let documents = open(DOCS_FILE).await.map_err(from_lance)?;
-        let documents = documents.read_range(0..documents.num_rows(), Some(&[ROW_ID, NUM_TOKEN_COL])).await;
-        Ok(Read { id, words: words.map_err(from_lance)?, postings, documents: documents.map_err(from_lance)? })
+        Ok(Read { id, words, postings, documents })
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod place;
 pub(crate) mod plan;
 pub(crate) mod provider;
 pub(crate) mod remote;
+pub(crate) mod remote_table;
 pub(crate) mod rows;
 
 use std::time::Duration;

@@ -7,15 +7,15 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use async_trait::async_trait;
 use datafusion_lsm::store::registry;
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use lance_core::Result as LanceResult;
 use lance_io::object_store::{ObjectStore as LanceStore, ObjectStoreParams, ObjectStoreProvider};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use url::Url;
 
@@ -44,6 +44,19 @@ impl Requests {
     }
 }
 
+/// What goes wrong with what is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Weather {
+    #[default]
+    Fine,
+    /// Of so many reads one is refused: there are too many.
+    Busy(u64),
+    /// Of so many reads one breaks off before its last byte.
+    Short(u64),
+    /// Nothing is answered but that it is not.
+    Down,
+}
+
 /// A store in memory that counts requests.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
@@ -53,6 +66,8 @@ pub(crate) struct Bucket {
     lists: AtomicU64,
     /// What was read, for who wants to know why.
     read: Mutex<Vec<String>>,
+    weather: Mutex<Weather>,
+    asked: AtomicU64,
 }
 
 impl Bucket {
@@ -69,6 +84,11 @@ impl Bucket {
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
         let requests = Requests { gets: take(&self.gets), heads: take(&self.heads), lists: take(&self.lists) };
         (requests, std::mem::take(&mut self.read.lock().unwrap()))
+    }
+
+    /// From now on things go wrong so.
+    pub(crate) fn set_weather(&self, weather: Weather) {
+        *self.weather.lock().unwrap() = weather;
     }
 
     /// Gives all objects whose names end so another content, or deletes them.
@@ -122,7 +142,24 @@ impl ObjectStore for Bucket {
             true => self.count(&self.heads, format!("HEAD {location}")),
             false => self.count(&self.gets, format!("GET {location} {:?}", options.range)),
         }
-        self.inner.get_opts(location, options).await
+        let refused = |why: &str| Error::Generic { store: "Bucket", source: format!("{why}: {location}").into() };
+        let weather = *self.weather.lock().unwrap();
+        let is_due = |every: u64| self.asked.fetch_add(1, Ordering::Relaxed) % every == every - 1;
+        match weather {
+            Weather::Down => return Err(refused("500 Internal Server Error")),
+            Weather::Busy(every) if is_due(every) => return Err(refused("503 Slow Down")),
+            _ => {}
+        }
+        let mut result = self.inner.get_opts(location, options).await?;
+        if matches!(weather, Weather::Short(every) if is_due(every)) && !result.range.is_empty() {
+            let range = result.range.clone();
+            let meta = result.meta.clone();
+            let bytes = result.bytes().await?;
+            let short = bytes.slice(..bytes.len() - 1);
+            let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(short) }).boxed());
+            result = GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() };
+        }
+        Ok(result)
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
