@@ -20,7 +20,7 @@ use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal
 use uuid::Uuid;
 
 use super::{AdoptSpec, BaseTable, CreateSpec, Indexes, Sharding, column_index, column_type, declare};
-use crate::dataset::{DatasetOpener, LanceSession};
+use crate::dataset::{DatasetOpener, TableKey};
 use crate::error::{Error, Result};
 use crate::ids::{GenerationId, ShardId};
 use crate::index_spec::IndexSpec;
@@ -170,8 +170,7 @@ impl BaseTable {
     /// As [`check_present`](Self::check_present).
     pub(super) async fn present(&self) -> Result<Arc<Self>> {
         // Another table may have a version of the same number, which caches do not tell from this one's.
-        let opener = self.opener.clone().with_session(&LanceSession::default());
-        match Self::open(&opener, &self.io).await? {
+        match Self::open(&self.opener.anew(), &self.io).await? {
             Some(now) if now.is_same(self) => Ok(now),
             _ => Err(self.replaced()),
         }
@@ -224,6 +223,8 @@ impl BaseTable {
         // Settings are as they were stored: `lsm.index.sync` may be one, and the indexes of a column called so.
         let indexes = IndexSpec::of_options(&declared).map_err(|e| e.with_context("location", io.uri()))?;
         let indexes = Indexes::of_stored(&indexes, &schema);
+        let table = defaults.get(IDENTITY).map(|identity| TableKey::new(io.uri(), identity));
+        let opener = opener.of_table(table);
         let handle = opener.handle(dataset, Arc::new(schema), "base".into()).await?;
         Ok(Arc::new(Self { opener, io, handle, sharding, compacted, defaults, indexes }))
     }

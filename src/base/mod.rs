@@ -133,6 +133,11 @@ impl BaseTable {
         self.handle.rows()
     }
 
+    /// Opens what belongs to the table.
+    pub fn opener(&self) -> &DatasetOpener {
+        &self.opener
+    }
+
     /// Its dataset.
     pub fn handle(&self) -> &Arc<DatasetHandle> {
         &self.handle

@@ -124,6 +124,13 @@ impl MemoryLease {
         self.budget.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Charges `bytes` less; so much must be charged.
+    pub fn shrink(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.freed.notify_waiters();
+    }
+
     /// Charges `bytes` instead of what was charged before.
     pub fn set(&self, bytes: usize) {
         let before = self.bytes.swap(bytes, Ordering::Relaxed);

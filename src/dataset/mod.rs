@@ -3,6 +3,7 @@
 //! Nobody above this room, `generation` and `base` names a type of Lance's: what comes out is Arrow and DataFusion.
 
 mod conform;
+mod dataset_cache;
 mod failure;
 mod files;
 mod handle;
@@ -25,10 +26,11 @@ mod vector_index;
 mod warm;
 
 pub use conform::conform;
+pub use dataset_cache::{CachedDataset, DatasetCache, DatasetKey, DefaultDatasetCache, IsLive, OpenDataset, TableKey};
 pub use handle::DatasetHandle;
 pub use index_coverage::IndexCoverage;
 pub use layout::FileLayout;
-pub use opener::{DatasetOpener, LanceSession};
+pub use opener::DatasetOpener;
 pub use scan::DatasetScanExec;
 pub use text_index::{DatasetTextIndex, Dead, TextPart};
 pub use value_index::ValueCandidates;

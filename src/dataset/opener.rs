@@ -1,69 +1,112 @@
 //! Opens Lance datasets with one session and one set of storage options.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::{ReadParams, WriteParams};
-use lance::session::Session;
+use lance::session::{CacheSpec, Session};
 use lance_core::Error as LanceError;
 use lance_io::object_store::ObjectStoreParams;
 
+use super::dataset_cache::{
+    CachedDataset, DatasetCache, DatasetKey, DefaultDatasetCache, IsLive, OpenedWith, TableKey,
+};
 use super::handle::DatasetHandle;
-use crate::cache::{BlockCounts, MemoryBudget};
-use crate::error::Result;
+use crate::cache::{BlockCounts, IndexCache, IndexView, MemoryBudget};
+use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 use crate::store::{Recording, StoreOptions, from_lance, registry};
 
-/// Bytes of Lance's cache of open indexes.
-const INDEX_CACHE: usize = 1 << 30;
-/// Bytes of Lance's cache of manifests and file footers.
-const METADATA_CACHE: usize = 256 << 20;
-
-/// Lance's caches of manifests, file footers and open indexes. Tables that are given the same one share its memory; a
-/// location whose table was deleted and made anew needs another one.
-#[derive(Clone)]
-pub struct LanceSession(Arc<Session>);
-
-impl LanceSession {
-    /// Caches of at most so many bytes for indexes, and for manifests and footers.
-    pub fn new(index_bytes: usize, metadata_bytes: usize) -> Self {
-        Self(Arc::new(Session::new(index_bytes, metadata_bytes, registry())))
-    }
-}
-
-impl Default for LanceSession {
-    /// 1 GiB for indexes, 256 MiB for manifests and footers.
-    fn default() -> Self {
-        Self::new(INDEX_CACHE, METADATA_CACHE)
-    }
-}
-
-impl fmt::Debug for LanceSession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LanceSession").finish_non_exhaustive()
-    }
-}
-
-/// Opens datasets with one set of storage options and one session. Cheap to clone.
+/// Opens datasets with one set of storage options and one part of an index cache: the versions of a base, or one
+/// generation. Cheap to clone; clones share the part.
 #[derive(Clone)]
 pub struct DatasetOpener {
     session: Arc<Session>,
-    options: StoreOptions,
-    budget: Arc<MemoryBudget>,
+    view: IndexView,
+    with: OpenedWith,
+    datasets: Arc<dyn DatasetCache>,
+    table: Option<TableKey>,
 }
 
 impl DatasetOpener {
-    /// An opener with a session of its own; rows that stay in memory are charged to `budget`.
+    /// An opener with the caches of the process; rows that stay in memory are charged to `budget`.
     pub fn new(options: StoreOptions, budget: Arc<MemoryBudget>) -> Self {
-        Self { session: LanceSession::default().0, options, budget }
+        let with = OpenedWith { options, budget, index_cache: IndexCache::global() };
+        Self::of(with, DefaultDatasetCache::global(), None)
     }
 
-    /// The same with the caches of `session`.
+    /// One with these caches, which have nothing of its datasets yet.
     #[must_use]
-    pub fn with_session(self, session: &LanceSession) -> Self {
-        Self { session: Arc::clone(&session.0), ..self }
+    pub fn with_caches(self, index_cache: Arc<IndexCache>, datasets: Arc<dyn DatasetCache>) -> Self {
+        Self::of(OpenedWith { index_cache, ..self.with }, datasets, self.table)
+    }
+
+    /// One whose index cache has nothing of its datasets yet: what it opens is read from storage.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self::of(self.with.clone(), Arc::clone(&self.datasets), self.table.clone())
+    }
+
+    /// The same for datasets of `table`, which others in the process may have open as well.
+    #[must_use]
+    pub(crate) fn of_table(self, table: Option<TableKey>) -> Self {
+        Self { table, ..self }
+    }
+
+    fn of(with: OpenedWith, datasets: Arc<dyn DatasetCache>, table: Option<TableKey>) -> Self {
+        let view = with.index_cache.view();
+        let (indexes, metadata) = view.backends();
+        let session =
+            Session::with_cache_backends(CacheSpec::Backend(indexes), CacheSpec::Backend(metadata), registry());
+        Self { session: Arc::new(session), view, with, datasets, table }
+    }
+
+    /// What its index cache has of its datasets.
+    pub fn view(&self) -> &IndexView {
+        &self.view
+    }
+
+    /// Open datasets that its table shares with others.
+    pub fn datasets(&self) -> &Arc<dyn DatasetCache> {
+        &self.datasets
+    }
+
+    /// The index cache of its table.
+    pub fn index_cache(&self) -> &Arc<IndexCache> {
+        &self.with.index_cache
+    }
+
+    /// What is open of the table at `path`, or else what `open` makes of it, which takes so many `bytes`. A table that does
+    /// not tell itself from others that were at its location shares nothing.
+    ///
+    /// # Errors
+    /// What `open` returns.
+    pub(crate) async fn shared<T: Any + Send + Sync>(
+        &self,
+        path: &str,
+        schema: &Arc<TableSchema>,
+        bytes: impl FnOnce(&T) -> usize + Send,
+        open: impl Future<Output = Result<Arc<T>>> + Send,
+    ) -> Result<Arc<T>> {
+        let Some(table) = &self.table else { return open.await };
+        let key = DatasetKey::new(table, path, schema, &self.with);
+        let open = async {
+            let dataset = open.await?;
+            let bytes = bytes(&dataset);
+            Ok(CachedDataset::new(dataset, bytes))
+        };
+        let dataset = self.datasets.get_or_open(&key, Box::pin(open)).await?;
+        dataset.get().ok_or_else(|| Error::internal("the dataset cache gave another thing").with_context("path", path))
+    }
+
+    /// Lets the dataset cache go of what the table had at paths that are not live.
+    pub(crate) async fn retain_paths(&self, is_live: IsLive<'_>) {
+        if let Some(table) = &self.table {
+            self.datasets.retain_paths(table, is_live).await;
+        }
     }
 
     /// The newest version of the dataset at `uri`; `None` if there is no dataset.
@@ -98,7 +141,7 @@ impl DatasetOpener {
         schema: Arc<TableSchema>,
         label: String,
     ) -> Result<Arc<DatasetHandle>> {
-        DatasetHandle::open(dataset, schema, label, self.budget.lease(), &self.options).await
+        DatasetHandle::open(dataset, schema, label, self.with.budget.lease(), &self.with.options).await
     }
 
     /// What Lance needs to write at `uri`.
@@ -112,7 +155,7 @@ impl DatasetOpener {
 
     /// What Lance needs to reach the storage of `uri`.
     pub(crate) fn store_params(&self, uri: &str) -> ObjectStoreParams {
-        self.options.params(uri)
+        self.with.options.params(uri)
     }
 
     /// The session all datasets of this opener share.
@@ -125,7 +168,7 @@ impl DatasetOpener {
     /// # Errors
     /// `Invalid` if the location is wrong.
     pub async fn record(&self, uri: &str) -> Result<Option<Recording>> {
-        self.options.record(uri).await
+        self.with.options.record(uri).await
     }
 
     /// Reads the summary of the files of the dataset at `uri`; whether there is one.
@@ -133,17 +176,17 @@ impl DatasetOpener {
     /// # Errors
     /// `Corrupt` if it is damaged, `Unavailable` if the storage fails.
     pub async fn recall(&self, uri: &str) -> Result<bool> {
-        self.options.recall(uri).await
+        self.with.options.recall(uri).await
     }
 
     /// How many bytes of what is at `uri` may be kept in blocks.
     pub fn cache_capacity(&self, uri: &str) -> u64 {
-        self.options.cache_capacity(uri)
+        self.with.options.cache_capacity(uri)
     }
 
     /// How often blocks of files were in the cache, and what it keeps.
     pub fn cache_counts(&self) -> BlockCounts {
-        self.options.cache_counts()
+        self.with.options.cache_counts()
     }
 
     fn builder(&self, uri: &str) -> DatasetBuilder {

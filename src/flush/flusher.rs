@@ -78,6 +78,7 @@ async fn flush_until_done(
                 request.listener.flushed(&request.memtable);
                 context.events.on_flush(request.shard, id, rows);
                 tracing::info!(shard = %request.shard, generation = %id, rows, "flushed a memtable");
+                context.control.release().await;
                 return true;
             }
             Err(error) => error,

@@ -18,6 +18,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use lance::Dataset;
 
+use crate::cache::{CacheCounts, IndexView};
 use crate::dataset::{DatasetHandle, DatasetOpener};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
@@ -63,10 +64,11 @@ pub struct Generation {
     record: GenerationRecord,
     handle: Arc<DatasetHandle>,
     keys: KeyMap,
+    view: IndexView,
 }
 
 impl Generation {
-    /// Opens a generation and loads its keys.
+    /// Opens a generation and loads its keys, unless somebody of this process did so before.
     ///
     /// # Errors
     /// `Corrupt`, naming the directory, if the generation is missing, damaged or of another table.
@@ -77,15 +79,20 @@ impl Generation {
         record: &GenerationRecord,
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
+        let path = TablePaths::generation_dir(shard, &record.path);
         let uri = uri(table_uri, shard, &record.path);
-        let dataset = match summarised(opener, &uri).await {
-            Some(dataset) => dataset,
-            None => opener.latest(&uri).await?.ok_or_else(|| {
-                Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
-                    .with_context("generation", &uri)
-            })?,
+        let own = opener.anew();
+        let open = async {
+            let dataset = match summarised(&own, &uri).await {
+                Some(dataset) => dataset,
+                None => own.latest(&uri).await?.ok_or_else(|| {
+                    Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
+                        .with_context("generation", &uri)
+                })?,
+            };
+            Self::of(&own, dataset, record, schema).await
         };
-        Self::of(opener, dataset, record, schema).await
+        opener.shared(&path, schema, Self::memory, open).await
     }
 
     /// Notes what is read of a generation that [`write`](fn@write) has just written, for a summary of it.
@@ -112,10 +119,16 @@ impl Generation {
         record: &GenerationRecord,
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
-        let dataset = opener.version(&uri(table_uri, shard, &record.path), VERSION).await?;
-        Self::of(opener, dataset, record, schema).await
+        let path = TablePaths::generation_dir(shard, &record.path);
+        let own = opener.anew();
+        let open = async {
+            let dataset = own.version(&uri(table_uri, shard, &record.path), VERSION).await?;
+            Self::of(&own, dataset, record, schema).await
+        };
+        opener.shared(&path, schema, Self::memory, open).await
     }
 
+    /// `opener` has opened nothing else.
     async fn of(
         opener: &DatasetOpener,
         dataset: Arc<Dataset>,
@@ -124,7 +137,7 @@ impl Generation {
     ) -> Result<Arc<Self>> {
         let handle = opener.handle(dataset, Arc::clone(schema), format!("generation {}", record.id)).await?;
         let keys = handle.key_map().await.map_err(damaged)?;
-        Ok(Arc::new(Self { record: record.clone(), handle, keys }))
+        Ok(Arc::new(Self { record: record.clone(), handle, keys, view: opener.view().clone() }))
     }
 
     /// Its number.
@@ -160,6 +173,16 @@ impl Generation {
     /// Bytes of memory held by its keys.
     pub fn memory(&self) -> usize {
         self.keys.memory()
+    }
+
+    /// What the index cache has of it.
+    pub fn index_counts(&self) -> CacheCounts {
+        self.view.counts()
+    }
+
+    /// Lets the index cache go of it: no table has it any more. Who reads it still goes on, and reads more from storage.
+    pub(crate) fn retire(&self) {
+        self.view.retire();
     }
 
     /// A plan that reads the rows passing all `filters`: the logical columns `projection`, nullable as stored, then

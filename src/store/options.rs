@@ -147,6 +147,14 @@ impl Drop for Recording {
     }
 }
 
+impl PartialEq for StoreOptions {
+    /// Whether the same stores are reached.
+    fn eq(&self, other: &Self) -> bool {
+        let blocks = |options: &Self| options.blocks.as_ref().map(Arc::as_ptr);
+        self.options == other.options && blocks(self) == blocks(other)
+    }
+}
+
 impl Default for StoreOptions {
     fn default() -> Self {
         Self::new(HashMap::new())

@@ -78,6 +78,11 @@ impl TablePaths {
         format!("{}_gen_{generation}", random_hex())
     }
 
+    /// The number of a generation by the name of its directory; `None` for any other.
+    pub fn parse_generation(name: &str) -> Option<GenerationId> {
+        name.rsplit_once("_gen_")?.1.parse().ok().map(GenerationId)
+    }
+
     /// The directory of everything that was ever quarantined in a shard.
     pub fn quarantines(shard: ShardId) -> String {
         format!("{}/{shard}/quarantine", Self::SHARDS)
@@ -134,5 +139,7 @@ mod tests {
         let (hash, generation) = name.split_once("_gen_").unwrap();
         assert!(hash.len() == 8 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
         assert_eq!(generation, "3");
+        assert_eq!(TablePaths::parse_generation(&name), Some(GenerationId(3)));
+        assert_eq!(TablePaths::parse_generation("manifest"), None);
     }
 }

@@ -10,9 +10,9 @@ use tokio::sync::{Notify, mpsc};
 use super::handle::{LsmTable, Parts};
 use crate::base::{AdoptSpec, BaseTable, CreateSpec};
 use crate::block_list::BlockLists;
-use crate::cache::{BlockCache, MemoryBlocks, MemoryBudget};
+use crate::cache::{BlockCache, IndexCache, MemoryBlocks, MemoryBudget};
 use crate::clock::{Clock, SystemClock};
-use crate::dataset::{DatasetOpener, LanceSession};
+use crate::dataset::{DatasetCache, DatasetOpener, DefaultDatasetCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::{EventListener, NoEvents};
 use crate::flush::{self, FlushContext};
@@ -38,9 +38,10 @@ pub struct Components {
     pub io_hook: Option<Arc<dyn IoHook>>,
     /// What all tables that share it may hold together; the process's by default.
     pub budget: Arc<MemoryBudget>,
-    /// Lance's caches; each table has its own, up to 1.25 GiB, unless it is given those of others. A location whose
-    /// table was deleted and made anew must not get the caches that its predecessor had.
-    pub session: LanceSession,
+    /// Open indexes, manifests and file footers; those of the process by default.
+    pub index_cache: Arc<IndexCache>,
+    /// Open generations; those of the process by default.
+    pub dataset_cache: Arc<dyn DatasetCache>,
     /// What keeps blocks of files on object stores, unless [`Settings::cache_memory`] says how much is to be kept; the
     /// process's by default.
     pub block_cache: Option<Arc<dyn BlockCache>>,
@@ -57,7 +58,8 @@ impl Default for Components {
             events: Arc::new(NoEvents),
             io_hook: None,
             budget: MemoryBudget::global(),
-            session: LanceSession::default(),
+            index_cache: IndexCache::global(),
+            dataset_cache: DefaultDatasetCache::global(),
             block_cache: None,
             warmer: Arc::new(IndexWarmer),
             indexes: Vec::new(),
@@ -166,14 +168,15 @@ impl TableBuilder {
         if let Some(hook) = &self.components.io_hook {
             io = io.with_hook(Arc::clone(hook));
         }
-        let opener =
-            DatasetOpener::new(options, Arc::clone(&self.components.budget)).with_session(&self.components.session);
+        let components = &self.components;
+        let opener = DatasetOpener::new(options, Arc::clone(&components.budget))
+            .with_caches(Arc::clone(&components.index_cache), Arc::clone(&components.dataset_cache));
         // What opening does has large frames: they are for the heap, not for whoever awaits.
         let base = Box::pin(self.base(&opener, &io, &explicit)).await?;
         let settings = self.effective(&base)?;
         io.set_sync(settings.sync);
         io.expect_table();
-        Box::pin(self.start_table(io, opener, base, settings)).await
+        Box::pin(self.start_table(io, base, settings)).await
     }
 
     /// How the objects are reached, and what is kept of them.
@@ -225,8 +228,7 @@ impl TableBuilder {
                     spec.validate()?;
                     check_defaults(&spec.defaults)?;
                     Box::pin(self.retire()).await?;
-                    let uncached = opener.clone().with_session(&LanceSession::default());
-                    match BaseTable::open(&uncached, io).await {
+                    match BaseTable::open(&opener.anew(), io).await {
                         // The rest of a table that was deleted in part.
                         Ok(None) => io.delete_dir(TablePaths::SHARDS).await?,
                         Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
@@ -261,12 +263,10 @@ impl TableBuilder {
         spec
     }
 
-    /// Empties and deletes the table that is to be replaced. What cannot be opened has no writers to mind. What caches
-    /// hold of it must not be taken for the new table's: it gets its own.
+    /// Empties and deletes the table that is to be replaced. What cannot be opened has no writers to mind.
     async fn retire(&self) -> Result<()> {
         let mut components = self.components.clone();
         components.indexes.clear();
-        components.session = LanceSession::default();
         let old = Self::new(&self.uri).storage_options(self.storage_options.clone()).components(components);
         match old.open().await {
             Ok(old) => match old.destroy().await {
@@ -313,14 +313,9 @@ impl TableBuilder {
         Ok(())
     }
 
-    async fn start_table(
-        self,
-        io: ObjectIo,
-        opener: DatasetOpener,
-        base: Arc<BaseTable>,
-        settings: Settings,
-    ) -> Result<Arc<LsmTable>> {
+    async fn start_table(self, io: ObjectIo, base: Arc<BaseTable>, settings: Settings) -> Result<Arc<LsmTable>> {
         let Components { clock, events, budget, indexes, warmer, .. } = self.components;
+        let opener = base.opener().clone();
         let schema = Arc::clone(base.schema());
         let indexes = IndexSet::new(indexes, settings.index_sync);
         let sharding = base.sharding().clone();

@@ -181,7 +181,11 @@ impl LsmTable {
             self.context.refresh_base().await?;
             let base = Arc::clone(&self.control.current().base);
             match Box::pin(commit.run(&base)).await {
-                Ok(Some(newer)) => return self.context.adopt_base(newer).map(|()| true),
+                Ok(Some(newer)) => {
+                    self.context.adopt_base(newer)?;
+                    self.control.release().await;
+                    return Ok(true);
+                }
                 Ok(None) => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Conflict && attempt < ATTEMPTS => {}
                 Err(error) => return Err(error),

@@ -175,6 +175,8 @@ impl LsmTable {
         let memtables: usize = self.shards.shards().iter().map(|s| s.memory()).sum();
         let generation_keys: usize =
             self.control.with(|v| v.shards.iter().flat_map(|s| &s.generations).map(|g| g.memory()).sum());
+        let opener = self.control.with(|v| v.base.opener().clone());
+        let (datasets, indexes) = (opener.datasets().counts(), opener.index_cache().counts());
         let metric = |name, value, unit| Metric { name, value, unit };
         vec![
             metric("lsm.writer.writes", writes, "count"),
@@ -187,6 +189,14 @@ impl LsmTable {
             metric("lsm.cache.misses", cache.misses, "count"),
             metric("lsm.budget.used", self.context.budget.used() as u64, "bytes"),
             metric("lsm.budget.limit", self.context.budget.limit() as u64, "bytes"),
+            metric("lsm.dataset_cache.hits", datasets.hits, "count"),
+            metric("lsm.dataset_cache.misses", datasets.misses, "count"),
+            metric("lsm.dataset_cache.loads", datasets.loads, "count"),
+            metric("lsm.dataset_cache.bytes", datasets.bytes, "bytes"),
+            metric("lsm.index_cache.hits", indexes.hits, "count"),
+            metric("lsm.index_cache.misses", indexes.misses, "count"),
+            metric("lsm.index_cache.loads", indexes.loads, "count"),
+            metric("lsm.index_cache.bytes", indexes.bytes, "bytes"),
             metric("lsm.store.bytes_read", io.bytes_read, "bytes"),
             metric("lsm.store.bytes_written", io.bytes_written, "bytes"),
             metric("lsm.store.gets", io.gets, "count"),

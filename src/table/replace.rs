@@ -137,6 +137,7 @@ impl LsmTable {
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
         self.context.base_in_doubt.store(false, Ordering::Release);
+        self.control.release().await;
         self.context.adopt_indexes()?;
         for (shard, generation) in compacted {
             let Some(writer) = self.shards.shards().iter().find(|w| w.shard() == shard) else { continue };

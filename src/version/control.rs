@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
+use super::live_paths::LivePaths;
 use super::snapshot::Snapshot;
 use crate::base::BaseTable;
 use crate::block_list::{BlockLists, SourceId};
@@ -43,6 +44,10 @@ pub struct ShardVersion {
 }
 
 impl Version {
+    fn generations(&self) -> impl Iterator<Item = &Arc<Generation>> {
+        self.shards.iter().flat_map(|shard| &shard.generations)
+    }
+
     fn source_ids(&self) -> HashSet<SourceId> {
         let shards = self.shards.iter().flat_map(|s| {
             let memtables = std::iter::once(&s.active).chain(&s.frozen).map(|m| SourceId::MemTable(m.instance()));
@@ -82,11 +87,21 @@ impl VersionControl {
     /// Replaces the version by what `edit` makes of it.
     pub fn update(&self, edit: impl FnOnce(&mut Version)) {
         let _one_at_a_time = self.update.lock();
-        let mut version = Version::clone(&self.current.load());
+        let before = self.current();
+        let mut version = Version::clone(&before);
         edit(&mut version);
         let live = version.source_ids();
+        let stay: HashSet<*const Generation> = version.generations().map(Arc::as_ptr).collect();
         self.current.store(Arc::new(version));
         self.lists.retain(&live);
+        before.generations().filter(|g| !stay.contains(&Arc::as_ptr(g))).for_each(|g| g.retire());
+    }
+
+    /// Lets the dataset cache go of generations that left the version: for whoever took some out.
+    pub async fn release(&self) {
+        let version = self.current();
+        let live = LivePaths::of(&version);
+        version.base.opener().retain_paths(&|path| live.has(path)).await;
     }
 
     /// Makes rows visible: `(memtable, watermark)` for each memtable, oldest first within a shard. Snapshots see all of

@@ -5,6 +5,7 @@
 
 mod control;
 mod handoff;
+mod live_paths;
 mod snapshot;
 mod warmer;
 

@@ -41,6 +41,7 @@ impl ShardWriter {
                 self.context.refresh_base().await?;
             }
             self.adopt(manifest).await?;
+            self.context.control.release().await;
         }
         let from = self.core.lock().next_position;
         let mut reader = WalReader::new(self.context.io.clone(), self.shard, from, PREFETCH).knowing(known);

@@ -75,13 +75,12 @@ impl WriterContext {
     /// `Invalid` if its columns are others; what reading raises.
     pub async fn refresh_base(&self) -> Result<()> {
         let known = Arc::clone(&self.control.current().base);
-        match known.refresh().await? {
-            Some(newer) => {
-                self.warm_base(&newer).await;
-                self.adopt_base(newer)
-            }
-            None => Ok(()),
+        if let Some(newer) = known.refresh().await? {
+            self.warm_base(&newer).await;
+            self.adopt_base(newer)?;
+            self.control.release().await;
         }
+        Ok(())
     }
 
     /// Prepares a newer base before queries see it, as far as can be: those of now have its predecessor's indexes open.

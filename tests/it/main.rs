@@ -5,6 +5,7 @@ mod adopted_index;
 mod bad_weather;
 mod base;
 mod concurrent_search;
+mod dataset_cache;
 mod dataset_search;
 mod expansions;
 mod faults;

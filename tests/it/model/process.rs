@@ -10,7 +10,7 @@ use datafusion_lsm::table::{Components, LsmTable};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::faults::Recorder;
-use crate::support::place::Place;
+use crate::support::place::{Place, of_a_process};
 
 /// A handle and what it runs on.
 pub(super) struct Process {
@@ -27,7 +27,7 @@ impl Process {
     ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let io_hook = record.map(Recorder::hook);
-        let components = Components { io_hook, budget: Arc::clone(budget), ..Components::default() };
+        let components = Components { io_hook, budget: Arc::clone(budget), ..of_a_process() };
         let open = place.builder(settings.clone()).components(components).open();
         let table = runtime.block_on(open).unwrap();
         Self { table, runtime }

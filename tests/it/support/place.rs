@@ -6,6 +6,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use datafusion::physical_plan::collect;
 use datafusion_lsm::base::{CreateSpec, bucket};
+use datafusion_lsm::cache::{IndexCache, MemoryBudget};
+use datafusion_lsm::dataset::DefaultDatasetCache;
 use datafusion_lsm::error::Result;
 use datafusion_lsm::ids::{ShardId, WalPosition};
 use datafusion_lsm::settings::{Access, Settings};
@@ -51,9 +53,9 @@ impl Place {
         self.root().to_str().unwrap().to_string()
     }
 
-    /// Opens the table, which is created if it is not there.
+    /// Opens the table as a process does that has nothing of it; it is created if it is not there.
     pub(crate) fn builder(&self, settings: Settings) -> TableBuilder {
-        LsmTable::builder(&self.uri()).settings(settings).create(self.spec.clone())
+        LsmTable::builder(&self.uri()).settings(settings).components(of_a_process()).create(self.spec.clone())
     }
 
     pub(crate) async fn open(&self, settings: Settings) -> Result<Arc<LsmTable>> {
@@ -79,7 +81,7 @@ impl Place {
         let components = Components {
             events: Arc::clone(events) as _,
             io_hook: Some(Arc::clone(hook) as Arc<dyn IoHook>),
-            ..Components::default()
+            ..of_a_process()
         };
         self.builder(settings).components(components).open().await
     }
@@ -133,6 +135,16 @@ impl Place {
     pub(crate) async fn try_scan(&self, table: &LsmTable, snapshot: &Arc<Snapshot>) -> Result<Vec<RecordBatch>> {
         let plan = table.scan(snapshot, None, &[], None)?;
         Ok(collect(plan, Arc::default()).await?)
+    }
+}
+
+/// The parts of a table in a process that has nothing of it in memory.
+pub(crate) fn of_a_process() -> Components {
+    let budget = MemoryBudget::global();
+    Components {
+        index_cache: IndexCache::new(256 << 20, 64 << 20, &budget),
+        dataset_cache: DefaultDatasetCache::new(64 << 20, &budget),
+        ..Components::default()
     }
 }
 
