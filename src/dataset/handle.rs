@@ -42,7 +42,7 @@ use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::size::row_bytes;
 use crate::source::ValueRanges;
-use crate::store::{StoreOptions, from_lance};
+use crate::store::{ReadCounters, Reads, StoreOptions, from_lance};
 use crate::text_search::TextAnalyzer;
 
 /// An index of values is used if it leaves at most one row in so many, which are taken one by one.
@@ -60,6 +60,7 @@ pub struct DatasetHandle {
     fragments: HashMap<u64, u64>,
     label: String,
     row_readers: Option<RowReaders>,
+    reads: Option<Arc<ReadCounters>>,
     resident: Arc<Resident>,
     catalog: IndexCatalog,
     vector_indexes: LazyIndexes<(usize, Metric), DatasetVectorIndex>,
@@ -93,6 +94,7 @@ impl DatasetHandle {
         let catalog = IndexCatalog::of(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
         let row_readers =
             RowReaders::open(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
+        let reads = counters(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
         Ok(Arc::new(Self {
             dataset,
             schema,
@@ -101,6 +103,7 @@ impl DatasetHandle {
             fragments,
             label,
             row_readers,
+            reads,
             resident,
             catalog,
             vector_indexes: LazyIndexes::default(),
@@ -123,6 +126,11 @@ impl DatasetHandle {
     /// How the dataset is called in plans.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What was read of its files so far; `None` if they are near.
+    pub fn reads(&self) -> Option<Reads> {
+        self.reads.as_ref().map(|counters| counters.get())
     }
 
     /// How many rows are not deleted.
@@ -567,6 +575,14 @@ impl DatasetHandle {
         let fields = all.fields.iter().filter(|f| names.contains(&f.name.as_str())).cloned().collect();
         Ok(LanceSchema { fields, metadata: all.metadata.clone() })
     }
+}
+
+/// What counts reads of `dataset`, if it is not near.
+async fn counters(dataset: &Dataset, options: &StoreOptions) -> Result<Option<Arc<ReadCounters>>> {
+    let store = dataset.object_store(None).await.map_err(from_lance)?;
+    let data = dataset.data_dir();
+    let dir = data.parts().take(data.parts().count() - 1).collect();
+    Ok(options.reads(dataset.uri(), &store.store_prefix, &dir))
 }
 
 impl fmt::Debug for DatasetHandle {

@@ -16,6 +16,7 @@ use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::live_rows::{LiveRows, batch_of};
 use super::ranking::{Ranked, Ranking};
+use super::reading::Reading;
 use super::sources::StoredRows;
 use super::stored_texts::passing;
 use super::vector_search::VectorSearch;
@@ -259,11 +260,13 @@ impl TopKSource for DatasetSearch {
     }
 
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
-        let (live, found, work) = self.find(projection).await?;
+        let reading = Reading::begin(self.rows.handle());
+        let (live, found, mut work) = self.find(projection).await?;
         let rows = match found.kept()? {
             Some(rows) => batch_of(schema, rows.columns().to_vec(), found.ids.len())?,
             None => live.take(&found.ids, projection, schema).await?,
         };
+        reading.tell(&mut work);
         Ok(Best { rows, work })
     }
 }

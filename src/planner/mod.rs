@@ -12,6 +12,7 @@ mod passing_rows;
 mod point_lookup;
 mod pushdown;
 mod ranking;
+mod reading;
 mod scan;
 mod sources;
 mod stored_matches;

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
 
 use super::live_rows::LiveRows;
+use super::reading::Reading;
 use super::sources::StoredRows;
 use super::stored_texts::passing;
 use crate::error::{Error, Result};
@@ -62,12 +63,14 @@ impl RowSource for StoredMatches {
         let (projection, schema, all) = (projection.to_vec(), Arc::clone(schema), self.row_count() as u64);
         stream::once(async move {
             rows.handle().keep_small().await;
+            let reading = Reading::begin(rows.handle());
             let live = LiveRows::resolve(&rows).await?;
             let mut work = Work::default();
             let superseded = live.superseded().await?.len() as usize;
             work.add("candidates", live.handle().rows().saturating_sub(superseded));
             work.add("rows_dropped", superseded);
             let found = passing(&live, searches.iter(), None, &[], &mut work).await?.unwrap_or_default();
+            reading.tell(&mut work);
             told(&work);
             if found.len() > all / FEW {
                 let read = live.handle().rows_of(&projection, None)?;

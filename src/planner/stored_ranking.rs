@@ -11,6 +11,7 @@ use roaring::RoaringTreemap;
 
 use super::leaders::Seat;
 use super::live_rows::LiveRows;
+use super::reading::Reading;
 use super::sources::StoredRows;
 use super::stored_texts::{StoredTexts, passing};
 use super::text_columns::{Answered, Findable};
@@ -208,11 +209,13 @@ impl TopKSource for StoredRanking {
 
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
         self.rows.handle().keep_small().await;
+        let reading = Reading::begin(self.rows.handle());
         let live = LiveRows::resolve(&self.rows).await?;
-        let (found, work) = self.find(&live).await?;
+        let (found, mut work) = self.find(&live).await?;
         let (ids, scores): (Vec<u64>, Vec<f32>) = found.into_iter().map(|best| (best.row, best.score)).unzip();
         let rows = live.take(&ids, projection, schema).await?;
         self.ranking.keep(&rows, &scores);
+        reading.tell(&mut work);
         Ok(Best { rows, work })
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::found_texts::FoundTexts;
 use super::live_rows::LiveRows;
+use super::reading::Reading;
 use super::sources::{Source, StoredRows};
 use super::text_columns::TextColumns;
 use super::text_match::{bits, texts_of, unindexed};
@@ -188,12 +189,15 @@ impl TextScorer {
 
     /// Asks the text indexes of a dataset, and reads the texts that these do not know.
     async fn survey_stored(&self, rows: &StoredRows) -> Result<Surveyed> {
+        let reading = Reading::begin(rows.handle());
         let texts = TextColumns::open(rows.handle(), &self.search).await?;
         let superseded = match self.stats {
             SearchStats::Live => Some(LiveRows::resolve(rows).await?.superseded().await?),
             SearchStats::Physical => None,
         };
-        texts.survey(&self.patterns, superseded.as_ref()).await
+        let (surveys, mut work) = texts.survey(&self.patterns, superseded.as_ref()).await?;
+        reading.tell(&mut work);
+        Ok((surveys, work))
     }
 }
 

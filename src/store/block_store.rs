@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::Retry;
 use super::kept_blocks::KeptBlocks;
 use super::memory_store::MemoryStore;
+use super::reads::{DatasetReads, ReadCounters};
 use super::recording::{Recorded, Recordings};
 use super::summary::{self, FileSummary, Part, Summary};
 use crate::cache::{BLOCK, BlockCache, BlockCounts, BlockReader, FileName};
@@ -58,6 +59,7 @@ pub(super) struct Shared {
     /// What is known of files that are there.
     pub(super) files: Cache<FileName, Arc<ObjectMeta>>,
     recordings: Recordings,
+    pub(super) reads: DatasetReads,
 }
 
 impl BlockStores {
@@ -66,12 +68,23 @@ impl BlockStores {
         static NAMESPACES: AtomicU64 = AtomicU64::new(0);
         let namespace = NAMESPACES.fetch_add(1, Ordering::Relaxed);
         let (reader, files) = (BlockReader::new(cache), Cache::new(FILES));
-        Arc::new(Self(Arc::new(Shared { namespace, reader, files, recordings: Recordings::default() })))
+        Arc::new(Self(Arc::new(Shared {
+            namespace,
+            reader,
+            files,
+            recordings: Recordings::default(),
+            reads: DatasetReads::default(),
+        })))
     }
 
     /// What is kept of the store called `store`.
     pub(super) fn kept(&self, store: &str) -> MemoryStore<KeptBlocks> {
         MemoryStore(KeptBlocks { shared: Arc::clone(&self.0), store: store.into() })
+    }
+
+    /// Counts what is read of the dataset in the directory `dir` of the store called `store`.
+    pub(super) fn reads(&self, store: &str, dir: &Path) -> Arc<ReadCounters> {
+        self.0.reads.open(self.0.name(store, dir).to_string())
     }
 
     /// Notes what is read below the directory `dir` of the store called `store`, until [`Self::summary`].
@@ -177,8 +190,8 @@ impl BlockStore {
             Some(GetRange::Offset(start)) => Some(GetRange::Offset(start / BLOCK * BLOCK)),
             Some(GetRange::Suffix(len)) => Some(GetRange::Suffix(len + BLOCK - 1)),
         };
-        let asked = options.range.clone();
-        let (meta, read, attributes, bytes) = whole(&self.inner, path, GetOptions { range: wide, ..options }).await?;
+        let (asked, reads) = (options.range.clone(), self.shared.reads.of_file(file));
+        let (meta, read, attributes, bytes) = whole(&self.inner, path, GetOptions { range: wide, ..options }, &reads).await?;
         self.shared.files.insert(Arc::clone(file), Arc::new(meta.clone())).await;
         self.shared.recordings.note(file, meta.size, read.start / BLOCK..read.end.div_ceil(BLOCK));
         self.shared.reader.keep(file, meta.size, read.start, &bytes).await;
@@ -231,11 +244,14 @@ async fn whole(
     store: &Arc<dyn ObjectStore>,
     path: &Path,
     options: GetOptions,
+    reads: &ReadCounters,
 ) -> Result<(ObjectMeta, Range<u64>, Attributes, Bytes)> {
     asked(|| async {
+        reads.asked();
         let result = store.get_opts(path, options.clone()).await?;
         let (meta, range, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
         let bytes = result.bytes().await?;
+        reads.came(bytes.len() as u64);
         if bytes.len() as u64 == range.end - range.start {
             return Ok((meta, range, attributes, bytes));
         }
@@ -280,7 +296,12 @@ impl ObjectStore for BlockStore {
         let file = self.file(location);
         let Some(meta) = self.shared.files.get(&file).await else {
             if options.head {
-                let result = asked(|| self.inner.get_opts(location, options.clone())).await?;
+                let reads = self.shared.reads.of_file(&file);
+                let head = || {
+                    reads.asked();
+                    self.inner.get_opts(location, options.clone())
+                };
+                let result = asked(head).await?;
                 self.shared.recordings.note(&file, result.meta.size, 0..0);
                 self.shared.files.insert(file, Arc::new(result.meta.clone())).await;
                 return Ok(result);
@@ -295,13 +316,20 @@ impl ObjectStore for BlockStore {
             return self.inner.get_opts(location, options).await;
         };
         self.shared.recordings.note(&file, meta.size, range.start / BLOCK..range.end.div_ceil(BLOCK));
+        let reads = self.shared.reads.of_file(&file);
+        let missed = AtomicU64::new(0);
         let fetch = |range: Range<u64>| {
-            let (inner, path) = (Arc::clone(&self.inner), location.clone());
+            missed.fetch_add((range.end - range.start).div_ceil(BLOCK), Ordering::Relaxed);
+            let (inner, path, reads) = (Arc::clone(&self.inner), location.clone(), Arc::clone(&reads));
             let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-            async move { Ok(whole(&inner, &path, options).await?.3) }.boxed()
+            async move { Ok(whole(&inner, &path, options, &reads).await?.3) }.boxed()
         };
         match self.shared.reader.read(&file, meta.size, range.clone(), fetch).await {
-            Ok(bytes) => Ok(found((*meta).clone(), range, bytes)),
+            Ok(bytes) => {
+                let blocks = range.end.div_ceil(BLOCK) - range.start / BLOCK;
+                reads.hit(blocks.saturating_sub(missed.into_inner()));
+                Ok(found((*meta).clone(), range, bytes))
+            }
             Err(error) => {
                 // The file may be gone, or be another one than it was: who looks next must see what is there.
                 self.forget(location).await;

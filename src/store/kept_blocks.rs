@@ -11,6 +11,7 @@ use object_store::{GetRange, ObjectMeta};
 
 use super::block_store::{Shared, absolute};
 use super::memory_store::MemoryFiles;
+use crate::cache::BLOCK;
 
 /// Files of the store called `store` of which blocks are kept.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ impl MemoryFiles for KeptBlocks {
             let meta = self.shared.files.get(&name).await?;
             let range = absolute(range, meta.size)?;
             let bytes = self.shared.reader.read_kept(&name, range.clone()).await?;
+            let blocks = range.end.div_ceil(BLOCK) - range.start / BLOCK;
+            self.shared.reads.of_file(&name).hit(blocks);
             Some((ObjectMeta::clone(&meta), range, bytes))
         };
         known.await.ok_or_else(|| IoErrorKind::WouldBlock.into())

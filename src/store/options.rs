@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::block_store::BlockStores;
 use super::failure::{from_lance, from_object_store};
+use super::reads::ReadCounters;
 use super::recording::Recorded;
 use super::registry;
 use super::summary::{self, Summary};
@@ -106,6 +107,12 @@ impl StoreOptions {
     /// not kept fails.
     pub(crate) fn kept(&self, uri: &str, store_prefix: &str) -> Option<Arc<dyn object_store::ObjectStore>> {
         Some(Arc::new(self.blocks_of(uri)?.kept(store_prefix)))
+    }
+
+    /// Counts what is read of the dataset at `uri`, which is the directory `dir` of the store called `store_prefix`; `None`
+    /// if that is near.
+    pub(crate) fn reads(&self, uri: &str, store_prefix: &str, dir: &Path) -> Option<Arc<ReadCounters>> {
+        Some(self.blocks_of(uri)?.reads(store_prefix, dir))
     }
 
     async fn store(&self, uri: &str) -> Result<(Arc<ObjectStore>, Path)> {

@@ -3,6 +3,7 @@
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::sql::LsmSessionExt;
 
+use crate::support::plan::{analyzed, figure};
 use crate::support::remote::Bucket;
 use crate::support::remote_table::{filled, queries, reopened, run};
 
@@ -38,6 +39,31 @@ async fn the_first_query_after_a_flush_asks_the_store_for_nothing() {
     let session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
     assert_no_requests(&session, &bucket, "after a flush").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_tells_what_was_asked_of_the_store_and_what_was_in_memory() {
+    let (bucket, uri) = Bucket::new();
+    let session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let session = reopened(&session, &uri).await;
+    let searches: Vec<String> = queries().into_iter().filter(|(name, _)| *name != "scan").map(|(_, sql)| sql).collect();
+    let (vector, text) = (&searches[4], &searches[2]);
+    for (sql, node) in [(vector, "VectorTopKExec"), (text, "TextTopKExec")] {
+        let of_sources = |plan: &str, name: &str| -> usize {
+            // Words are counted before rows are ranked.
+            let is_one = |line: &&str| line.contains(node) && line.contains("source=generation") || line.contains("PrepareExec");
+            plan.lines().filter(is_one).map(|line| figure(line, "Exec", name)).sum()
+        };
+        bucket.reset();
+        let plan = analyzed(&session, sql).await;
+        let (requests, read) = bucket.reset();
+        assert_eq!(of_sources(&plan, "store_requests"), requests.all() as usize, "{read:#?}\n{plan}");
+        assert!(requests.all() > 0, "nothing was in memory");
+        let again = analyzed(&session, sql).await;
+        assert_eq!((of_sources(&again, "store_requests"), of_sources(&again, "store_bytes")), (0, 0), "{again}");
+        assert!(of_sources(&again, "cache_hits") > 0, "{again}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
