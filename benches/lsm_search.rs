@@ -10,7 +10,6 @@ mod support;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::{concat_batches, filter_record_batch, is_not_null, sort_to_indices, take_record_batch};
@@ -20,16 +19,16 @@ use support::Result;
 use support::bench::{Bench, run};
 use support::documents::{Documents, Live, TEXT, VECTOR, list};
 use support::indexes::{Index, create_all, told};
-use support::measure::timed;
 use support::ours::{self, NAME, Ours, Prepared};
 use support::peer::{self, Peer, Planners, Sources, plain};
 use support::place::{copy, uri};
 use support::report::note;
 use support::rows::KEY;
-use support::search::{K, OurSearch, RECALL, compare_best, compare_nearest, fused, ids_of, race, scored, truths};
+use support::search::{K, OurSearch, compare_best, compare_nearest, fused, ids_of, race, scored, truths};
 use support::shape::{Shape, newest};
 use support::texts::{Class, Corpus, TextQuery};
-use support::vectors::{Noise, recall};
+use support::tuning::{PeerEffort, REFINE, our_effort, peer_effort};
+use support::vectors::Noise;
 
 const BATCH: usize = 1_000;
 const METRICS: [&str; 4] = ["vector", "text_mid", "text_or3", "hybrid"];
@@ -112,12 +111,6 @@ impl Table {
         self.ours.table.close().await?;
         self.peer.abort().await
     }
-
-    /// Sets how thoroughly ours searches.
-    async fn set(&mut self, probes: &str, refine: &str) -> Result<()> {
-        self.ours.set("lsm.search.nprobes", probes).await?;
-        self.ours.set("lsm.search.refine", refine).await
-    }
 }
 
 /// The dataset that both sides begin with, and its indexes.
@@ -160,88 +153,15 @@ fn probes(bench: &Bench) -> Vec<usize> {
     bench.size(vec![8, 16, 32, 64, 128, 256], vec![4])
 }
 
-/// Candidates that are compared exactly for each row asked for.
-const REFINE: [u32; 3] = [2, 5, 10];
-
-/// The fastest of some settings that find enough, or else the one that finds most.
-struct Cheapest<S> {
-    best: Option<(f64, Duration, S)>,
-}
-
-impl<S> Cheapest<S> {
-    /// Tries a setting: what `search` finds the second time.
-    async fn attempt(
-        &mut self,
-        truth: &[Vec<i64>],
-        setting: S,
-        search: impl AsyncFn(&S) -> Result<Vec<Vec<i64>>>,
-    ) -> Result<()> {
-        search(&setting).await?;
-        let (time, found) = timed(search(&setting)).await?;
-        let share = recall(truth, &found).min(RECALL);
-        if self.best.as_ref().is_none_or(|(most, least, _)| share > *most || (share == *most && time < *least)) {
-            self.best = Some((share, time, setting));
-        }
-        Ok(())
-    }
-
-    /// Whether one found enough: who looks into more partitions is no faster.
-    fn is_enough(&self) -> bool {
-        self.best.as_ref().is_some_and(|(share, ..)| *share >= RECALL)
-    }
-
-    fn found(self) -> Result<S> {
-        Ok(self.best.ok_or("there are settings")?.2)
-    }
-}
-
 /// The nearest vectors, both sides at their cheapest settings. Gives the peer's; ours stays set.
 async fn nearest(bench: &mut Bench, metric: &str, table: &mut Table) -> Result<Setting> {
     let queries = table.documents.queries(bench.size(100, 5));
     let truth = truths(&table.live, &queries, None);
-    let mut cheapest = Cheapest { best: None };
-    for probes in probes(bench) {
-        for refine in REFINE {
-            let setting = (Setting { planners: table.sources.planners(Some(refine)), probes }, refine);
-            let search = async |(setting, _): &(Setting, u32)| {
-                let mut found = Vec::new();
-                for query in &queries {
-                    found.push(setting.planners.near(query, setting.probes).await?);
-                }
-                Ok(found)
-            };
-            cheapest.attempt(&truth, setting, search).await?;
-        }
-        if cheapest.is_enough() {
-            break;
-        }
-    }
-    let (setting, refine) = cheapest.found()?;
-    note(&format!("the peer's setting: nprobes {}, refine {refine}", setting.probes));
-    let mut cheapest = Cheapest { best: None };
-    let default = "default".to_string();
-    let all = async |table: &Table| -> Result<Vec<Vec<i64>>> {
-        let (search, mut found) = (OurSearch::new(&table.ours, None), Vec::new());
-        for query in &queries {
-            found.push(search.near(query).await?);
-        }
-        Ok(found)
-    };
-    note(&format!("our recall at the defaults: {:.3}", recall(&truth, &all(table).await?)));
-    for probes in probes(bench).into_iter().map(|probes| probes.to_string()) {
-        for refine in REFINE.iter().map(u32::to_string).chain([default.clone()]) {
-            table.set(&probes, &refine).await?;
-            cheapest.attempt(&truth, (probes.clone(), refine), async |_| all(table).await).await?;
-        }
-        if cheapest.is_enough() {
-            break;
-        }
-    }
-    table.set(&default, &default).await?;
-    cheapest.attempt(&truth, (default.clone(), default), async |_| all(table).await).await?;
-    let (probes, refine) = cheapest.found()?;
-    note(&format!("our setting: nprobes {probes}, refine {refine}"));
-    table.set(&probes, &refine).await?;
+    let wanted = (queries.as_slice(), truth.as_slice());
+    let PeerEffort { probes: searched, refine } =
+        peer_effort(&table.sources, wanted, &probes(bench), &REFINE.map(Some)).await?;
+    let setting = Setting { planners: table.sources.planners(refine), probes: searched };
+    our_effort(&mut table.ours, wanted, &probes(bench)).await?;
     if bench.wants(&[metric]) {
         let search = OurSearch::new(&table.ours, None);
         let ours = async |query: &Vec<f32>| search.near(query).await;

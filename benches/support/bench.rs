@@ -3,7 +3,7 @@
 use super::Result;
 use super::measure::Rounds;
 use super::place::Place;
-use super::report::{Report, Unit};
+use super::report::{Report, Target, Unit};
 
 /// A running bench.
 pub(crate) struct Bench {
@@ -63,7 +63,12 @@ impl Bench {
     /// Takes down a metric that has a target: `ours` is to be so many times better than `peer`.
     pub(crate) fn compared(&mut self, metric: &str, unit: Unit, (ours, peer): (f64, f64), target: f64) {
         // Tiny figures say nothing about targets.
-        self.report.add(metric, unit, ours, Some(peer), (!self.smoke).then_some(target));
+        self.report.add(metric, unit, ours, Some(peer), (!self.smoke).then_some(Target::Better(target)));
+    }
+
+    /// Takes down a metric of which ours is to be no more than `most`, in its unit.
+    pub(crate) fn bounded(&mut self, metric: &str, unit: Unit, (ours, peer): (f64, f64), most: f64) {
+        self.report.add(metric, unit, ours, Some(peer), (!self.smoke).then_some(Target::AtMost(most)));
     }
 
     /// Takes down a metric of ours that nothing is compared with.

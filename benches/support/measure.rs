@@ -57,34 +57,66 @@ impl Laps {
     }
 }
 
+/// What two sides reported, turn by turn.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    ours: Vec<Duration>,
+    peer: Vec<Duration>,
+}
+
+impl Turns {
+    /// The time, in seconds, that this share of each side's turns did not exceed.
+    pub(crate) fn quantile(&self, share: f64) -> (f64, f64) {
+        (quantile(self.ours.clone(), share), quantile(self.peer.clone(), share))
+    }
+
+    /// The medians, in seconds.
+    pub(crate) fn medians(&self) -> (f64, f64) {
+        (median(self.ours.clone()), median(self.peer.clone()))
+    }
+}
+
 /// Runs both sides in turns after one turn each that is not counted; the medians of what they report, in seconds.
 /// A side reports the time of the part that counts.
 pub(crate) async fn alternate(
     rounds: Rounds,
+    ours: impl AsyncFnMut() -> Result<Duration>,
+    peer: impl AsyncFnMut() -> Result<Duration>,
+) -> Result<(f64, f64)> {
+    Ok(turns(rounds, ours, peer).await?.medians())
+}
+
+/// As [`alternate`], but all that they report.
+pub(crate) async fn turns(
+    rounds: Rounds,
     mut ours: impl AsyncFnMut() -> Result<Duration>,
     mut peer: impl AsyncFnMut() -> Result<Duration>,
-) -> Result<(f64, f64)> {
+) -> Result<Turns> {
     ours().await?;
     peer().await?;
-    let (mut our_times, mut peer_times) = (Vec::new(), Vec::new());
+    let mut turns = Turns { ours: Vec::new(), peer: Vec::new() };
     let start = Instant::now();
     for round in 0..rounds.at_most {
         if round >= rounds.at_least && start.elapsed() > rounds.budget {
             break;
         }
         if round % 2 == 0 {
-            our_times.push(ours().await?);
-            peer_times.push(peer().await?);
+            turns.ours.push(ours().await?);
+            turns.peer.push(peer().await?);
         } else {
-            peer_times.push(peer().await?);
-            our_times.push(ours().await?);
+            turns.peer.push(peer().await?);
+            turns.ours.push(ours().await?);
         }
     }
-    Ok((median(our_times), median(peer_times)))
+    Ok(turns)
 }
 
 /// The median, in seconds.
-pub(crate) fn median(mut times: Vec<Duration>) -> f64 {
+pub(crate) fn median(times: Vec<Duration>) -> f64 {
+    quantile(times, 0.5)
+}
+
+fn quantile(mut times: Vec<Duration>, share: f64) -> f64 {
     times.sort_unstable();
-    times.get(times.len() / 2).map_or(f64::NAN, Duration::as_secs_f64)
+    times.get((times.len() as f64 * share) as usize).map_or(f64::NAN, Duration::as_secs_f64)
 }

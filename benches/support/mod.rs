@@ -6,16 +6,22 @@
 pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod documents;
+pub(crate) mod expected;
 pub(crate) mod indexes;
 pub(crate) mod measure;
 pub(crate) mod ours;
 pub(crate) mod peer;
 pub(crate) mod place;
+#[path = "../../tests/it/support/remote.rs"]
+pub(crate) mod remote;
 pub(crate) mod report;
 pub(crate) mod rows;
 pub(crate) mod search;
 pub(crate) mod shape;
+pub(crate) mod side;
+pub(crate) mod stage;
 pub(crate) mod texts;
+pub(crate) mod tuning;
 pub(crate) mod vectors;
 
 /// What the benches return: any error ends one.

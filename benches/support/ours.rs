@@ -111,15 +111,30 @@ impl Ours {
         settings: Settings,
         components: Components,
     ) -> Result<Self> {
+        Self::adopt_at(uri(dir)?, indexes, settings, components).await
+    }
+
+    /// Makes a table of the dataset at `uri`.
+    pub(crate) async fn adopt_at(
+        uri: &str,
+        indexes: &[Index],
+        settings: Settings,
+        components: Components,
+    ) -> Result<Self> {
         let indexes = indexes.iter().filter_map(|index| index.spec()).collect();
         let spec = AdoptSpec { key: vec![KEY.to_string()], shards: 1, indexes, ..AdoptSpec::default() };
-        let builder = LsmTable::builder(uri(dir)?).settings(settings).components(components);
+        let builder = LsmTable::builder(uri).settings(settings).components(components);
         Self::with(Box::pin(builder.adopt(spec).open()).await?)
     }
 
     /// Opens the table at `dir`.
     pub(crate) async fn open(dir: &Path, settings: Settings) -> Result<Self> {
-        Self::with(Box::pin(LsmTable::open(uri(dir)?, settings)).await?)
+        Self::open_at(uri(dir)?, settings).await
+    }
+
+    /// Opens the table at `uri`.
+    pub(crate) async fn open_at(uri: &str, settings: Settings) -> Result<Self> {
+        Self::with(Box::pin(LsmTable::open(uri, settings)).await?)
     }
 
     fn with(table: Arc<LsmTable>) -> Result<Self> {
@@ -139,6 +154,13 @@ impl Ours {
         self.session.sql(&format!("SET {option} = '{value}'")).await?.collect().await?;
         (self.state, self.task) = (self.session.state(), self.session.task_ctx());
         Ok(())
+    }
+
+    /// Sets how many partitions of a vector index are looked into, and how many candidates are compared exactly for each
+    /// row asked for.
+    pub(crate) async fn set_effort(&mut self, probes: &str, refine: &str) -> Result<()> {
+        self.set("lsm.search.nprobes", probes).await?;
+        self.set("lsm.search.refine", refine).await
     }
 
     /// The session's state: what plans.

@@ -10,18 +10,25 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
+use datafusion_lsm::store::registry;
 use lance::Dataset;
 use lance::dataset::WriteParams;
+use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::mem_wal::scanner::{
     DatasetCache, InMemoryMemTables, LsmDataSourceCollector, LsmFtsSearchPlanner, LsmPointLookupPlanner,
     LsmVectorSearchPlanner, SsTableCache,
 };
 use lance::dataset::mem_wal::{
-    DatasetMemWalExt, LsmScanner, ShardSnapshot, ShardWriter, ShardWriterConfig, arrow_schema_with_field_ids,
+    DatasetMemWalExt, LsmScanner, ShardManifestStore, ShardSnapshot, ShardWriter, ShardWriterConfig,
+    arrow_schema_with_field_ids,
 };
+use lance::session::Session;
+use lance_core::utils::bloomfilter::sbbf::Sbbf;
+use lance_index::mem_wal::ShardManifest;
 use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::{FtsQuery, MatchQuery, PhraseQuery};
 use lance_linalg::distance::DistanceType;
+use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
 use super::Result;
@@ -38,6 +45,11 @@ const SHARD: Uuid = Uuid::from_u128(1);
 /// takes.
 pub(crate) const OVERFETCH: f64 = 2.0;
 
+/// Bytes of the caches of indexes and of metadata: Lance's defaults, which hold all that a bench has.
+const CACHES: (usize, usize) = (6 << 30, 1 << 30);
+/// SSTables that stay open.
+const OPEN: u64 = 64;
+
 /// A table of Lance's with its writer.
 pub(crate) struct Peer {
     dataset: Arc<Dataset>,
@@ -49,8 +61,10 @@ pub(crate) struct Peer {
 pub(crate) struct Sources {
     dataset: Arc<Dataset>,
     snapshot: ShardSnapshot,
-    memtables: InMemoryMemTables,
+    memtables: Option<InMemoryMemTables>,
     cache: Arc<dyn DatasetCache>,
+    /// Which keys the SSTables have, if that was read.
+    blooms: Vec<(u64, Arc<Sbbf>)>,
 }
 
 /// A configuration whose memtables stay in memory while a bench fills them.
@@ -83,6 +97,24 @@ pub(crate) async fn plain(
     Ok(Box::pin(Dataset::write(reader, uri, Some(params))).await?)
 }
 
+/// The dataset at `uri` with caches of its own, reached as this crate reaches it.
+async fn dataset(uri: &str) -> Result<Dataset> {
+    let session = Session::new(CACHES.0, CACHES.1, registry());
+    Ok(Box::pin(DatasetBuilder::from_uri(uri).with_session(Arc::new(session)).load()).await?)
+}
+
+/// What a manifest says there is on storage.
+fn snapshot(manifest: Option<ShardManifest>) -> ShardSnapshot {
+    let mut snapshot = ShardSnapshot::new(SHARD);
+    if let Some(manifest) = manifest {
+        snapshot = snapshot.with_current_generation(manifest.current_generation);
+        for sstable in &manifest.sstables {
+            snapshot = snapshot.with_sstable(sstable.generation, sstable.path.clone());
+        }
+    }
+    snapshot
+}
+
 impl Peer {
     /// Makes a table at `dir` whose base has `base`, with these indexes, kept in memtables too.
     pub(crate) async fn create(
@@ -102,6 +134,11 @@ impl Peer {
         Self::over(Box::pin(Dataset::open(uri(dir)?)).await?, indexes, config).await
     }
 
+    /// Makes a table of the dataset at `uri`, which has these indexes.
+    pub(crate) async fn adopt_at(uri: &str, indexes: &[Index], config: ShardWriterConfig) -> Result<Self> {
+        Self::over(dataset(uri).await?, indexes, config).await
+    }
+
     async fn over(mut dataset: Dataset, indexes: &[Index], config: ShardWriterConfig) -> Result<Self> {
         let kept: Vec<String> = indexes.iter().map(|index| index.name()).collect();
         Box::pin(dataset.initialize_mem_wal().maintained_indexes(kept).execute()).await?;
@@ -113,10 +150,15 @@ impl Peer {
         Self::with(Box::pin(Dataset::open(uri(dir)?)).await?, config).await
     }
 
+    /// Opens the table at `uri`.
+    pub(crate) async fn open_at(uri: &str, config: ShardWriterConfig) -> Result<Self> {
+        Self::with(dataset(uri).await?, config).await
+    }
+
     async fn with(dataset: Dataset, config: ShardWriterConfig) -> Result<Self> {
         let config = ShardWriterConfig { shard_id: SHARD, ..config };
         let writer = Box::pin(dataset.mem_wal_writer(SHARD, config)).await?;
-        Ok(Self { dataset: Arc::new(dataset), writer, cache: Arc::new(SsTableCache::new(64)) })
+        Ok(Self { dataset: Arc::new(dataset), writer, cache: Arc::new(SsTableCache::new(OPEN)) })
     }
 
     /// The writer.
@@ -145,23 +187,18 @@ impl Peer {
 
     /// What there is now, prewarmed.
     pub(crate) async fn sources(&self) -> Result<Sources> {
-        let sources = self.unwarmed_sources().await?;
+        let mut sources = self.unwarmed_sources().await?;
         self.dataset.prewarm_mem_wal(std::slice::from_ref(&sources.snapshot), Some(&self.cache)).await?;
+        sources.blooms = sources.read_blooms().await?;
         Ok(sources)
     }
 
     /// What there is now. Memtables are looked at first: what is flushed meanwhile is then seen twice, not never.
     pub(crate) async fn unwarmed_sources(&self) -> Result<Sources> {
-        let memtables = self.writer.in_memory_memtable_refs().await?;
-        let mut snapshot = ShardSnapshot::new(SHARD);
-        if let Some(manifest) = self.writer.manifest().await? {
-            snapshot = snapshot.with_current_generation(manifest.current_generation);
-            for sstable in &manifest.sstables {
-                snapshot = snapshot.with_sstable(sstable.generation, sstable.path.clone());
-            }
-        }
+        let memtables = Some(self.writer.in_memory_memtable_refs().await?);
+        let snapshot = snapshot(self.writer.manifest().await?);
         let (dataset, cache) = (Arc::clone(&self.dataset), Arc::clone(&self.cache));
-        Ok(Sources { dataset, snapshot, memtables, cache })
+        Ok(Sources { dataset, snapshot, memtables, cache, blooms: Vec::new() })
     }
 
     /// Every row of the active memtable and of nothing else, superseded ones too: Lance's bare scanner.
@@ -190,11 +227,38 @@ impl Peer {
 }
 
 impl Sources {
+    /// What there is on storage at `uri`, for who only reads: no shard is claimed and nothing is warmed.
+    pub(crate) async fn stored(uri: &str) -> Result<Self> {
+        let dataset = Arc::new(dataset(uri).await?);
+        let store = dataset.object_store(None).await?;
+        let probes = ShardWriterConfig::default().manifest_scan_batch_size;
+        let manifests = ShardManifestStore::new(store, &dataset.branch_location().path, SHARD, probes);
+        let snapshot = snapshot(manifests.latest().await?);
+        let cache = Arc::new(SsTableCache::new(OPEN));
+        Ok(Self { dataset, snapshot, memtables: None, cache, blooms: Vec::new() })
+    }
+
+    /// The filters that flushes write beside SSTables. Lance leaves it to who looks up to read them.
+    async fn read_blooms(&self) -> Result<Vec<(u64, Arc<Sbbf>)>> {
+        let store = self.dataset.object_store(None).await?;
+        let shard = self.dataset.branch_location().path.join("_mem_wal").join(SHARD.to_string());
+        let mut blooms = Vec::new();
+        for sstable in &self.snapshot.sstables {
+            let path = shard.clone().join(sstable.path.as_str()).join("bloom_filter.bin");
+            let bytes = store.inner.get(&path).await?.bytes().await?;
+            blooms.push((sstable.generation, Arc::new(Sbbf::new(&bytes)?)));
+        }
+        Ok(blooms)
+    }
+
     /// Lance's scanner over all sources.
     pub(crate) fn scanner(&self) -> LsmScanner {
-        LsmScanner::new(Arc::clone(&self.dataset), vec![self.snapshot.clone()], vec![KEY.to_string()])
-            .with_in_memory_memtables(SHARD, self.memtables.clone())
-            .with_sstable_cache(Arc::clone(&self.cache))
+        let scanner = LsmScanner::new(Arc::clone(&self.dataset), vec![self.snapshot.clone()], vec![KEY.to_string()])
+            .with_sstable_cache(Arc::clone(&self.cache));
+        match &self.memtables {
+            Some(memtables) => scanner.with_in_memory_memtables(SHARD, memtables.clone()),
+            None => scanner,
+        }
     }
 
     /// All live rows.
@@ -206,12 +270,16 @@ impl Sources {
     pub(crate) fn lookup(&self) -> Result<LsmPointLookupPlanner> {
         Ok(LsmPointLookupPlanner::new(self.collector(), vec![KEY.to_string()], self.schema())?
             .with_session(self.dataset.session())
-            .with_sstable_cache(Arc::clone(&self.cache)))
+            .with_sstable_cache(Arc::clone(&self.cache))
+            .with_bloom_filters(self.blooms.iter().cloned()))
     }
 
     fn collector(&self) -> LsmDataSourceCollector {
-        LsmDataSourceCollector::new(Arc::clone(&self.dataset), vec![self.snapshot.clone()])
-            .with_in_memory_memtables(SHARD, self.memtables.clone())
+        let collector = LsmDataSourceCollector::new(Arc::clone(&self.dataset), vec![self.snapshot.clone()]);
+        match &self.memtables {
+            Some(memtables) => collector.with_in_memory_memtables(SHARD, memtables.clone()),
+            None => collector,
+        }
     }
 
     fn schema(&self) -> SchemaRef {

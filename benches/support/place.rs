@@ -59,6 +59,11 @@ impl Place {
         Ok(dir)
     }
 
+    /// Whether a file in a directory of built data is none of its files: it says that they are complete.
+    pub(crate) fn is_mark(file: &Path) -> bool {
+        file.file_name().is_some_and(|name| name == COMPLETE)
+    }
+
     /// A fresh copy of `dir`.
     pub(crate) fn copy(&self, dir: &Path, label: &str) -> Result<PathBuf> {
         let to = self.fresh(label);
@@ -79,7 +84,7 @@ pub(crate) fn copy(dir: &Path, to: &Path) -> Result<()> {
         let path = to.join(entry.path().strip_prefix(dir)?);
         if entry.file_type().is_dir() {
             std::fs::create_dir_all(path)?;
-        } else if entry.file_name() != COMPLETE {
+        } else if !Place::is_mark(entry.path()) {
             std::fs::copy(entry.path(), path)?;
         }
     }

@@ -16,6 +16,28 @@ pub(crate) enum Unit {
     Microseconds,
     /// Seconds for the number of rows given, told as rows a second.
     Rows(usize),
+    /// Requests to an object store.
+    Requests,
+}
+
+/// What a metric is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// Ours so many times better than the peer's.
+    Better(f64),
+    /// Ours no more than this, in the metric's unit.
+    AtMost(f64),
+}
+
+impl Target {
+    fn verdict(self, ours: f64, ratio: Option<f64>) -> String {
+        let (target, is_met) = match self {
+            // A ratio to nothing is none.
+            Self::Better(least) => (format!(">= {least}"), ours == 0.0 || ratio.is_some_and(|ratio| ratio >= least)),
+            Self::AtMost(most) => (format!("<= {most}"), ours <= most),
+        };
+        format!("{target}{}", if is_met { "" } else { "  MISSED" })
+    }
 }
 
 impl Unit {
@@ -24,15 +46,17 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::Microseconds => "us",
             Self::Rows(_) => "rows/s",
+            Self::Requests => "req",
         }
     }
 
-    /// The figure for a number of seconds.
-    fn of(self, seconds: f64) -> f64 {
+    /// The figure for a number of seconds, or of requests.
+    fn of(self, measured: f64) -> f64 {
         match self {
-            Self::Milliseconds => seconds * 1e3,
-            Self::Microseconds => seconds * 1e6,
-            Self::Rows(rows) => rows as f64 / seconds,
+            Self::Milliseconds => measured * 1e3,
+            Self::Microseconds => measured * 1e6,
+            Self::Rows(rows) => rows as f64 / measured,
+            Self::Requests => measured,
         }
     }
 }
@@ -60,9 +84,9 @@ impl Report {
         Self { name, measures: Vec::new() }
     }
 
-    /// Adds a metric; `ours` and `peer` are seconds.
-    pub(crate) fn add(&mut self, metric: &str, unit: Unit, ours: f64, peer: Option<f64>, target: Option<f64>) {
-        let ratio = peer.map(|peer| peer / ours);
+    /// Adds a metric; `ours` and `peer` are seconds, or requests.
+    pub(crate) fn add(&mut self, metric: &str, unit: Unit, ours: f64, peer: Option<f64>, target: Option<Target>) {
+        let ratio = peer.map(|peer| peer / ours).filter(|ratio| ratio.is_finite() && ours > 0.0);
         let measure = Measure {
             metric: metric.to_string(),
             unit: unit.name(),
@@ -71,10 +95,7 @@ impl Report {
             ratio,
         };
         let shown = |figure: Option<f64>| figure.map_or_else(|| "-".to_string(), short);
-        let verdict = match (ratio, target) {
-            (Some(ratio), Some(target)) => format!(">= {target}{}", if ratio >= target { "" } else { "  MISSED" }),
-            _ => String::new(),
-        };
+        let verdict = target.map_or_else(String::new, |target| target.verdict(measure.ours, ratio));
         println!(
             "{metric:<34} {:>14} {:>14} {:<7} {:>8}  {verdict}",
             short(measure.ours),

@@ -191,7 +191,8 @@ impl BlockStore {
             Some(GetRange::Suffix(len)) => Some(GetRange::Suffix(len + BLOCK - 1)),
         };
         let (asked, reads) = (options.range.clone(), self.shared.reads.of_file(file));
-        let (meta, read, attributes, bytes) = whole(&self.inner, path, GetOptions { range: wide, ..options }, &reads).await?;
+        let (meta, read, attributes, bytes) =
+            whole(&self.inner, path, GetOptions { range: wide, ..options }, &reads).await?;
         self.shared.files.insert(Arc::clone(file), Arc::new(meta.clone())).await;
         self.shared.recordings.note(file, meta.size, read.start / BLOCK..read.end.div_ceil(BLOCK));
         self.shared.reader.keep(file, meta.size, read.start, &bytes).await;

@@ -68,7 +68,7 @@ async fn a_missing_file_of_a_live_generation_is_corrupt() {
     let session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
     let session = reopened(&session, &uri).await;
-    bucket.replace(".lance", None).await;
+    bucket.replace(".lance", None).await.unwrap();
     let error = Error::from(answer(&session, "SELECT * FROM t").await.unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains("missing"), "{error}");

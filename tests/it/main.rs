@@ -4,6 +4,7 @@
 mod adopted_index;
 mod bad_weather;
 mod base;
+mod bucket;
 mod concurrent_search;
 mod dataset_cache;
 mod dataset_search;

@@ -1,28 +1,35 @@
-//! A store in memory, reached as one over a network is: it counts what it is asked for.
+//! A store in memory, reached as one over a network is. It counts what it is asked for, answers as late as it is told to,
+//! and knows how much of what it gave is still held.
+#![allow(dead_code, reason = "tests use a part, benches another")]
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion_lsm::store::registry;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_core::Result as LanceResult;
 use lance_io::object_store::{ObjectStore as LanceStore, ObjectStoreParams, ObjectStoreProvider};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
+use parking_lot::Mutex;
 use url::Url;
 
 /// A scheme that Lance commits to by conditional puts, and no store of this build has.
 const SCHEME: &str = "tos";
 /// Bytes that are read at once, as from stores in a cloud.
 const BLOCK: usize = 64 << 10;
+/// Objects that one request deletes at most.
+const DELETED: usize = 1_000;
 
 static BUCKETS: LazyLock<Mutex<HashMap<String, Arc<Bucket>>>> = LazyLock::new(|| {
     registry().insert(SCHEME, Arc::new(Provider));
@@ -60,12 +67,16 @@ pub(crate) enum Weather {
 /// A store in memory that counts requests.
 #[derive(Debug, Default)]
 pub(crate) struct Bucket {
+    name: String,
     inner: InMemory,
+    delay: Delay,
     gets: AtomicU64,
     heads: AtomicU64,
     lists: AtomicU64,
+    bytes: Arc<Given>,
     /// What was read, for who wants to know why.
     read: Mutex<Vec<String>>,
+    is_silent: AtomicBool,
     weather: Mutex<Weather>,
     asked: AtomicU64,
 }
@@ -73,38 +84,153 @@ pub(crate) struct Bucket {
 impl Bucket {
     /// A new one, and where a table may be in it.
     pub(crate) fn new() -> (Arc<Self>, String) {
-        let name = uuid::Uuid::new_v4().simple().to_string();
-        let bucket = Arc::new(Self::default());
-        BUCKETS.lock().unwrap().insert(name.clone(), Arc::clone(&bucket));
-        (bucket, format!("{SCHEME}://{name}/table"))
+        Self::of(InMemory::new(), false)
     }
 
-    /// Starts to count anew; what was asked for until now.
-    pub(crate) fn reset(&self) -> (Requests, Vec<String>) {
-        let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
-        let requests = Requests { gets: take(&self.gets), heads: take(&self.heads), lists: take(&self.lists) };
-        (requests, std::mem::take(&mut self.read.lock().unwrap()))
+    /// Another one, of which nobody knows yet, with what is in this one; and where the table is in it. It answers at once.
+    pub(crate) fn fork(&self) -> (Arc<Self>, String) {
+        Self::of(self.inner.fork(), self.is_silent.load(Ordering::Relaxed))
+    }
+
+    fn of(inner: InMemory, is_silent: bool) -> (Arc<Self>, String) {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let bucket = Self { name: name.clone(), inner, is_silent: is_silent.into(), ..Self::default() };
+        let bucket = Arc::new(bucket);
+        let uri = bucket.uri();
+        BUCKETS.lock().insert(name, Arc::clone(&bucket));
+        (bucket, uri)
+    }
+
+    /// Where a table may be in it.
+    pub(crate) fn uri(&self) -> String {
+        format!("{SCHEME}://{}/table", self.name)
+    }
+
+    /// Takes it away: nobody finds it any more, and what is in it goes with the last who holds it.
+    pub(crate) fn remove(&self) {
+        BUCKETS.lock().remove(&self.name);
+    }
+
+    /// What is in it, without counting or delay.
+    pub(crate) fn objects(&self) -> &InMemory {
+        &self.inner
+    }
+
+    /// From now on every request takes so long before it does anything.
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        self.delay.set(delay);
     }
 
     /// From now on things go wrong so.
     pub(crate) fn set_weather(&self, weather: Weather) {
-        *self.weather.lock().unwrap() = weather;
+        *self.weather.lock() = weather;
     }
 
     /// Gives all objects whose names end so another content, or deletes them.
-    pub(crate) async fn replace(&self, suffix: &str, content: Option<&'static [u8]>) {
-        let all: Vec<ObjectMeta> = self.inner.list(None).try_collect().await.unwrap();
+    pub(crate) async fn replace(&self, suffix: &str, content: Option<&'static [u8]>) -> Result<()> {
+        let all: Vec<ObjectMeta> = self.inner.list(None).try_collect().await?;
         for object in all.into_iter().filter(|object| object.location.as_ref().ends_with(suffix)) {
             match content {
-                Some(content) => drop(self.inner.put(&object.location, content.into()).await.unwrap()),
-                None => self.inner.delete(&object.location).await.unwrap(),
+                Some(content) => drop(self.inner.put(&object.location, content.into()).await?),
+                None => self.inner.delete(&object.location).await?,
             }
         }
+        Ok(())
     }
 
-    fn count(&self, counter: &AtomicU64, what: String) {
+    /// From now on it does not take down what it reads: that takes time.
+    pub(crate) fn silence(&self) {
+        self.is_silent.store(true, Ordering::Relaxed);
+    }
+
+    /// The requests so far.
+    pub(crate) fn requests(&self) -> Requests {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Requests { gets: get(&self.gets), heads: get(&self.heads), lists: get(&self.lists) }
+    }
+
+    /// Bytes that were read so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes.all.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were read and that somebody still refers to.
+    pub(crate) fn bytes_held(&self) -> u64 {
+        self.bytes.held.load(Ordering::Relaxed)
+    }
+
+    /// The most of these that there were at a time.
+    pub(crate) fn peak(&self) -> u64 {
+        self.bytes.peak.load(Ordering::Relaxed)
+    }
+
+    /// Starts to count anew; what was asked for until now. What is still held stays so.
+    pub(crate) fn reset(&self) -> (Requests, Vec<String>) {
+        let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
+        let requests = Requests { gets: take(&self.gets), heads: take(&self.heads), lists: take(&self.lists) };
+        take(&self.bytes.all);
+        self.bytes.peak.store(self.bytes_held(), Ordering::Relaxed);
+        (requests, std::mem::take(&mut *self.read.lock()))
+    }
+
+    fn count(&self, counter: &AtomicU64, what: impl FnOnce() -> String) {
         counter.fetch_add(1, Ordering::Relaxed);
-        self.read.lock().unwrap().push(what);
+        if !self.is_silent.load(Ordering::Relaxed) {
+            self.read.lock().push(what());
+        }
+    }
+}
+
+/// How long every request takes.
+#[derive(Debug, Default, Clone)]
+struct Delay(Arc<AtomicU64>);
+
+impl Delay {
+    fn set(&self, delay: Duration) {
+        self.0.store(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    async fn pass(&self) {
+        match self.0.load(Ordering::Relaxed) {
+            0 => {}
+            nanoseconds => tokio::time::sleep(Duration::from_nanos(nanoseconds)).await,
+        }
+    }
+}
+
+/// Bytes that a store gave.
+#[derive(Debug, Default)]
+struct Given {
+    all: AtomicU64,
+    held: AtomicU64,
+    peak: AtomicU64,
+}
+
+/// Bytes that are counted as held until the last reference to them goes.
+struct Held {
+    bytes: Bytes,
+    given: Arc<Given>,
+}
+
+impl Held {
+    fn give(bytes: Bytes, given: &Arc<Given>) -> Bytes {
+        let len = bytes.len() as u64;
+        given.all.fetch_add(len, Ordering::Relaxed);
+        let held = given.held.fetch_add(len, Ordering::Relaxed) + len;
+        given.peak.fetch_max(held, Ordering::Relaxed);
+        Bytes::from_owner(Self { bytes, given: Arc::clone(given) })
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.given.held.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
     }
 }
 
@@ -114,7 +240,7 @@ struct Provider;
 #[async_trait]
 impl ObjectStoreProvider for Provider {
     async fn new_store(&self, url: Url, _: &ObjectStoreParams) -> LanceResult<LanceStore> {
-        let bucket = Arc::clone(BUCKETS.lock().unwrap().entry(url.authority().to_string()).or_default());
+        let bucket = Arc::clone(BUCKETS.lock().entry(url.authority().to_string()).or_default());
         Ok(LanceStore::new(bucket, url, Some(BLOCK), None, false, true, 64, 3, None))
     }
 
@@ -126,6 +252,7 @@ impl ObjectStoreProvider for Provider {
 #[async_trait]
 impl ObjectStore for Bucket {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.delay.pass().await;
         self.inner.put_opts(location, payload, options).await
     }
 
@@ -134,55 +261,98 @@ impl ObjectStore for Bucket {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, options).await
+        self.delay.pass().await;
+        let upload = self.inner.put_multipart_opts(location, options).await?;
+        Ok(Box::new(Upload { upload, delay: self.delay.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         match options.head {
-            true => self.count(&self.heads, format!("HEAD {location}")),
-            false => self.count(&self.gets, format!("GET {location} {:?}", options.range)),
+            true => self.count(&self.heads, || format!("HEAD {location}")),
+            false => self.count(&self.gets, || format!("GET {location} {:?}", options.range)),
         }
+        self.delay.pass().await;
         let refused = |why: &str| Error::Generic { store: "Bucket", source: format!("{why}: {location}").into() };
-        let weather = *self.weather.lock().unwrap();
+        let weather = *self.weather.lock();
         let is_due = |every: u64| self.asked.fetch_add(1, Ordering::Relaxed) % every == every - 1;
         match weather {
             Weather::Down => return Err(refused("500 Internal Server Error")),
             Weather::Busy(every) if is_due(every) => return Err(refused("503 Slow Down")),
             _ => {}
         }
-        let mut result = self.inner.get_opts(location, options).await?;
-        if matches!(weather, Weather::Short(every) if is_due(every)) && !result.range.is_empty() {
-            let range = result.range.clone();
-            let meta = result.meta.clone();
-            let bytes = result.bytes().await?;
-            let short = bytes.slice(..bytes.len() - 1);
-            let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(short) }).boxed());
-            result = GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() };
-        }
-        Ok(result)
+        let breaks_off = matches!(weather, Weather::Short(every) if is_due(every));
+        let result = self.inner.get_opts(location, options).await?;
+        let (meta, range) = (result.meta.clone(), result.range.clone());
+        let (attributes, extensions) = (result.attributes.clone(), result.extensions.clone());
+        let given = Arc::clone(&self.bytes);
+        let bytes = result.into_stream().map(move |bytes| {
+            let bytes = bytes?;
+            let len = bytes.len() - usize::from(breaks_off && !bytes.is_empty());
+            Ok(Held::give(bytes.slice(..len), &given))
+        });
+        Ok(GetResult { payload: GetResultPayload::Stream(bytes.boxed()), meta, range, attributes, extensions })
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (inner, delay) = (self.inner.clone(), self.delay.clone());
+        let delete = move |locations: Vec<Result<Path>>| {
+            let deleted = inner.delete_stream(futures::stream::iter(locations).boxed());
+            let delay = delay.clone();
+            async move { delay.pass().await }.map(|()| deleted).flatten_stream()
+        };
+        locations.chunks(DELETED).flat_map(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.count(&self.lists, format!("LIST {prefix:?}"));
-        self.inner.list(prefix)
+        self.count(&self.lists, || format!("LIST {prefix:?}"));
+        let (listed, delay) = (self.inner.list(prefix), self.delay.clone());
+        async move { delay.pass().await }.map(|()| listed).flatten_stream().boxed()
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.count(&self.lists, format!("LIST {prefix:?}"));
-        self.inner.list_with_offset(prefix, offset)
+        self.count(&self.lists, || format!("LIST {prefix:?}"));
+        let (listed, delay) = (self.inner.list_with_offset(prefix, offset), self.delay.clone());
+        async move { delay.pass().await }.map(|()| listed).flatten_stream().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.count(&self.lists, format!("LIST {prefix:?}"));
+        self.count(&self.lists, || format!("LIST {prefix:?}"));
+        self.delay.pass().await;
         self.inner.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.delay.pass().await;
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// A file that is written in parts, each of which is a request.
+#[derive(Debug)]
+struct Upload {
+    upload: Box<dyn MultipartUpload>,
+    delay: Delay,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (part, delay) = (self.upload.put_part(data), self.delay.clone());
+        async move {
+            delay.pass().await;
+            part.await
+        }
+        .boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.delay.pass().await;
+        self.upload.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.delay.pass().await;
+        self.upload.abort().await
     }
 }
 
