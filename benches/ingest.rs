@@ -38,7 +38,7 @@ fn main() -> Result<()> {
             ("volatile_b1000", 1_000, bench.size(90, 2), 2.0),
         ] {
             if bench.wants(&[metric]) {
-                volatile(bench, metric, batch, puts, target).await?;
+                Box::pin(volatile(bench, metric, batch, puts, target)).await?;
             }
         }
         durable(bench).await?;

@@ -254,6 +254,7 @@ macro_rules! settings {
                     "lsm.adopt",
                     "lsm.cache.memory",
                     "lsm.drop",
+                    "lsm.read.budget",
                     "lsm.recovery",
                     "lsm.shards",
                     "lsm.shard.column",
@@ -360,6 +361,9 @@ settings! {
     cache_memory: Option<Bytes> = "lsm.cache.memory", None;
     /// How many bytes of the base's keys may be resident.
     base_keys: Bytes = "lsm.base.keys", Bytes::mib(256);
+    /// How many bytes the queries of the process may have read and not yet used; none is what was said last, at first
+    /// 64MiB.
+    read_budget: Option<Bytes> = "lsm.read.budget", None;
 }
 
 /// What Lance's writer replays at its defaults.
@@ -390,6 +394,10 @@ impl Settings {
         check(self.memtable_rows < u32::MAX as usize / 2, "option 'lsm.memtable.rows': give less than 2147483647")?;
         check(self.memtable_bytes.0 >= 1 << 10, "option 'lsm.memtable.bytes': give at least 1KiB")?;
         check(self.memtable_entries > 0, "option 'lsm.memtable.entries': give at least 1")?;
+        check(
+            self.read_budget.is_none_or(|b| b.0 >= 1 << 20),
+            "option 'lsm.read.budget': give at least 1MiB, or none",
+        )?;
         check(self.manifest_probe > 0, "option 'lsm.manifest.probe': give at least 1")?;
         check(within(self.search_nprobes, 1_000_000), "option 'lsm.search.nprobes': give 1 to 1000000, or none")?;
         check(within(self.search_ef, 100_000), "option 'lsm.search.ef': give 1 to 100000, or none")?;
@@ -480,6 +488,7 @@ mod tests {
             ("lsm.search.ef", "0"),
             ("lsm.search.refine", "1001"),
             ("lsm.search.nprobes", "-1"),
+            ("lsm.read.budget", "1KiB"),
         ] {
             assert!(settings.set(name, value).unwrap_err().message().contains(name));
         }

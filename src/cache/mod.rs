@@ -1,4 +1,4 @@
-//! The one memory figure of a process and who holds how much of it.
+//! The one memory figure of a process and who holds how much of it, and what queries read ahead.
 
 mod block_cache;
 mod block_reader;
@@ -6,6 +6,9 @@ mod index_cache;
 mod index_tier;
 mod memory_blocks;
 mod memory_budget;
+mod read_ahead;
+mod read_budget;
+mod read_queue;
 
 pub use block_cache::{BLOCK, BlockCache, BlockId, FileName};
 pub use block_reader::{BlockCounts, BlockReader};
@@ -13,3 +16,5 @@ pub use index_cache::{IndexCache, IndexView};
 pub use index_tier::CacheCounts;
 pub use memory_blocks::MemoryBlocks;
 pub use memory_budget::{MemoryBudget, MemoryLease, Reclaim};
+pub use read_budget::{Admission, READ_LIMIT, ReadBudget, ReadCharge, ScanReads};
+pub use read_queue::ReadRequest;

@@ -15,7 +15,7 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use tokio::runtime::{Handle, Id};
 
-use crate::cache::{CacheCounts, IndexCache, MemoryBudget, MemoryLease, Reclaim};
+use crate::cache::{CacheCounts, IndexCache, MemoryBudget, MemoryLease, ReadBudget, Reclaim};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 use crate::store::StoreOptions;
@@ -51,6 +51,7 @@ pub(super) struct OpenedWith {
     pub(super) options: StoreOptions,
     pub(super) budget: Arc<MemoryBudget>,
     pub(super) index_cache: Arc<IndexCache>,
+    pub(super) read_budget: Arc<ReadBudget>,
 }
 
 /// Names an open dataset: its table, its path, how it was opened and the schema it is read by.
@@ -90,6 +91,7 @@ impl PartialEq for DatasetKey {
             && with.options == others.options
             && Arc::ptr_eq(&with.budget, &others.budget)
             && Arc::ptr_eq(&with.index_cache, &others.index_cache)
+            && Arc::ptr_eq(&with.read_budget, &others.read_budget)
             && self.schema.numbered() == other.schema.numbered()
             && self.schema.key().names() == other.schema.key().names()
     }
@@ -288,7 +290,12 @@ mod tests {
 
     fn with(account: &str) -> OpenedWith {
         let options = StoreOptions::new(HashMap::from([("account".to_string(), account.to_string())]));
-        OpenedWith { options, budget: MemoryBudget::global(), index_cache: IndexCache::global() }
+        OpenedWith {
+            options,
+            budget: MemoryBudget::global(),
+            index_cache: IndexCache::global(),
+            read_budget: ReadBudget::global(),
+        }
     }
 
     fn key(path: &str) -> DatasetKey {
@@ -362,6 +369,8 @@ mod tests {
         let index_cache = IndexCache::new(1, 1, &budget);
         keys.push(DatasetKey::new(&table, "a", &schema("n"), &OpenedWith { budget, ..with("a") }));
         keys.push(DatasetKey::new(&table, "a", &schema("n"), &OpenedWith { index_cache, ..with("a") }));
+        let read_budget = ReadBudget::new(1);
+        keys.push(DatasetKey::new(&table, "a", &schema("n"), &OpenedWith { read_budget, ..with("a") }));
         keys.push(DatasetKey { runtime: None, ..key("a") });
         for (n, key) in (0..).zip(&keys) {
             assert_eq!(*put(&cache, key, n).await, n);
@@ -371,7 +380,7 @@ mod tests {
         }
         assert_eq!(*put(&cache, &key("a"), 99).await, 0, "an equal key made anew");
         let counts = cache.counts();
-        assert_eq!((counts.misses, counts.loads, counts.hits), (9, 9, 10));
+        assert_eq!((counts.misses, counts.loads, counts.hits), (10, 10, 11));
         assert!(!format!("{:?}", keys[5]).contains("account"));
     }
 

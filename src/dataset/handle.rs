@@ -10,7 +10,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, UInt64Type};
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::stream::BoxStream;
@@ -18,13 +17,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
-use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadOptions};
 use lance_core::Error as LanceError;
 use lance_core::datatypes::Schema as LanceSchema;
 use lance_table::format::IndexMetadata;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
-use super::failure::{diagnose, diagnose_index, from_plan};
+use super::counters::counters;
+use super::failure::{diagnose, diagnose_index};
 use super::index_catalog::{IndexCatalog, IndexEntry, ValueEntry};
 use super::layout::FileLayout;
 use super::lazy_indexes::LazyIndexes;
@@ -32,10 +31,11 @@ use super::origin::{Origins, field_id};
 use super::resident::{Loading, ROW_BYTES, Residency, Resident, ResidentRows};
 use super::row_readers::RowReaders;
 use super::scan::DatasetScanExec;
+use super::storage_read::ReadContext;
 use super::text_index::{DatasetTextIndex, OpenTextIndexes, no_text_indexes};
 use super::value_index::{DatasetValueIndex, ValueCandidates};
 use super::vector_index::DatasetVectorIndex;
-use crate::cache::{MemoryBudget, MemoryLease};
+use crate::cache::{MemoryBudget, MemoryLease, ReadBudget};
 use crate::distance::Metric;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyMap;
@@ -60,18 +60,23 @@ pub struct DatasetHandle {
     fragments: HashMap<u64, u64>,
     label: String,
     row_readers: Option<RowReaders>,
-    reads: Option<Arc<ReadCounters>>,
+    counters: Option<Arc<ReadCounters>>,
     resident: Arc<Resident>,
     catalog: IndexCatalog,
     vector_indexes: LazyIndexes<(usize, Metric), DatasetVectorIndex>,
     budget: Arc<MemoryBudget>,
+    read_budget: Arc<ReadBudget>,
+    /// Whether the storage answers at once.
+    is_near: bool,
+    /// `None` if it is unknown.
+    file_bytes: Option<u64>,
     text_indexes: Arc<OpenTextIndexes>,
     value_indexes: LazyIndexes<usize, DatasetValueIndex>,
 }
 
 impl DatasetHandle {
-    /// `dataset` as rows of `schema`; `label` names it in plans, `lease` is charged for rows that stay in memory, it is
-    /// reached by `options`.
+    /// `dataset` as rows of `schema`; `label` names it in plans, `lease` is charged for rows that stay in memory and
+    /// `read_budget` for what is read, it is reached by `options`.
     ///
     /// # Errors
     /// `Corrupt` if the dataset does not hold the table's key, or holds a column under another type; `Unavailable` if
@@ -82,6 +87,7 @@ impl DatasetHandle {
         label: String,
         lease: MemoryLease,
         options: &StoreOptions,
+        read_budget: Arc<ReadBudget>,
     ) -> Result<Arc<Self>> {
         let source = arrow_schema_with_field_ids(dataset.schema());
         let origins = Origins::resolve(source, Arc::clone(&schema))
@@ -90,11 +96,15 @@ impl DatasetHandle {
         let fragments = dataset.fragments().iter().map(|f| (f.id, f.physical_rows.unwrap_or(0) as u64)).collect();
         let files = dataset.fragments().iter().flat_map(|f| &f.files);
         let budget = Arc::clone(lease.budget());
-        let resident = Resident::new(files.map(|f| f.file_size_bytes.get().map(u64::from)).sum(), lease);
+        let file_bytes = files.map(|f| f.file_size_bytes.get().map(u64::from)).sum();
+        let resident = Resident::new(file_bytes, lease);
         let catalog = IndexCatalog::of(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
         let row_readers =
             RowReaders::open(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
-        let reads = counters(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
+        let counters =
+            counters(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
+        let store = dataset.object_store(None).await.map_err(from_lance)?;
+        let is_near = store.is_local() || store.scheme() == "memory";
         Ok(Arc::new(Self {
             dataset,
             schema,
@@ -103,12 +113,15 @@ impl DatasetHandle {
             fragments,
             label,
             row_readers,
-            reads,
+            counters,
             resident,
             catalog,
             vector_indexes: LazyIndexes::default(),
             text_indexes: no_text_indexes(&budget),
             budget,
+            read_budget,
+            is_near,
+            file_bytes,
             value_indexes: LazyIndexes::default(),
         }))
     }
@@ -130,7 +143,7 @@ impl DatasetHandle {
 
     /// What was read of its files so far; `None` if they are near.
     pub fn reads(&self) -> Option<Reads> {
-        self.reads.as_ref().map(|counters| counters.get())
+        self.counters.as_ref().map(|counters| counters.get())
     }
 
     /// How many rows are not deleted.
@@ -279,6 +292,7 @@ impl DatasetHandle {
     }
 
     async fn read(&self, row_ids: &[u64], wanted: LanceSchema) -> Result<RecordBatch, LanceError> {
+        let _charge = self.admit_take(row_ids.len(), &wanted).await;
         if let Some(readers) = &self.row_readers
             && readers.may_take(row_ids.len(), &wanted)
             && let Some(rows) = readers.take(&self.dataset, &wanted, row_ids).await
@@ -484,17 +498,9 @@ impl DatasetHandle {
             let rows = rows.all(columns, schema);
             return Ok(stream::once(std::future::ready(rows)).boxed());
         }
-        let read: SendableRecordBatchStream = self.reader(columns, fragments)?.execute(0, Arc::default())?;
+        let read = self.read_rows(columns, fragments, ReadContext::default())?;
         let (handle, columns) = (Arc::clone(self), columns.to_vec());
-        let rows = read.then(move |batch| {
-            let (handle, columns, schema) = (Arc::clone(&handle), columns.clone(), Arc::clone(&schema));
-            async move {
-                match batch {
-                    Ok(batch) => handle.origins.rows(&batch, &columns, &schema),
-                    Err(error) => Err(diagnose(&handle.dataset, from_plan(error)).await),
-                }
-            }
-        });
+        let rows = read.map(move |batch| handle.origins.rows(&batch?, &columns, &schema));
         Ok(rows.boxed())
     }
 
@@ -519,17 +525,19 @@ impl DatasetHandle {
         &self.origins
     }
 
-    /// A read of the stored columns `columns` and the row id, as Lance lays them out; of some fragments, or all.
-    pub(super) fn reader(&self, columns: &[usize], fragments: Option<&RoaringBitmap>) -> Result<FilteredReadExec> {
-        let projection = self.dataset.empty_projection().union_schema(&self.lance_schema(columns)?).with_row_id();
-        let mut options = FilteredReadOptions::new(projection);
-        if let Some(wanted) = fragments {
-            let all = self.dataset.fragments().iter();
-            let of = all.filter(|f| u32::try_from(f.id).is_ok_and(|id| wanted.contains(id))).cloned();
-            options = options.with_fragments(Arc::new(of.collect()));
-        }
-        FilteredReadExec::try_new(Arc::clone(&self.dataset), options, None)
-            .map_err(|error| from_lance(error).with_context("dataset", self.dataset.uri()))
+    /// What reads are charged to.
+    pub(super) fn read_budget(&self) -> &Arc<ReadBudget> {
+        &self.read_budget
+    }
+
+    /// Whether the storage answers at once.
+    pub(super) fn is_near(&self) -> bool {
+        self.is_near
+    }
+
+    /// What its data files take; `None` if it is unknown.
+    pub(super) fn file_bytes(&self) -> Option<u64> {
+        self.file_bytes
     }
 
     /// Whether its rows are in memory.
@@ -569,20 +577,12 @@ impl DatasetHandle {
     }
 
     /// The dataset's own schema of the stored columns `columns` that it has.
-    fn lance_schema(&self, columns: &[usize]) -> Result<LanceSchema> {
+    pub(super) fn lance_schema(&self, columns: &[usize]) -> Result<LanceSchema> {
         let names: Vec<&str> = columns.iter().filter_map(|&i| self.origins.name(i)).collect();
         let all = self.dataset.schema();
         let fields = all.fields.iter().filter(|f| names.contains(&f.name.as_str())).cloned().collect();
         Ok(LanceSchema { fields, metadata: all.metadata.clone() })
     }
-}
-
-/// What counts reads of `dataset`, if it is not near.
-async fn counters(dataset: &Dataset, options: &StoreOptions) -> Result<Option<Arc<ReadCounters>>> {
-    let store = dataset.object_store(None).await.map_err(from_lance)?;
-    let data = dataset.data_dir();
-    let dir = data.parts().take(data.parts().count() - 1).collect();
-    Ok(options.reads(dataset.uri(), &store.store_prefix, &dir))
 }
 
 impl fmt::Debug for DatasetHandle {

@@ -2,9 +2,12 @@
 //!
 //! Nobody above this room, `generation` and `base` names a type of Lance's: what comes out is Arrow and DataFusion.
 
+mod budgeted_io;
 mod conform;
+mod counters;
 mod dataset_cache;
 mod failure;
+mod file_scan;
 mod files;
 mod handle;
 mod index_catalog;
@@ -17,7 +20,9 @@ mod origin;
 mod product_codes;
 mod resident;
 mod row_readers;
+mod row_windows;
 mod scan;
+mod storage_read;
 #[cfg(test)]
 mod tests;
 mod text_index;

@@ -15,7 +15,7 @@ use super::dataset_cache::{
     CachedDataset, DatasetCache, DatasetKey, DefaultDatasetCache, IsLive, OpenedWith, TableKey,
 };
 use super::handle::DatasetHandle;
-use crate::cache::{BlockCounts, IndexCache, IndexView, MemoryBudget};
+use crate::cache::{BlockCounts, IndexCache, IndexView, MemoryBudget, ReadBudget};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 use crate::store::{Recording, StoreOptions, from_lance, registry};
@@ -34,7 +34,8 @@ pub struct DatasetOpener {
 impl DatasetOpener {
     /// An opener with the caches of the process; rows that stay in memory are charged to `budget`.
     pub fn new(options: StoreOptions, budget: Arc<MemoryBudget>) -> Self {
-        let with = OpenedWith { options, budget, index_cache: IndexCache::global() };
+        let (index_cache, read_budget) = (IndexCache::global(), ReadBudget::global());
+        let with = OpenedWith { options, budget, index_cache, read_budget };
         Self::of(with, DefaultDatasetCache::global(), None)
     }
 
@@ -48,6 +49,12 @@ impl DatasetOpener {
     #[must_use]
     pub fn anew(&self) -> Self {
         Self::of(self.with.clone(), Arc::clone(&self.datasets), self.table.clone())
+    }
+
+    /// The same, charging what is read to `read_budget`; without, it is that of the process.
+    #[must_use]
+    pub fn with_read_budget(self, read_budget: Arc<ReadBudget>) -> Self {
+        Self { with: OpenedWith { read_budget, ..self.with }, ..self }
     }
 
     /// The same for datasets of `table`, which others in the process may have open as well.
@@ -141,7 +148,8 @@ impl DatasetOpener {
         schema: Arc<TableSchema>,
         label: String,
     ) -> Result<Arc<DatasetHandle>> {
-        DatasetHandle::open(dataset, schema, label, self.with.budget.lease(), &self.with.options).await
+        let (budget, read_budget) = (self.with.budget.lease(), Arc::clone(&self.with.read_budget));
+        DatasetHandle::open(dataset, schema, label, budget, &self.with.options, read_budget).await
     }
 
     /// What Lance needs to write at `uri`.

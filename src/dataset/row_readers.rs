@@ -35,6 +35,12 @@ const EXTENSION_TYPE: &str = "ARROW:extension:name";
 
 type Readers = HashMap<(u32, Vec<i32>), Arc<FragmentReader>>;
 
+/// Whether a read gives these fields as they are in files. It puts blobs, and types such as JSON, in other words.
+pub(super) fn is_plain(fields: &LanceSchema) -> bool {
+    let is_plain = |field: &Field| !field.is_blob() && !field.metadata.contains_key(EXTENSION_TYPE);
+    fields.fields_pre_order().all(is_plain)
+}
+
 /// The open readers of one dataset.
 pub(super) struct RowReaders {
     store: Arc<ObjectStore>,
@@ -71,9 +77,7 @@ impl RowReaders {
 
     /// Whether so many rows of these fields may be taken so.
     pub(super) fn may_take(&self, rows: usize, fields: &LanceSchema) -> bool {
-        // What a read puts in other words than the file: blobs, and types such as JSON.
-        let is_plain = |field: &Field| !field.is_blob() && !field.metadata.contains_key(EXTENSION_TYPE);
-        rows <= FEW && fields.fields_pre_order().all(is_plain)
+        rows <= FEW && is_plain(fields)
     }
 
     /// The rows at `addresses`, in this order, as Lance lays out `fields`: those that are there. `None` if they cannot be read

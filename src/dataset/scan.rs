@@ -1,10 +1,10 @@
 //! The plan node that reads a dataset.
 //!
-//! It builds Lance's reader anew at every execution: Lance's node can be executed only once, a plan may be executed
-//! again.
+//! Every execution reads anew, and holds nothing before it is polled.
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -23,14 +23,14 @@ use datafusion::physical_plan::metrics::{
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
-use parking_lot::Mutex;
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 
-use super::failure::{diagnose, from_plan};
 use super::handle::DatasetHandle;
 use super::resident::{Residency, ResidentRows};
+use super::storage_read::{ReadContext, Readers};
 use crate::error::{Error, Result};
 use crate::source::ValueRanges;
+use crate::store::Reads;
 
 /// Reads the rows of a dataset that pass a filter: logical columns, then `_rowid`.
 pub struct DatasetScanExec {
@@ -43,8 +43,8 @@ pub struct DatasetScanExec {
     ranges: Arc<[ValueRanges]>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
-    /// The metrics of Lance's readers, one an execution.
-    readers: Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>,
+    /// Lance's readers, for their metrics: where rows have to be put together.
+    readers: Readers,
 }
 
 impl DatasetScanExec {
@@ -94,13 +94,35 @@ impl DatasetScanExec {
     }
 }
 
+/// Tells what was read of the files of a dataset on an object store while it lived.
+struct Reading {
+    handle: Arc<DatasetHandle>,
+    before: Reads,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl Reading {
+    fn begin(handle: &Arc<DatasetHandle>, metrics: &ExecutionPlanMetricsSet) -> Option<Self> {
+        Some(Self { handle: Arc::clone(handle), before: handle.reads()?, metrics: metrics.clone() })
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let reads = self.handle.reads().map_or(Reads::default(), |now| now.since(self.before));
+        for (name, much) in reads.named() {
+            MetricBuilder::new(&self.metrics).counter(name, 0).add(much);
+        }
+    }
+}
+
 /// One read from storage.
 struct StorageRead {
     shape: Shape,
     ranges: Arc<[ValueRanges]>,
     metrics: ExecutionPlanMetricsSet,
     context: Arc<TaskContext>,
-    readers: Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>,
+    readers: Readers,
     time: Time,
 }
 
@@ -124,16 +146,11 @@ impl StorageRead {
         Ok(self.all()?.boxed())
     }
 
-    /// The rows as Lance reads them.
+    /// The rows as they are in storage.
     fn all(self) -> DataFusionResult<impl Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>> {
-        let Self { shape, context, readers, time, .. } = self;
-        let reader: Arc<dyn ExecutionPlan> = Arc::new(shape.handle.reader(&shape.columns, None)?);
-        readers.lock().push(Arc::clone(&reader));
-        let handle = Arc::clone(&shape.handle);
-        let read = reader.execute(0, context)?.or_else(move |error| {
-            let handle = Arc::clone(&handle);
-            async move { Err(DataFusionError::from(diagnose(handle.dataset(), from_plan(error)).await)) }
-        });
+        let Self { shape, metrics, context, readers, time, .. } = self;
+        let context = ReadContext::of_scan(context, &metrics, &readers);
+        let read = shape.handle.read_rows(&shape.columns, None, context)?;
         Ok(read.map(move |batch| {
             let _timer = time.timer();
             shape.of_storage(&batch?)
@@ -241,7 +258,15 @@ impl ExecutionPlan for DatasetScanExec {
             Residency::Storage if read.ranges.is_empty() => read.all()?.boxed(),
             Residency::Storage => read.start().try_flatten_stream().boxed(),
         };
-        let rows = rows.inspect_ok(move |batch| baseline.record_output(batch.num_rows()));
+        let (handle, metrics) = (Arc::clone(&self.handle), self.metrics.clone());
+        let rows = async move {
+            let mut reading = Reading::begin(&handle, &metrics);
+            rows.chain(stream::poll_fn(move |_| {
+                drop(reading.take());
+                Poll::Ready(None)
+            }))
+        };
+        let rows = rows.flatten_stream().inspect_ok(move |batch| baseline.record_output(batch.num_rows()));
         let rows = rows.try_filter(|batch| std::future::ready(batch.num_rows() > 0));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }

@@ -16,7 +16,7 @@ use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 
 use super::row_readers::RowReaders;
 use super::{DatasetHandle, conform};
-use crate::cache::MemoryBudget;
+use crate::cache::{MemoryBudget, ReadBudget};
 use crate::error::ErrorKind;
 use crate::schema::TableSchema;
 use crate::store::StoreOptions;
@@ -37,6 +37,7 @@ async fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
         "it".into(),
         MemoryBudget::global().lease(),
         &StoreOptions::default(),
+        ReadBudget::global(),
     )
     .await
     .unwrap()
@@ -66,9 +67,16 @@ async fn a_small_dataset_stays_in_memory_from_the_second_read_on() {
     let of = async |budget: &Arc<MemoryBudget>| {
         let numbered = arrow_schema_with_field_ids(dataset.schema());
         let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-        DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), budget.lease(), &StoreOptions::default())
-            .await
-            .unwrap()
+        DatasetHandle::open(
+            Arc::clone(&dataset),
+            schema,
+            "it".into(),
+            budget.lease(),
+            &StoreOptions::default(),
+            ReadBudget::global(),
+        )
+        .await
+        .unwrap()
     };
     let budget = MemoryBudget::new(1 << 20);
     let handle = of(&budget).await;
@@ -108,9 +116,16 @@ async fn texts_that_are_in_memory_get_an_index_there() {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
     let budget = MemoryBudget::new(1 << 20);
-    let handle = DatasetHandle::open(Arc::new(dataset), schema, "it".into(), budget.lease(), &StoreOptions::default())
-        .await
-        .unwrap();
+    let handle = DatasetHandle::open(
+        Arc::new(dataset),
+        schema,
+        "it".into(),
+        budget.lease(),
+        &StoreOptions::default(),
+        ReadBudget::global(),
+    )
+    .await
+    .unwrap();
     let analyzer = TextAnalyzer::default_one();
     for _ in 0..2 {
         assert!(!handle.has_text_index(1) && handle.text_index(1, &analyzer).await.unwrap().is_none());
@@ -142,8 +157,16 @@ async fn a_dataset_stays_in_storage_while_memory_is_short() {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
     let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
     let budget = MemoryBudget::new(0);
-    let handle =
-        DatasetHandle::open(dataset, schema, "it".into(), budget.lease(), &StoreOptions::default()).await.unwrap();
+    let handle = DatasetHandle::open(
+        dataset,
+        schema,
+        "it".into(),
+        budget.lease(),
+        &StoreOptions::default(),
+        ReadBudget::global(),
+    )
+    .await
+    .unwrap();
     for _ in 0..3 {
         let rows = collect(handle.scan(&[0], &[]).unwrap(), Arc::default()).await.unwrap();
         assert_eq!(rows[0].num_rows(), 3);
@@ -235,9 +258,16 @@ async fn a_dataset_of_another_table_is_refused() {
     for (field, said) in [(id("0", DataType::Int32), "stored as Int64"), (id("5", DataType::Int64), "is missing")] {
         let schema = Arc::new(TableSchema::try_new(&Schema::new(vec![field]), &["id".into()]).unwrap());
         let lease = MemoryBudget::global().lease();
-        let error = DatasetHandle::open(Arc::clone(&dataset), schema, "it".into(), lease, &StoreOptions::default())
-            .await
-            .unwrap_err();
+        let error = DatasetHandle::open(
+            Arc::clone(&dataset),
+            schema,
+            "it".into(),
+            lease,
+            &StoreOptions::default(),
+            ReadBudget::global(),
+        )
+        .await
+        .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().contains(said), "{error}");
     }

@@ -18,11 +18,8 @@ impl<'a> Reading<'a> {
     /// Tells what was read since, unless the dataset is near.
     pub(super) fn tell(&self, work: &mut Work) {
         if let (Some(before), Some(now)) = (self.before, self.handle.reads()) {
-            let reads = now.since(before);
-            for (kind, much) in
-                [("store_requests", reads.requests), ("store_bytes", reads.bytes), ("cache_hits", reads.hits)]
-            {
-                work.add(kind, usize::try_from(much).unwrap_or(usize::MAX));
+            for (name, much) in now.since(before).named() {
+                work.add(name, much);
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::table::{Components, LsmTable};
 use crate::task::{self, Supervisor};
 
 /// What matters only when a table is created or opened first.
-const OF_THE_START: &[&str] = &["lsm.adopt", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
+const OF_THE_START: &[&str] = &["lsm.adopt", "lsm.read.budget", "lsm.recovery", "lsm.shards", "lsm.shard.column"];
 
 static GLOBAL: LazyLock<Arc<LsmEngine>> = LazyLock::new(LsmEngine::new);
 

@@ -21,6 +21,12 @@ pub struct Reads {
 }
 
 impl Reads {
+    /// The figures under the names that plan nodes show.
+    pub fn named(self) -> [(&'static str, usize); 3] {
+        [("store_requests", self.requests), ("store_bytes", self.bytes), ("cache_hits", self.hits)]
+            .map(|(name, much)| (name, usize::try_from(much).unwrap_or(usize::MAX)))
+    }
+
     /// What came after `before`.
     #[must_use]
     pub fn since(self, before: Self) -> Self {

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use super::handle::{LsmTable, Parts};
 use crate::base::{AdoptSpec, BaseTable, CreateSpec};
 use crate::block_list::BlockLists;
-use crate::cache::{BlockCache, IndexCache, MemoryBlocks, MemoryBudget};
+use crate::cache::{BlockCache, IndexCache, MemoryBlocks, MemoryBudget, ReadBudget};
 use crate::clock::{Clock, SystemClock};
 use crate::dataset::{DatasetCache, DatasetOpener, DefaultDatasetCache};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +42,8 @@ pub struct Components {
     pub index_cache: Arc<IndexCache>,
     /// Open generations; those of the process by default.
     pub dataset_cache: Arc<dyn DatasetCache>,
+    /// What all queries that share it may have read and not yet used; the process's by default.
+    pub read_budget: Arc<ReadBudget>,
     /// What keeps blocks of files on object stores, unless [`Settings::cache_memory`] says how much is to be kept; the
     /// process's by default.
     pub block_cache: Option<Arc<dyn BlockCache>>,
@@ -60,6 +62,7 @@ impl Default for Components {
             budget: MemoryBudget::global(),
             index_cache: IndexCache::global(),
             dataset_cache: DefaultDatasetCache::global(),
+            read_budget: ReadBudget::global(),
             block_cache: None,
             warmer: Arc::new(IndexWarmer),
             indexes: Vec::new(),
@@ -170,7 +173,8 @@ impl TableBuilder {
         }
         let components = &self.components;
         let opener = DatasetOpener::new(options, Arc::clone(&components.budget))
-            .with_caches(Arc::clone(&components.index_cache), Arc::clone(&components.dataset_cache));
+            .with_caches(Arc::clone(&components.index_cache), Arc::clone(&components.dataset_cache))
+            .with_read_budget(Arc::clone(&components.read_budget));
         // What opening does has large frames: they are for the heap, not for whoever awaits.
         let base = Box::pin(self.base(&opener, &io, &explicit)).await?;
         let settings = self.effective(&base)?;
@@ -314,7 +318,10 @@ impl TableBuilder {
     }
 
     async fn start_table(self, io: ObjectIo, base: Arc<BaseTable>, settings: Settings) -> Result<Arc<LsmTable>> {
-        let Components { clock, events, budget, indexes, warmer, .. } = self.components;
+        let Components { clock, events, budget, read_budget, indexes, warmer, .. } = self.components;
+        if let Some(limit) = settings.read_budget {
+            read_budget.set_limit(limit.as_usize());
+        }
         let opener = base.opener().clone();
         let schema = Arc::clone(base.schema());
         let indexes = IndexSet::new(indexes, settings.index_sync);
@@ -350,6 +357,7 @@ impl TableBuilder {
             room: Notify::new(),
             base_in_doubt: AtomicBool::new(false),
             budget: Arc::clone(&budget),
+            read_budget,
             indexes,
             warmer: Arc::clone(&warmer),
             is_open: AtomicBool::new(false),

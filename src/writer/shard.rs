@@ -15,7 +15,7 @@ use super::outcome::Outcome;
 use super::publisher::Publisher;
 use super::status::{MemTableStatus, Role, ShardStatus};
 use crate::base::BaseTable;
-use crate::cache::MemoryBudget;
+use crate::cache::{MemoryBudget, ReadBudget};
 use crate::clock::Clock;
 use crate::dataset::DatasetOpener;
 use crate::error::{Error, ErrorKind, Result};
@@ -60,6 +60,8 @@ pub struct WriterContext {
     pub base_in_doubt: AtomicBool,
     /// What the tables of the process may hold together.
     pub budget: Arc<MemoryBudget>,
+    /// What queries may have read and not yet used.
+    pub read_budget: Arc<ReadBudget>,
     /// Makes the indexes of memtables.
     pub indexes: IndexSet,
     /// Prepares the generations of other processes before queries see them, once the table is open.

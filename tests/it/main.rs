@@ -18,6 +18,7 @@ mod leaks;
 mod live_index;
 mod model;
 mod place;
+mod read_budget;
 mod requests;
 mod row_index;
 mod snapshot;

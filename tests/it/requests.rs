@@ -67,6 +67,13 @@ async fn explain_tells_what_was_asked_of_the_store_and_what_was_in_memory() {
         assert!(of_sources(&again, "cache_hits") > 0, "{again}");
     }
     assert!(asked > 0, "not all was in memory");
+    // A scan finds what was read for the keys of these small files.
+    let session = reopened(&session, &uri).await;
+    let scan = queries().into_iter().find(|(name, _)| *name == "scan").unwrap().1;
+    let plan = analyzed(&session, &scan).await;
+    let scans =
+        plan.lines().filter(|line| line.contains("DatasetScanExec")).map(|line| figure(line, "Exec", "cache_hits"));
+    assert!(scans.sum::<usize>() > 0, "{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("lance_index::", &["dataset", "generation", "base", "memtable", "planner", "text_search"]),
     ("lance_linalg::", &["distance", "dataset", "generation", "base", "memtable", "planner"]),
     ("lance_table::", &["dataset", "generation", "base", "manifest"]),
+    ("lance_encoding::", &["dataset"]),
     ("lance_file::", &["dataset", "generation", "base", "cache"]),
     ("lance_io::", &["store", "dataset", "generation", "base", "cache"]),
     ("object_store::", &["store", "dataset", "generation", "base", "cache"]),

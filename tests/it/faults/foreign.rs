@@ -180,7 +180,7 @@ async fn a_base_that_was_read_before_a_merge_is_read_again_when_the_manifest_tel
             _ = &mut opening => panic!("opening is held"),
             () = gate.reached() => {}
         }
-        let expected = merge(&writer, rows, and_goes_on).await;
+        let expected = Box::pin(merge(&writer, rows, and_goes_on)).await;
         gate.open();
         let table = opening.await.unwrap();
         assert_eq!(numbers(&place.rows(&table).await), expected, "opened meanwhile");
@@ -194,7 +194,7 @@ async fn a_base_that_was_read_before_a_merge_is_read_again_when_the_manifest_tel
             () = gate.reached() => {}
         }
         write(&writer, Where::Generation, &[(5, 50)]).await;
-        let expected = merge(&writer, rows, and_goes_on).await;
+        let expected = Box::pin(merge(&writer, rows, and_goes_on)).await;
         gate.open();
         refresh.await.unwrap();
         assert_eq!(numbers(&place.rows(&table).await), expected, "refreshed meanwhile");

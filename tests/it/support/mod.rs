@@ -5,6 +5,7 @@
 pub(crate) mod documents;
 pub(crate) mod events;
 pub(crate) mod faults;
+pub(crate) mod gated;
 pub(crate) mod key_type;
 pub(crate) mod place;
 pub(crate) mod plan;

@@ -1,0 +1,468 @@
+//! A bound on what is requested or read and not yet handed on, shared by all scans of a process.
+//!
+//! A scan asks before it reads, for rows that follow each other: whatever these need of their columns is theirs, so that
+//! they can be handed on without anything that would have to be asked for. The charge ends when that is done and the next
+//! are wanted, not when the last slice of a buffer goes: who keeps rows, as a sort does, answers for them elsewhere.
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::read_ahead::ReadAhead;
+use super::read_queue::{Grant, ReadQueue, ReadRequest};
+
+/// The bound of the process unless it is told another one.
+pub const READ_LIMIT: usize = 64 << 20;
+
+/// A shared bound on what is read ahead.
+pub struct ReadBudget {
+    queue: Mutex<ReadQueue>,
+}
+
+impl ReadBudget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::new(ReadQueue::new(limit, Instant::now())) })
+    }
+
+    /// The budget of the process: 64 MiB unless [`set_limit`](Self::set_limit) says else.
+    pub fn global() -> Arc<Self> {
+        static GLOBAL: OnceLock<Arc<ReadBudget>> = OnceLock::new();
+        Arc::clone(GLOBAL.get_or_init(|| Self::new(READ_LIMIT)))
+    }
+
+    /// Changes the bound.
+    pub fn set_limit(&self, limit: usize) {
+        self.change(|queue| queue.limit = limit);
+    }
+
+    /// The bound in bytes.
+    pub fn limit(&self) -> usize {
+        self.queue.lock().limit
+    }
+
+    /// Bytes that are charged now.
+    pub fn used(&self) -> usize {
+        self.queue.lock().used
+    }
+
+    /// The most bytes that were ever charged.
+    pub fn peak(&self) -> usize {
+        self.queue.lock().peak
+    }
+
+    /// How many scans and takes wait for room.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().waiting()
+    }
+
+    /// A scan. Those that give the same `query` are one query: queries have equal shares. `is_near` if the storage answers
+    /// at once.
+    pub fn scan(self: &Arc<Self>, query: Option<Arc<dyn Any + Send + Sync>>, is_near: bool) -> Arc<ScanReads> {
+        let address = query.as_ref().map(|query| Arc::as_ptr(query).cast::<()>() as usize);
+        let id = self.queue.lock().enter(address);
+        let ahead = Mutex::new(ReadAhead::new(is_near));
+        Arc::new(ScanReads { budget: Arc::clone(self), id, ahead, _query: query })
+    }
+
+    /// Room for single rows of about so many bytes, with what lies around them. Few bytes need not wait.
+    pub async fn take(self: &Arc<Self>, bytes: usize) -> ReadCharge {
+        let id = self.queue.lock().enter_take();
+        let scan = ScanReads { budget: Arc::clone(self), id, ahead: Mutex::new(ReadAhead::new(true)), _query: None };
+        Arc::new(scan).admit(ReadRequest::Take(bytes)).await
+    }
+
+    /// Does what changes how much room there is, then wakes who may go on.
+    fn change<T>(&self, change: impl FnOnce(&mut ReadQueue) -> T) -> T {
+        let mut queue = self.queue.lock();
+        let changed = change(&mut queue);
+        let wake = queue.admit(Instant::now());
+        drop(queue);
+        wake.into_iter().for_each(std::task::Waker::wake);
+        changed
+    }
+}
+
+impl fmt::Debug for ReadBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queue = self.queue.lock();
+        f.debug_struct("ReadBudget").field("limit", &queue.limit).field("used", &queue.used).finish_non_exhaustive()
+    }
+}
+
+/// One scan, which reads ahead as far as it is of use.
+pub struct ScanReads {
+    budget: Arc<ReadBudget>,
+    id: u64,
+    ahead: Mutex<ReadAhead>,
+    /// Kept, that its address is nobody else's.
+    _query: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl ScanReads {
+    /// Whether more should be read of `columns` columns before what there is was handed on. While nothing is held it
+    /// should.
+    pub fn may_read_ahead(&self, columns: usize) -> bool {
+        let (charged, read) = {
+            let queue = self.budget.queue.lock();
+            (queue.charged(self.id), queue.read_size(self.id, columns))
+        };
+        charged < self.ahead.lock().target(read)
+    }
+
+    /// Room for what is asked for, as soon as it is this scan's turn. A scan that holds nothing is let in without room:
+    /// the first of its query at once, others when nothing has moved for a while. Dropped, it has asked for nothing.
+    pub fn admit(self: &Arc<Self>, request: ReadRequest) -> Admission {
+        Admission { scan: Arc::clone(self), request, ticket: None, since: None, sleep: None }
+    }
+}
+
+impl Drop for ScanReads {
+    fn drop(&mut self) {
+        // Fewer scans have larger shares.
+        self.budget.change(|queue| queue.leave(self.id));
+    }
+}
+
+impl fmt::Debug for ScanReads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScanReads").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Waits for room.
+#[must_use = "nothing is asked for before it is awaited"]
+pub struct Admission {
+    scan: Arc<ScanReads>,
+    request: ReadRequest,
+    ticket: Option<u64>,
+    since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Future for Admission {
+    type Output = ReadCharge;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ReadCharge> {
+        let this = &mut *self;
+        loop {
+            let since = *this.since.get_or_insert_with(Instant::now);
+            let (id, request, ticket) = (this.scan.id, this.request, this.ticket);
+            let ticket = this.scan.budget.change(|queue| ticket.unwrap_or_else(|| queue.wait(id, request)));
+            this.ticket = Some(ticket);
+            let mut queue = this.scan.budget.queue.lock();
+            if let Some(Grant { bytes, beyond }) = queue.collect(ticket) {
+                drop(queue);
+                this.ticket = None;
+                let amount = Mutex::new(Amount { charged: bytes, requested: 0 });
+                let waited = since.elapsed();
+                return Poll::Ready(ReadCharge { scan: Arc::clone(&this.scan), amount, beyond, waited });
+            }
+            queue.wake(ticket, cx.waker());
+            let deadline = queue.deadline(ticket);
+            drop(queue);
+            let Some(deadline) = deadline else { return Poll::Pending };
+            let sleep = match &mut this.sleep {
+                Some(sleep) => {
+                    sleep.as_mut().reset(deadline);
+                    sleep
+                }
+                none => none.insert(Box::pin(sleep_until(deadline))),
+            };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.scan.budget.change(|queue| queue.give_up(ticket, self.scan.id, Instant::now()));
+        }
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").field("request", &self.request).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Amount {
+    charged: usize,
+    requested: usize,
+}
+
+/// What one read of a scan holds; dropping it gives it back.
+#[derive(Debug)]
+pub struct ReadCharge {
+    scan: Arc<ScanReads>,
+    amount: Mutex<Amount>,
+    beyond: bool,
+    waited: Duration,
+}
+
+impl ReadCharge {
+    /// The bytes that are charged.
+    pub fn bytes(&self) -> usize {
+        self.amount.lock().charged
+    }
+
+    /// How long it was waited for.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// So many bytes are requested for it. If they are more than it was given they are charged as well: they are needed
+    /// for rows that are under way.
+    pub fn request(&self, bytes: usize) {
+        let mut amount = self.amount.lock();
+        amount.requested += bytes;
+        if let Some(more) = amount.requested.checked_sub(amount.charged) {
+            amount.charged = amount.requested;
+            self.scan.budget.queue.lock().charge(self.scan.id, more);
+        }
+    }
+
+    /// All is requested: what it was given beyond that is given back.
+    pub fn settle(&self) {
+        let mut amount = self.amount.lock();
+        let less = amount.charged - amount.requested;
+        amount.charged = amount.requested;
+        drop(amount);
+        self.give_back(less);
+    }
+
+    /// All its rows are decoded. What it read came within `took`.
+    pub fn done(&self, took: Duration) {
+        self.scan.ahead.lock().done(self.bytes(), took, Instant::now());
+        self.scan.budget.queue.lock().took(took);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.scan.budget.change(|queue| queue.release(self.scan.id, bytes, self.beyond, Instant::now()));
+        }
+    }
+}
+
+impl Drop for ReadCharge {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.amount.get_mut().charged);
+        self.give_back(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    use super::*;
+
+    const LIMIT: usize = 64 << 20;
+    /// What one read has, and how much more than the limit may be let in at a time.
+    const READ: usize = 4 << 20;
+    const SLACK: usize = 8 << 20;
+    const LEAST: usize = 1 << 20;
+    const ROWS: ReadRequest = ReadRequest::Rows { rest: 1 << 30, columns: 1 };
+
+    fn poll(admission: &mut Admission) -> Option<ReadCharge> {
+        match Pin::new(admission).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(charge) => Some(charge),
+            Poll::Pending => None,
+        }
+    }
+
+    fn query() -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::new(7u8))
+    }
+
+    /// All that a scan gets now, and the admission that waits.
+    fn fill(scan: &Arc<ScanReads>) -> (VecDeque<ReadCharge>, Admission) {
+        let mut charges = VecDeque::new();
+        loop {
+            let mut admission = scan.admit(ROWS);
+            match poll(&mut admission) {
+                Some(charge) => charges.push_back(charge),
+                None => return (charges, admission),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_has_the_whole_budget_and_one_read_more_and_all_of_it_comes_back() {
+        let budget = ReadBudget::new(LIMIT);
+        let scan = budget.scan(None, false);
+        assert!(scan.may_read_ahead(1));
+        let (mut charges, mut waiting) = fill(&scan);
+        assert!(charges.iter().all(|charge| charge.bytes() == READ && charge.waited().is_zero()));
+        assert_eq!((budget.used(), budget.peak(), budget.waiting()), (LIMIT + SLACK, LIMIT + SLACK, 1));
+        charges.pop_front();
+        assert_eq!(poll(&mut waiting).unwrap().bytes(), READ);
+        assert_eq!(budget.used(), LIMIT + SLACK - READ);
+        // What is left of a file is read at once, if it is not much more than a read.
+        charges.truncate(2);
+        let rest = |rest| poll(&mut scan.admit(ReadRequest::Rows { rest, columns: 1 })).unwrap().bytes();
+        assert_eq!([rest(100), rest(3 * READ), rest(3 * READ + 1)], [100, 3 * READ, READ]);
+        let wide = poll(&mut scan.admit(ReadRequest::Rows { rest: 1 << 30, columns: 40 })).unwrap();
+        assert_eq!(wide.bytes(), 40 * (256 << 10), "requests of each column are worth it");
+        drop((charges, wide));
+        assert_eq!((budget.used(), budget.waiting(), budget.peak()), (0, 0, LIMIT + SLACK));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_requested_is_charged_and_what_is_not_is_given_back() {
+        let budget = ReadBudget::new(LIMIT);
+        let scan = budget.scan(None, false);
+        let charge = poll(&mut scan.admit(ROWS)).unwrap();
+        charge.request(READ / 2);
+        assert_eq!(budget.used(), READ);
+        charge.settle();
+        assert_eq!((budget.used(), charge.bytes()), (READ / 2, READ / 2));
+        charge.request(3 * LIMIT);
+        assert_eq!(budget.used(), READ / 2 + 3 * LIMIT, "rows that are under way are read to their end");
+        // Nobody else gets more than what everybody has.
+        let other = budget.scan(None, false);
+        assert_eq!(fill(&other).0.iter().map(ReadCharge::bytes).collect::<Vec<_>>(), [LEAST]);
+        drop(scan);
+        drop(charge);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_query_has_a_read_at_once_and_each_scan_after_a_while() {
+        let budget = ReadBudget::new(LIMIT);
+        let stalled = budget.scan(None, false);
+        let (held, _waiting) = fill(&stalled);
+        let query = query();
+        let (first, second) = (budget.scan(query.clone(), false), budget.scan(query.clone(), false));
+        let _others: Vec<_> = (0..14).map(|_| budget.scan(query.clone(), false)).collect();
+        let (of_first, mut more) = fill(&first);
+        assert_eq!(of_first.iter().map(ReadCharge::bytes).collect::<Vec<_>>(), [LEAST]);
+        let mut waiting = second.admit(ROWS);
+        assert!(poll(&mut waiting).is_none());
+        let start = Instant::now();
+        let charge = waiting.await;
+        assert_eq!((start.elapsed(), charge.waited(), charge.bytes()), (STALLED, STALLED, LEAST));
+        // From now on its scans go on without waiting, each with little: they wait for each other.
+        drop((charge, of_first));
+        assert_eq!(poll(&mut more).unwrap().bytes(), LEAST);
+        assert_eq!(poll(&mut second.admit(ROWS)).unwrap().bytes(), LEAST);
+        assert!(budget.peak() <= LIMIT + SLACK + 2 * LEAST);
+        drop(held);
+        let (of_second, _waiting) = fill(&second);
+        assert!(of_second.iter().all(|charge| charge.bytes() == LIMIT / 2 / 16), "less, so that all find room");
+    }
+
+    const STALLED: Duration = Duration::from_millis(100);
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_storage_is_not_taken_for_a_standstill() {
+        let budget = ReadBudget::new(LIMIT);
+        let query = query();
+        let (first, second) = (budget.scan(query.clone(), false), budget.scan(query, false));
+        let (mut held, _waiting) = fill(&first);
+        held[0].done(Duration::from_millis(200));
+        let waiting = second.admit(ROWS);
+        let start = Instant::now();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            held.drain(..3).for_each(drop);
+        };
+        let (charge, ()) = tokio::join!(waiting, later);
+        assert_eq!((charge.bytes(), start.elapsed()), (READ, Duration::from_millis(500)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queries_have_equal_shares_however_many_scans_they_have() {
+        let budget = ReadBudget::new(LIMIT);
+        let (many, one) = (query(), query());
+        let scans: Vec<Arc<ScanReads>> =
+            (0..18).map(|_| budget.scan(many.clone(), false)).chain([budget.scan(one, false)]).collect();
+        let mut held: Vec<VecDeque<ReadCharge>> = scans.iter().map(|_| VecDeque::new()).collect();
+        let mut waiting: Vec<Admission> = scans.iter().map(|scan| scan.admit(ROWS)).collect();
+        let mut reads = vec![0; scans.len()];
+        for round in 0..2000 {
+            for (i, scan) in scans.iter().enumerate() {
+                while let Some(charge) = poll(&mut waiting[i]) {
+                    held[i].push_back(charge);
+                    reads[i] += 1;
+                    waiting[i] = scan.admit(ROWS);
+                }
+            }
+            // One read ends: the oldest of one scan after the other.
+            let ending = (0..scans.len()).map(|i| (i + round) % scans.len()).find(|i| !held[*i].is_empty());
+            held[ending.unwrap()].pop_front();
+        }
+        let bytes = |held: &[VecDeque<ReadCharge>]| held.iter().flatten().map(ReadCharge::bytes).sum::<usize>();
+        let (of_many, of_one) = (bytes(&held[..18]), bytes(&held[18..]));
+        assert!(of_many.abs_diff(of_one) <= 3 * READ, "{of_many} {of_one}");
+        let (least, most) = (reads[..18].iter().min().unwrap(), reads[..18].iter().max().unwrap());
+        assert!(*least > 0 && *most <= 3 * least, "{reads:?}");
+        assert!(budget.peak() <= LIMIT + SLACK + 19 * LEAST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_waiting_leaves_nothing_behind() {
+        let budget = ReadBudget::new(LIMIT);
+        let (first, second) = (budget.scan(None, false), budget.scan(None, true));
+        let (held, waiting) = fill(&first);
+        let (small, other) = fill(&second);
+        drop(waiting);
+        assert_eq!(budget.waiting(), 1);
+        // It is given its room, and goes without having seen it.
+        drop((held, small));
+        assert_eq!(budget.waiting(), 0);
+        assert!(budget.used() > 0);
+        drop(other);
+        assert_eq!(budget.used(), 0);
+        let pending = budget.take(LIMIT);
+        drop(pending);
+        drop((first, second));
+        let queue = budget.queue.lock();
+        assert!(format!("{queue:?}").contains("queries: {}, scans: {}, waiting: {}, granted: {}"), "{queue:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_rows_are_taken_at_once_and_many_when_there_is_room() {
+        let budget = ReadBudget::new(LIMIT);
+        let scan = budget.scan(None, false);
+        let (held, _waiting) = fill(&scan);
+        let start = Instant::now();
+        let few = budget.take(LEAST).await;
+        assert_eq!((few.bytes(), start.elapsed()), (LEAST, Duration::ZERO));
+        let many = budget.take(LIMIT).await;
+        assert_eq!((many.bytes(), start.elapsed()), (LIMIT / 4, STALLED));
+        drop((many, few, held));
+        let start = Instant::now();
+        let many = budget.take(3 * READ).await;
+        assert_eq!((many.bytes(), start.elapsed()), (3 * READ, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_larger_limit_lets_in_who_waits_and_lance_gets_a_part_of_a_share() {
+        let budget = ReadBudget::new(1 << 20);
+        let scan = budget.scan(None, false);
+        let (held, mut waiting) = fill(&scan);
+        budget.set_limit(LIMIT);
+        assert!(poll(&mut waiting).is_some() && budget.limit() == LIMIT);
+        let other = budget.scan(None, false);
+        let buffer = poll(&mut other.admit(ReadRequest::Buffer)).unwrap();
+        assert_eq!(buffer.bytes(), LIMIT / 4);
+        drop((held, buffer));
+        let tiny = ReadBudget::new(1 << 10);
+        let scan = tiny.scan(None, false);
+        assert_eq!(poll(&mut scan.admit(ReadRequest::Buffer)).unwrap().bytes(), 16 << 10);
+        assert_eq!(poll(&mut scan.admit(ROWS)).unwrap().bytes(), 16 << 10);
+    }
+}
