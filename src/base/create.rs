@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatchIterator;
 use arrow::datatypes::{Schema, SchemaRef};
+use futures::future::try_join;
 use lance::Dataset;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 use lance::dataset::transaction::{Operation, Transaction};
@@ -26,7 +27,7 @@ use crate::ids::{GenerationId, ShardId};
 use crate::index_spec::IndexSpec;
 use crate::key::PrimaryKey;
 use crate::schema::{TableSchema, check_names};
-use crate::store::{ObjectIo, from_lance};
+use crate::store::{ObjectIo, TablePaths, from_lance};
 
 /// The setting that tells the format of what is ours on disk.
 const FORMAT: &str = "lsm.format";
@@ -125,8 +126,9 @@ impl BaseTable {
     /// # Errors
     /// `Invalid` if the dataset is not a table, or a table of a newer format.
     pub async fn open(opener: &DatasetOpener, io: &ObjectIo) -> Result<Option<Arc<Self>>> {
-        match opener.latest(io.uri()).await? {
-            Some(dataset) => Self::of(opener.clone(), io.clone(), dataset).await.map(Some),
+        let (dataset, shards) = try_join(opener.latest(io.uri()), shards(io)).await?;
+        match dataset {
+            Some(dataset) => Box::pin(Self::with_shards(opener.clone(), io.clone(), dataset, shards)).await.map(Some),
             None => Ok(None),
         }
     }
@@ -188,6 +190,17 @@ impl BaseTable {
 
     /// The table as of this version of its dataset.
     pub(super) async fn of(opener: DatasetOpener, io: ObjectIo, dataset: Arc<Dataset>) -> Result<Arc<Self>> {
+        let shards = shards(&io).await?;
+        Box::pin(Self::with_shards(opener, io, dataset, shards)).await
+    }
+
+    /// The same, `present` being the shards that have a directory.
+    async fn with_shards(
+        opener: DatasetOpener,
+        io: ObjectIo,
+        dataset: Arc<Dataset>,
+        present: Vec<ShardId>,
+    ) -> Result<Arc<Self>> {
         let Some(details) = mem_wal(&dataset).await.map_err(|e| failed(e, &io))? else {
             return Err(Error::invalid(
                 "the location is a plain Lance dataset: make it a table with the option 'lsm.adopt' 'true'",
@@ -212,8 +225,6 @@ impl BaseTable {
             .with_context("location", io.uri()));
         }
         let schema = TableSchema::try_new(&arrow_schema_with_field_ids(dataset.schema()), &key)?;
-        let present = io.list_dirs("_mem_wal").await?;
-        let present = present.iter().filter_map(|name| Uuid::parse_str(name).ok()).map(ShardId).collect();
         let name = |id| dataset.schema().field_by_id(id).map(|f| f.name.clone());
         let sharding = Sharding::read(&details, name, present).map_err(|e| e.with_context("location", io.uri()))?;
         let compacted = &details.compacted_sstables;
@@ -282,6 +293,12 @@ fn check_columns(declared: &SchemaRef, there: &TableSchema) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("the dataset has other columns: it has ({is}), declared are ({said})")))
+}
+
+/// The shards that have a directory.
+async fn shards(io: &ObjectIo) -> Result<Vec<ShardId>> {
+    let names = io.list_dirs(TablePaths::SHARDS).await?;
+    Ok(names.iter().filter_map(|name| Uuid::parse_str(name).ok()).map(ShardId).collect())
 }
 
 /// The dataset's MemWAL index.

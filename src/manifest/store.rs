@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -87,28 +87,42 @@ impl ManifestStore {
     pub async fn latest(&self) -> Result<Option<Arc<ShardManifest>>> {
         let start = match self.fresh() {
             Some(manifest) => Some(ManifestVersion(manifest.version)),
-            None => self.start().await?,
+            None => self.hint().await,
         };
-        let Some(start) = start else { return Ok(None) };
-        let newest = self.forward(start).await?;
-        match self.load(newest).await? {
-            Some(manifest) => Ok(Some(manifest)),
+        if let Some(start) = start
+            && let Some(newest) = self.newest(start).await?
+        {
+            return Ok(Some(newest));
+        }
+        // What it should start from is gone, or unknown.
+        let Some(listed) = self.list().await? else { return Ok(None) };
+        match self.newest(listed).await? {
+            Some(newest) => Ok(Some(newest)),
             // Pruned in between: there are newer ones.
             None => match self.list().await? {
                 Some(newest) => self.load(newest).await?.map(Some).ok_or_else(|| self.missing(newest)),
-                None => Err(self.missing(newest)),
+                None => Err(self.missing(listed)),
             },
         }
     }
 
-    /// Some version that exists, as new as is known; `None` if there is none.
-    async fn start(&self) -> Result<Option<ManifestVersion>> {
-        if let Some(hint) = self.hint().await
-            && self.exists(hint).await?
-        {
-            return Ok(Some(hint));
+    /// The newest version, from one that should exist; `None` if it does not. That there is none behind it is found out
+    /// while it is read.
+    async fn newest(&self, from: ManifestVersion) -> Result<Option<Arc<ShardManifest>>> {
+        let (manifest, ahead) = try_join(self.load(from), self.ahead(from)).await?;
+        let Some(mut newest) = ahead.filter(|_| manifest.is_some()) else { return Ok(manifest) };
+        // Versions are gap-free, but another process may commit between two of these requests.
+        while let Some(further) = self.ahead(newest).await? {
+            newest = further;
         }
-        self.list().await
+        self.load(newest).await
+    }
+
+    /// The newest of some versions behind this one, if there are any.
+    async fn ahead(&self, of: ManifestVersion) -> Result<Option<ManifestVersion>> {
+        let next = (1..=self.probe as u64).map(|n| ManifestVersion(of.0 + n));
+        let exist = try_join_all(next.clone().map(|version| self.exists(version))).await?;
+        Ok(next.zip(exist).filter(|(_, exists)| *exists).map(|(version, _)| version).last())
     }
 
     async fn hint(&self) -> Option<ManifestVersion> {
@@ -132,19 +146,6 @@ impl ManifestStore {
     async fn list(&self) -> Result<Option<ManifestVersion>> {
         let names = self.io.list(&TablePaths::manifest_dir(self.shard)).await?;
         Ok(names.iter().filter_map(|name| TablePaths::parse_manifest(name)).max())
-    }
-
-    /// The newest version, from one that exists.
-    async fn forward(&self, from: ManifestVersion) -> Result<ManifestVersion> {
-        let mut newest = from;
-        loop {
-            let ahead = (1..=self.probe as u64).map(|n| self.exists(ManifestVersion(newest.0 + n)));
-            // Versions are gap-free, but another process may commit between two of these requests.
-            match try_join_all(ahead).await?.iter().rposition(|exists| *exists) {
-                Some(last) => newest = ManifestVersion(newest.0 + 1 + last as u64),
-                None => return Ok(newest),
-            }
-        }
     }
 
     async fn exists(&self, version: ManifestVersion) -> Result<bool> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join, try_join};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::shard::{Core, ShardWriter, Slot};
@@ -35,17 +35,35 @@ impl ShardWriter {
     /// `Unavailable` if the storage fails.
     pub(super) async fn catch_up(self: &Arc<Self>, epoch: Option<Epoch>, known: WalPosition) -> Result<()> {
         let manifest = self.manifest.latest().await?;
+        Box::pin(self.follow(manifest, epoch, known)).await
+    }
+
+    /// Reads what `manifest`, the newest there is, says, and the WAL behind it.
+    async fn follow(
+        self: &Arc<Self>,
+        manifest: Option<Arc<ShardManifest>>,
+        epoch: Option<Epoch>,
+        known: WalPosition,
+    ) -> Result<()> {
         let current = manifest.as_ref().map_or(GenerationId(1), |m| GenerationId(m.current_generation));
-        if let Some(manifest) = &manifest {
-            if self.base_is_older_than(manifest) {
-                self.context.refresh_base().await?;
-            }
-            self.adopt(manifest).await?;
-            self.context.control.release().await;
+        if let Some(manifest) = &manifest
+            && self.base_is_older_than(manifest)
+        {
+            self.context.refresh_base().await?;
         }
-        let from = self.core.lock().next_position;
+        // While generations are opened the WAL is asked for already.
+        let from = self.core.lock().next_position.max(manifest.as_ref().map_or(WalPosition(0), |m| replayed(m).next()));
         let mut reader = WalReader::new(self.context.io.clone(), self.shard, from, PREFETCH).knowing(known);
-        while let Some(entry) = reader.next().await? {
+        let mut next = match &manifest {
+            None => reader.next().await?,
+            Some(manifest) => {
+                let (generations, first) = join(self.open_generations(manifest), reader.next()).await;
+                self.adopt(manifest, generations?);
+                self.context.control.release().await;
+                first?
+            }
+        };
+        while let Some(entry) = next {
             if let Some(epoch) = epoch
                 && entry.epoch > epoch
             {
@@ -61,6 +79,7 @@ impl ShardWriter {
                 self.hand_over();
                 self.wait_for_memory().await?;
             }
+            next = reader.next().await?;
         }
         self.tell_frozen();
         Ok(())
@@ -84,8 +103,8 @@ impl ShardWriter {
     /// As a reader, catches up with all that a listing shows: a WAL of which entries are missing does not seem shorter
     /// than it is. The caller holds `claiming`.
     pub(super) async fn catch_up_with_listing(self: &Arc<Self>) -> Result<()> {
-        let known = wal::last(&self.context.io, self.shard).await?;
-        self.catch_up(None, known).await
+        let (known, manifest) = try_join(wal::last(&self.context.io, self.shard), self.manifest.latest()).await?;
+        Box::pin(self.follow(manifest, None, known)).await
     }
 
     /// Whether generations left the manifest that the known base does not contain: then there is a newer base.
@@ -95,8 +114,8 @@ impl ShardWriter {
         oldest > compacted + 1
     }
 
-    /// Takes the generations of `manifest` into the version and drops the memtables they came from, in one step.
-    async fn adopt(&self, manifest: &ShardManifest) -> Result<()> {
+    /// Opens those generations of `manifest` that are not open: all that are not in the base, newest first.
+    async fn open_generations(&self, manifest: &ShardManifest) -> Result<Vec<Arc<Generation>>> {
         let version = self.context.control.current();
         let compacted = version.base.compacted(self.shard);
         let known = &version.shards[self.index].generations;
@@ -131,6 +150,11 @@ impl ShardWriter {
         }
         let mut generations: Vec<Arc<Generation>> = stream::iter(opening).buffered(OPENING).try_collect().await?;
         generations.sort_by_key(|g| std::cmp::Reverse(g.id()));
+        Ok(generations)
+    }
+
+    /// Takes the generations of `manifest` into the version and drops the memtables they came from, in one step.
+    fn adopt(&self, manifest: &ShardManifest, generations: Vec<Arc<Generation>>) {
         let current = GenerationId(manifest.current_generation);
         let mut core = self.core.lock();
         let dropped = core.slots.iter().any(|s| s.memtable.generation() < current && s.memtable.rows() > 0);
@@ -138,9 +162,8 @@ impl ShardWriter {
         if core.slots.is_empty() {
             core.slots.push_back(self.new_slot(current));
         }
-        let replay_from = WalPosition(manifest.replay_after_wal_entry_position).next();
-        core.next_position = core.next_position.max(replay_from);
-        core.last_position = core.last_position.max(WalPosition(replay_from.0 - 1));
+        core.next_position = core.next_position.max(replayed(manifest).next());
+        core.last_position = core.last_position.max(replayed(manifest));
         let memtables: Vec<Arc<MemTable>> = core.slots.iter().rev().map(|s| Arc::clone(&s.memtable)).collect();
         self.context.control.update(|version| {
             let compacted = version.base.compacted(self.shard);
@@ -155,7 +178,6 @@ impl ShardWriter {
             let is_flushed = |m: &Arc<MemTable>| shard.generations.iter().any(|g| g.id() == m.generation());
             shard.frozen = memtables[1..].iter().filter(|m| !is_flushed(m)).cloned().collect();
         });
-        Ok(())
     }
 
     pub(super) fn new_slot(&self, generation: GenerationId) -> Slot {
@@ -246,6 +268,11 @@ impl ShardWriter {
             })
         })
     }
+}
+
+/// The last WAL entry whose rows are in generations.
+fn replayed(manifest: &ShardManifest) -> WalPosition {
+    WalPosition(manifest.replay_after_wal_entry_position)
 }
 
 impl Core {
