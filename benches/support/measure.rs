@@ -111,6 +111,32 @@ pub(crate) async fn turns(
     Ok(turns)
 }
 
+/// Measures any number of sides in turns, each round beginning with another one; what was measured of each. Before that
+/// each has a turn that is not counted, unless there is one round only.
+pub(crate) async fn rounds_of<S, T>(
+    rounds: Rounds,
+    sides: &[S],
+    mut measure: impl AsyncFnMut(&S) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    if rounds.at_most > 1 {
+        for side in sides {
+            measure(side).await?;
+        }
+    }
+    let mut measured: Vec<Vec<T>> = sides.iter().map(|_| Vec::new()).collect();
+    let start = Instant::now();
+    for round in 0..rounds.at_most {
+        if round >= rounds.at_least && start.elapsed() > rounds.budget {
+            break;
+        }
+        for turn in round..round + sides.len() {
+            let side = turn % sides.len();
+            measured[side].push(measure(&sides[side]).await?);
+        }
+    }
+    Ok(measured)
+}
+
 /// The median, in seconds.
 pub(crate) fn median(times: Vec<Duration>) -> f64 {
     quantile(times, 0.5)

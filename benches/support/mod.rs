@@ -15,7 +15,9 @@ pub(crate) mod place;
 #[path = "../../tests/it/support/remote.rs"]
 pub(crate) mod remote;
 pub(crate) mod report;
+pub(crate) mod resident;
 pub(crate) mod rows;
+pub(crate) mod scans;
 pub(crate) mod search;
 pub(crate) mod shape;
 pub(crate) mod side;

@@ -98,7 +98,7 @@ pub(crate) async fn plain(
 }
 
 /// The dataset at `uri` with caches of its own, reached as this crate reaches it.
-async fn dataset(uri: &str) -> Result<Dataset> {
+pub(crate) async fn dataset(uri: &str) -> Result<Dataset> {
     let session = Session::new(CACHES.0, CACHES.1, registry());
     Ok(Box::pin(DatasetBuilder::from_uri(uri).with_session(Arc::new(session)).load()).await?)
 }

@@ -18,6 +18,8 @@ pub(crate) enum Unit {
     Rows(usize),
     /// Requests to an object store.
     Requests,
+    /// Bytes, told as mebibytes.
+    Mebibytes,
 }
 
 /// What a metric is to be.
@@ -47,16 +49,18 @@ impl Unit {
             Self::Microseconds => "us",
             Self::Rows(_) => "rows/s",
             Self::Requests => "req",
+            Self::Mebibytes => "MiB",
         }
     }
 
-    /// The figure for a number of seconds, or of requests.
+    /// The figure for a number of seconds, of requests or of bytes.
     fn of(self, measured: f64) -> f64 {
         match self {
             Self::Milliseconds => measured * 1e3,
             Self::Microseconds => measured * 1e6,
             Self::Rows(rows) => rows as f64 / measured,
             Self::Requests => measured,
+            Self::Mebibytes => measured / f64::from(1 << 20),
         }
     }
 }
@@ -84,7 +88,7 @@ impl Report {
         Self { name, measures: Vec::new() }
     }
 
-    /// Adds a metric; `ours` and `peer` are seconds, or requests.
+    /// Adds a metric; `ours` and `peer` are seconds, requests or bytes.
     pub(crate) fn add(&mut self, metric: &str, unit: Unit, ours: f64, peer: Option<f64>, target: Option<Target>) {
         let ratio = peer.map(|peer| peer / ours).filter(|ratio| ratio.is_finite() && ours > 0.0);
         let measure = Measure {

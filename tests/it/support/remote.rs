@@ -77,6 +77,7 @@ pub(crate) struct Bucket {
     /// What was read, for who wants to know why.
     read: Mutex<Vec<String>>,
     is_silent: AtomicBool,
+    copies: AtomicBool,
     weather: Mutex<Weather>,
     asked: AtomicU64,
 }
@@ -141,6 +142,11 @@ impl Bucket {
     /// From now on it does not take down what it reads: that takes time.
     pub(crate) fn silence(&self) {
         self.is_silent.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on what it gives is memory of its own, as what comes over a network is, and not a part of what it keeps.
+    pub(crate) fn give_copies(&self) {
+        self.copies.store(true, Ordering::Relaxed);
     }
 
     /// The requests so far.
@@ -284,11 +290,12 @@ impl ObjectStore for Bucket {
         let result = self.inner.get_opts(location, options).await?;
         let (meta, range) = (result.meta.clone(), result.range.clone());
         let (attributes, extensions) = (result.attributes.clone(), result.extensions.clone());
-        let given = Arc::clone(&self.bytes);
+        let (given, copies) = (Arc::clone(&self.bytes), self.copies.load(Ordering::Relaxed));
         let bytes = result.into_stream().map(move |bytes| {
             let bytes = bytes?;
             let len = bytes.len() - usize::from(breaks_off && !bytes.is_empty());
-            Ok(Held::give(bytes.slice(..len), &given))
+            let bytes = if copies { Bytes::copy_from_slice(&bytes[..len]) } else { bytes.slice(..len) };
+            Ok(Held::give(bytes, &given))
         });
         Ok(GetResult { payload: GetResultPayload::Stream(bytes.boxed()), meta, range, attributes, extensions })
     }
