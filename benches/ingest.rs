@@ -41,8 +41,8 @@ fn main() -> Result<()> {
                 Box::pin(volatile(bench, metric, batch, puts, target)).await?;
             }
         }
-        durable(bench).await?;
-        floor(bench).await?;
+        Box::pin(durable(bench)).await?;
+        Box::pin(floor(bench)).await?;
         crowd(bench).await
     })
 }

@@ -46,8 +46,11 @@ const AS_MUCH: f64 = 1.1;
 /// Rates that are so near to each other are the same.
 const SAME: f64 = 1.05;
 
-/// What the seed measured on another machine, for each bound: rows a second, megabytes and requests at each latency.
-const SEED: [(&str, [(f64, f64, u64); LATENCIES.len()]); 5] = [
+/// Rows a second, megabytes and requests at each latency.
+type SeedRow = [(f64, f64, u64); LATENCIES.len()];
+
+/// What the seed measured on another machine, for each bound.
+const SEED: [(&str, SeedRow); 5] = [
     ("unbounded", [(1_771_346.0, 423.0, 1), (1_808_342.0, 423.0, 1), (1_668_330.0, 423.0, 1), (936_137.0, 423.0, 1)]),
     ("2 batches", [(4_831_215.0, 24.4, 98), (462_761.0, 12.4, 98), (163_463.0, 12.4, 98), (19_863.0, 12.4, 98)]),
     ("4 batches", [(1_206_624.0, 48.4, 98), (460_657.0, 12.4, 98), (162_007.0, 12.4, 98), (19_869.0, 12.4, 98)]),

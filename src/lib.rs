@@ -62,6 +62,7 @@ pub mod index_spec;
 pub mod key;
 pub mod manifest;
 pub mod memtable;
+pub mod metrics;
 pub mod physical_plan;
 pub mod planner;
 pub mod query_syntax;

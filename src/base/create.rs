@@ -18,6 +18,7 @@ use lance_core::datatypes::{LANCE_UNENFORCED_PRIMARY_KEY, LANCE_UNENFORCED_PRIMA
 use lance_file::version::ConcreteFileVersion;
 use lance_index::mem_wal::{MEM_WAL_INDEX_NAME, MemWalIndexDetails};
 use lance_table::system_index::mem_wal::{load_mem_wal_index_details, new_mem_wal_index_meta};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{AdoptSpec, BaseTable, CreateSpec, Indexes, Sharding, column_index, column_type, declare};
@@ -126,11 +127,17 @@ impl BaseTable {
     /// # Errors
     /// `Invalid` if the dataset is not a table, or a table of a newer format.
     pub async fn open(opener: &DatasetOpener, io: &ObjectIo) -> Result<Option<Arc<Self>>> {
-        let (dataset, shards) = try_join(opener.latest(io.uri()), shards(io)).await?;
-        match dataset {
-            Some(dataset) => Box::pin(Self::with_shards(opener.clone(), io.clone(), dataset, shards)).await.map(Some),
-            None => Ok(None),
-        }
+        let span = tracing::debug_span!("lsm.dataset.open", table = io.uri());
+        let open = async {
+            let (dataset, shards) = try_join(opener.latest(io.uri()), shards(io)).await?;
+            match dataset {
+                Some(dataset) => {
+                    Box::pin(Self::with_shards(opener.clone(), io.clone(), dataset, shards)).await.map(Some)
+                }
+                None => Ok(None),
+            }
+        };
+        open.instrument(span).await
     }
 
     /// The newest version of the table if it is newer than this one.

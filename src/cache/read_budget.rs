@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,12 +24,13 @@ pub const READ_LIMIT: usize = 64 << 20;
 /// A shared bound on what is read ahead.
 pub struct ReadBudget {
     queue: Mutex<ReadQueue>,
+    waits: AtomicU64,
 }
 
 impl ReadBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::new(ReadQueue::new(limit, Instant::now())) })
+        Arc::new(Self { queue: Mutex::new(ReadQueue::new(limit, Instant::now())), waits: AtomicU64::new(0) })
     }
 
     /// The budget of the process: 64 MiB unless [`set_limit`](Self::set_limit) says else.
@@ -60,6 +62,11 @@ impl ReadBudget {
     /// How many scans and takes wait for room.
     pub fn waiting(&self) -> usize {
         self.queue.lock().waiting()
+    }
+
+    /// How many reads ever had to wait for room.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// A scan. Those that give the same `query` are one query: queries have equal shares. `is_near` if the storage answers
@@ -106,20 +113,22 @@ pub struct ScanReads {
 }
 
 impl ScanReads {
-    /// Whether more should be read of `columns` columns before what there is was handed on. While nothing is held it
-    /// should.
-    pub fn may_read_ahead(&self, columns: usize) -> bool {
-        let (charged, read) = {
-            let queue = self.budget.queue.lock();
-            (queue.charged(self.id), queue.read_size(self.id, columns))
-        };
-        charged < self.ahead.lock().target(read)
+    /// Ready if more should be read of `columns` columns before what there is was handed on. While nothing is held it
+    /// should; who waits is woken then at the latest.
+    pub fn poll_ahead(&self, columns: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let mut queue = self.budget.queue.lock();
+        let (charged, read) = (queue.charged(self.id), queue.read_size(self.id, columns));
+        if charged < self.ahead.lock().target(read) {
+            return Poll::Ready(());
+        }
+        queue.park(self.id, cx.waker());
+        Poll::Pending
     }
 
     /// Room for what is asked for, as soon as it is this scan's turn. A scan that holds nothing is let in without room:
     /// the first of its query at once, others when nothing has moved for a while. Dropped, it has asked for nothing.
     pub fn admit(self: &Arc<Self>, request: ReadRequest) -> Admission {
-        Admission { scan: Arc::clone(self), request, ticket: None, since: None, sleep: None }
+        Admission { scan: Arc::clone(self), request, ticket: None, since: None, has_waited: false, sleep: None }
     }
 }
 
@@ -143,6 +152,7 @@ pub struct Admission {
     request: ReadRequest,
     ticket: Option<u64>,
     since: Option<Instant>,
+    has_waited: bool,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -153,10 +163,17 @@ impl Future for Admission {
         let this = &mut *self;
         loop {
             let since = *this.since.get_or_insert_with(Instant::now);
-            let (id, request, ticket) = (this.scan.id, this.request, this.ticket);
-            let ticket = this.scan.budget.change(|queue| ticket.unwrap_or_else(|| queue.wait(id, request)));
-            this.ticket = Some(ticket);
-            let mut queue = this.scan.budget.queue.lock();
+            let (id, request, budget) = (this.scan.id, this.request, &this.scan.budget);
+            let ticket = match this.ticket {
+                Some(ticket) => ticket,
+                None => *this.ticket.insert(budget.change(|queue| queue.wait(id, request, since))),
+            };
+            let now = Instant::now();
+            // Whatever else lets somebody in wakes them; looking at all who wait each time would take long.
+            if budget.queue.lock().deadline(ticket).is_some_and(|deadline| deadline <= now) {
+                budget.change(|_| ());
+            }
+            let mut queue = budget.queue.lock();
             if let Some(Grant { bytes, beyond }) = queue.collect(ticket) {
                 drop(queue);
                 this.ticket = None;
@@ -166,7 +183,13 @@ impl Future for Admission {
             }
             queue.wake(ticket, cx.waker());
             let deadline = queue.deadline(ticket);
+            if deadline.is_none() {
+                queue.park(id, cx.waker());
+            }
             drop(queue);
+            if !std::mem::replace(&mut this.has_waited, true) {
+                this.scan.budget.waits.fetch_add(1, Ordering::Relaxed);
+            }
             let Some(deadline) = deadline else { return Poll::Pending };
             let sleep = match &mut this.sleep {
                 Some(sleep) => {
@@ -267,6 +290,8 @@ mod tests {
     use std::collections::VecDeque;
     use std::task::Waker;
 
+    use tokio::task::JoinSet;
+
     use super::*;
 
     const LIMIT: usize = 64 << 20;
@@ -303,10 +328,11 @@ mod tests {
     async fn a_scan_has_the_whole_budget_and_one_read_more_and_all_of_it_comes_back() {
         let budget = ReadBudget::new(LIMIT);
         let scan = budget.scan(None, false);
-        assert!(scan.may_read_ahead(1));
+        assert!(scan.poll_ahead(1, &mut Context::from_waker(Waker::noop())).is_ready());
         let (mut charges, mut waiting) = fill(&scan);
         assert!(charges.iter().all(|charge| charge.bytes() == READ && charge.waited().is_zero()));
         assert_eq!((budget.used(), budget.peak(), budget.waiting()), (LIMIT + SLACK, LIMIT + SLACK, 1));
+        assert_eq!(budget.waits(), 1);
         charges.pop_front();
         assert_eq!(poll(&mut waiting).unwrap().bytes(), READ);
         assert_eq!(budget.used(), LIMIT + SLACK - READ);
@@ -381,6 +407,91 @@ mod tests {
         };
         let (charge, ()) = tokio::join!(waiting, later);
         assert_eq!((charge.bytes(), start.elapsed()), (READ, Duration::from_millis(500)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_that_has_nothing_is_let_in_though_others_always_come_first() {
+        let budget = ReadBudget::new(LIMIT);
+        let other = budget.scan(None, false);
+        let (mut of_other, mut more) = fill(&other);
+        let query = query();
+        let (idle, needed) = (budget.scan(query.clone(), false), budget.scan(query, false));
+        let mut of_idle = Vec::new();
+        // The first of the query holds half of all there is, and hands nothing on before the second does.
+        let mut next = idle.admit(ROWS);
+        while of_idle.iter().map(ReadCharge::bytes).sum::<usize>() < LIMIT / 2 + READ {
+            match poll(&mut next) {
+                Some(charge) => {
+                    of_idle.push(charge);
+                    next = idle.admit(ROWS);
+                }
+                None => drop(of_other.pop_front()),
+            }
+        }
+        drop(next);
+        let refill = |of_other: &mut VecDeque<ReadCharge>, more: &mut Admission| {
+            while let Some(charge) = poll(more) {
+                of_other.push_back(charge);
+                *more = other.admit(ROWS);
+            }
+        };
+        refill(&mut of_other, &mut more);
+        let mut waiting = needed.admit(ROWS);
+        let start = Instant::now();
+        let charge = loop {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            if let Some(charge) = poll(&mut waiting) {
+                break charge;
+            }
+            of_other.pop_front();
+            refill(&mut of_other, &mut more);
+            assert!(start.elapsed() < 20 * STALLED, "the other query goes on for ever");
+        };
+        assert!(charge.waited() <= 5 * STALLED, "{:?}", charge.waited());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_hung_is_not_what_the_next_ones_wait_for() {
+        let budget = ReadBudget::new(LIMIT);
+        let query = query();
+        let (first, second) = (budget.scan(query.clone(), false), budget.scan(query, false));
+        let (held, _waiting) = fill(&first);
+        held[0].done(Duration::from_secs(3600));
+        let charge = second.admit(ROWS).await;
+        assert!(charge.waited() <= Duration::from_secs(2), "{:?}", charge.waited());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_what_somebody_else_gives_back_is_woken() {
+        let budget = ReadBudget::new(LIMIT);
+        let query = query();
+        let (first, second) = (budget.scan(query.clone(), true), budget.scan(query, true));
+        let ahead = budget.scan(None, true);
+        let [_held, of_second, of_ahead] = [&first, &second, &ahead].map(|scan| poll(&mut scan.admit(ROWS)).unwrap());
+        of_ahead.request(LIMIT);
+        budget.set_limit(1 << 20);
+        let mut waiting = JoinSet::new();
+        waiting.spawn(async move {
+            std::future::poll_fn(|cx| ahead.poll_ahead(1, cx)).await;
+            0
+        });
+        waiting.spawn(async move { second.admit(ROWS).await.bytes() });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(waiting.try_join_next().is_none());
+        // As requests whose answers were used and that went later: their scans have nothing else to wait for.
+        drop((of_ahead, of_second));
+        let bytes = tokio::time::timeout(Duration::from_secs(60), waiting.join_all()).await;
+        let mut bytes = bytes.expect("nobody woke them");
+        bytes.sort_unstable();
+        assert_eq!(bytes, [0, 16 << 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_without_a_bound_is_one() {
+        let budget = ReadBudget::new(usize::MAX);
+        let scan = budget.scan(None, false);
+        let charges: Vec<_> = (0..100).filter_map(|_| poll(&mut scan.admit(ROWS))).collect();
+        assert_eq!(charges.len(), 100);
     }
 
     #[tokio::test(start_paused = true)]

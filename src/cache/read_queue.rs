@@ -24,6 +24,10 @@ const BUFFER: usize = 32 << 20;
 const STALL: Duration = Duration::from_millis(100);
 /// Reads that take long move late: how many of them may pass.
 const SLOW: u32 = 4;
+/// One read that hung tells nothing of what moves: the longest that it may look as if nothing did.
+const LONGEST: Duration = Duration::from_secs(2);
+/// Who has nothing waits so many times as long at most while only others move: they may go on for hours.
+const OVERDUE: u32 = 4;
 
 /// What somebody wants to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +75,15 @@ struct Scan {
     query: Option<QueryId>,
     charged: usize,
     open: bool,
+    /// Waits without having asked, or without a time: whom to wake when it holds nothing any more.
+    parked: Option<Waker>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     scan: u64,
     request: ReadRequest,
+    since: Instant,
     waker: Option<Waker>,
 }
 
@@ -92,6 +99,8 @@ pub(super) struct ReadQueue {
     /// In the order in which they came.
     waiting: BTreeMap<u64, Waiting>,
     granted: HashMap<u64, Grant>,
+    /// Who is woken with those who are let in next.
+    woken: Vec<Waker>,
     /// When bytes were last given or given back for which there was room.
     moved: Instant,
     /// How long reads take of late.
@@ -109,6 +118,7 @@ impl ReadQueue {
             scans: HashMap::new(),
             waiting: BTreeMap::new(),
             granted: HashMap::new(),
+            woken: Vec::new(),
             moved: now,
             latency: Duration::ZERO,
         }
@@ -124,14 +134,14 @@ impl ReadQueue {
         let id = self.number();
         let query = query.map_or(QueryId::Alone(id), QueryId::Shared);
         self.queries.entry(query).or_default().scans += 1;
-        self.scans.insert(id, Scan { query: Some(query), charged: 0, open: true });
+        self.scans.insert(id, Scan { query: Some(query), charged: 0, open: true, parked: None });
         id
     }
 
     /// Somebody who reads single rows.
     pub(super) fn enter_take(&mut self) -> u64 {
         let id = self.number();
-        self.scans.insert(id, Scan { query: None, charged: 0, open: true });
+        self.scans.insert(id, Scan { query: None, charged: 0, open: true, parked: None });
         id
     }
 
@@ -144,9 +154,9 @@ impl ReadQueue {
     }
 
     /// Stands in line. The number under which it is found there.
-    pub(super) fn wait(&mut self, scan: u64, request: ReadRequest) -> u64 {
+    pub(super) fn wait(&mut self, scan: u64, request: ReadRequest, now: Instant) -> u64 {
         let ticket = self.number();
-        self.waiting.insert(ticket, Waiting { scan, request, waker: None });
+        self.waiting.insert(ticket, Waiting { scan, request, since: now, waker: None });
         ticket
     }
 
@@ -165,11 +175,23 @@ impl ReadQueue {
         }
     }
 
+    /// Whom to wake when the scan holds nothing any more: those who give back last may be others than who reads.
+    pub(super) fn park(&mut self, scan: u64, waker: &Waker) {
+        if let Some(there) = self.scans.get_mut(&scan) {
+            there.parked = Some(waker.clone());
+        }
+    }
+
     /// When one who waits is let in at the latest, if nothing moves until then; `None` if it holds something, and moves
     /// by itself.
     pub(super) fn deadline(&self, ticket: u64) -> Option<Instant> {
-        let scan = self.waiting.get(&ticket)?.scan;
-        (self.charged(scan) == 0).then(|| self.moved + self.stall())
+        let waiting = self.waiting.get(&ticket)?;
+        (self.charged(waiting.scan) == 0).then(|| (self.moved + self.stall()).min(self.overdue(waiting)))
+    }
+
+    /// When one who has nothing is let in though others move: they may always be those who come first.
+    fn overdue(&self, waiting: &Waiting) -> Instant {
+        waiting.since + self.stall() * OVERDUE
     }
 
     /// Waits no more. What was given meanwhile is given back.
@@ -195,6 +217,9 @@ impl ReadQueue {
     pub(super) fn release(&mut self, scan: u64, bytes: usize, beyond: bool, now: Instant) {
         let Some(there) = self.scans.get_mut(&scan) else { return };
         there.charged -= bytes;
+        if there.charged == 0 {
+            self.woken.extend(there.parked.take());
+        }
         if let Some(query) = there.query.and_then(|id| self.queries.get_mut(&id)) {
             query.charged -= bytes;
         }
@@ -230,7 +255,7 @@ impl ReadQueue {
     /// Lets in whoever may: those with the least first, by query, then by scan, then in the order in which they came.
     /// Whom to wake.
     pub(super) fn admit(&mut self, now: Instant) -> Vec<Waker> {
-        let mut wake = Vec::new();
+        let mut wake = std::mem::take(&mut self.woken);
         while let Some((&ticket, first)) = self.waiting.iter().min_by_key(|(ticket, w)| self.place(w.scan, **ticket)) {
             let Some(bytes) = self.fitting(first) else { break };
             self.moved = now;
@@ -241,7 +266,7 @@ impl ReadQueue {
         let starved: Vec<u64> = starved.map(|(ticket, _)| *ticket).collect();
         for ticket in starved {
             let waiting = &self.waiting[&ticket];
-            let least = self.part(LEAST);
+            let (least, is_overdue) = (self.part(LEAST), now >= self.overdue(waiting));
             let query = self.scans.get(&waiting.scan).and_then(|scan| scan.query);
             let query = query.and_then(|id| self.queries.get_mut(&id));
             // Each query has one read at least, and after a while each scan.
@@ -250,7 +275,7 @@ impl ReadQueue {
                 (Some(query), _) => query.charged == 0 || query.in_step,
                 (None, _) => false,
             };
-            if !is_due && !is_stalled {
+            if !is_due && !is_stalled && !is_overdue {
                 continue;
             }
             if let Some(query) = query.filter(|_| !is_due) {
@@ -279,7 +304,7 @@ impl ReadQueue {
 
     /// What one who waits gets if there is room for it.
     fn fitting(&self, waiting: &Waiting) -> Option<usize> {
-        let room = (self.limit + 2 * self.part(READ)).saturating_sub(self.used);
+        let room = self.limit.saturating_add(2 * self.part(READ)).saturating_sub(self.used);
         let size = self.size(waiting);
         match waiting.request {
             ReadRequest::Buffer => Some(size.min(room)).filter(|bytes| *bytes >= size / PARTS),
@@ -307,7 +332,7 @@ impl ReadQueue {
     }
 
     fn stall(&self) -> Duration {
-        STALL.max(self.latency * SLOW)
+        (self.latency * SLOW).clamp(STALL, LONGEST)
     }
 
     fn number(&mut self) -> u64 {

@@ -38,6 +38,7 @@ use super::row_id_field;
 use super::row_readers::is_plain;
 use super::row_windows::RowBytes;
 use crate::cache::{ReadRequest, ScanReads};
+use crate::task::driven;
 
 /// Fragments that are opened ahead at most.
 const FRAGMENTS: usize = 16;
@@ -123,7 +124,12 @@ impl FileScan {
         let (reads, figures) = (Arc::clone(&self.reads), self.figures.clone());
         let shared = Arc::new(self);
         let files = stream::iter(fragments)
-            .map(move |rows| OpenFile::open(Arc::clone(&shared), Arc::clone(&scheduler), rows).boxed())
+            .map(move |rows| {
+                let open = OpenFile::open(Arc::clone(&shared), Arc::clone(&scheduler), rows);
+                // Who reads the same metadata waits for this, and nobody polls it while the consumer takes its time.
+                async move { driven(open.boxed()).await.map_err(|error| LanceError::External { source: error.into() })? }
+                    .boxed()
+            })
             .buffered(parallelism.clamp(1, FRAGMENTS))
             .boxed();
         let planner = Planner { files, current: None, reads, figures, batch_size, place: 0, scan };
@@ -254,11 +260,8 @@ impl Planner {
             if start >= file.rows {
                 continue;
             }
-            // Whoever polls the stream polls this: it holds something if it may not go on, and goes on when that ends.
-            let may_go_on = |_: &mut Context<'_>| {
-                if self.reads.may_read_ahead(file.columns) { Poll::Ready(()) } else { Poll::Pending }
-            };
-            poll_fn(may_go_on).await;
+            // Whoever polls the stream polls this: it goes on when what is held gets less.
+            poll_fn(|cx| self.reads.poll_ahead(file.columns, cx)).await;
             let ends = file.columns * ENDS;
             let rest = file.bytes.rest(start) + ends;
             let charge = self.reads.admit(ReadRequest::Rows { rest, columns: file.columns }).await;

@@ -18,7 +18,7 @@ use super::handle::DatasetHandle;
 use crate::cache::{BlockCounts, IndexCache, IndexView, MemoryBudget, ReadBudget};
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
-use crate::store::{Recording, StoreOptions, from_lance, registry};
+use crate::store::{Reads, Recording, StoreOptions, from_lance, registry};
 
 /// Opens datasets with one set of storage options and one part of an index cache: the versions of a base, or one
 /// generation. Cheap to clone; clones share the part.
@@ -195,6 +195,11 @@ impl DatasetOpener {
     /// How often blocks of files were in the cache, and what it keeps.
     pub fn cache_counts(&self) -> BlockCounts {
         self.with.options.cache_counts()
+    }
+
+    /// What of files whose blocks are kept the stores were asked for.
+    pub fn all_reads(&self) -> Reads {
+        self.with.options.all_reads()
     }
 
     fn builder(&self, uri: &str) -> DatasetBuilder {

@@ -6,12 +6,15 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::job;
 use crate::dataset::DatasetOpener;
 use crate::error::{Error, ErrorKind};
 use crate::events::EventListener;
 use crate::manifest::ManifestStore;
+use crate::metrics::TableMetrics;
 use crate::store::{ObjectIo, Retry};
 use crate::task::Stop;
 use crate::version::{FlushRequest, GenerationWarmer, VersionControl};
@@ -27,6 +30,8 @@ pub struct FlushContext {
     pub control: Arc<VersionControl>,
     /// Who listens.
     pub events: Arc<dyn EventListener>,
+    /// Who is told figures.
+    pub metrics: Arc<TableMetrics>,
     /// Prepares generations before they are committed.
     pub warmer: Arc<dyn GenerationWarmer>,
 }
@@ -61,7 +66,15 @@ async fn flush_until_done(
     let retry = Retry::default();
     let mut attempt = 0;
     loop {
-        let error: Error = match job::flush(context, manifest, request).await {
+        let since = Instant::now();
+        let span = tracing::info_span!(
+            "lsm.flush",
+            table = context.io.uri(),
+            shard = %request.shard,
+            generation = %id,
+            rows = request.memtable.rows(),
+        );
+        let error: Error = match job::flush(context, manifest, request).instrument(span).await {
             Ok(generation) => {
                 let rows = generation.as_ref().map_or(0, |g| g.rows());
                 context.control.update(|version| {
@@ -75,6 +88,8 @@ async fn flush_until_done(
                         shard.generations.insert(0, generation);
                     }
                 });
+                // Before those who wait for it.
+                context.metrics.flushed(rows, since.elapsed());
                 request.listener.flushed(&request.memtable);
                 context.events.on_flush(request.shard, id, rows);
                 tracing::info!(shard = %request.shard, generation = %id, rows, "flushed a memtable");
@@ -85,6 +100,7 @@ async fn flush_until_done(
         };
         let finally = error.kind() == ErrorKind::Fenced;
         tracing::warn!(shard = %request.shard, generation = %id, %error, "a flush failed");
+        context.metrics.flush_failed();
         request.listener.flush_failed(&request.memtable, &error, finally);
         if finally || stop.is_set() {
             return false;

@@ -17,6 +17,7 @@ use arrow::array::RecordBatch;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use lance::Dataset;
+use tracing::{Instrument, Span};
 
 use crate::cache::{CacheCounts, IndexView};
 use crate::dataset::{DatasetHandle, DatasetOpener};
@@ -83,14 +84,21 @@ impl Generation {
         let uri = uri(table_uri, shard, &record.path);
         let own = opener.anew();
         let open = async {
-            let dataset = match summarised(&own, &uri).await {
-                Some(dataset) => dataset,
-                None => own.latest(&uri).await?.ok_or_else(|| {
-                    Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
+            let span = opening(table_uri, shard, record);
+            async {
+                let dataset = match summarised(&own, &uri).await {
+                    Some(dataset) => dataset,
+                    None => own.latest(&uri).await?.ok_or_else(|| {
+                        Error::corrupt(
+                            "a generation that the shard manifest names is missing: restore it from a backup",
+                        )
                         .with_context("generation", &uri)
-                })?,
-            };
-            Self::of(&own, dataset, record, schema).await
+                    })?,
+                };
+                Self::of(&own, dataset, record, schema).await
+            }
+            .instrument(span)
+            .await
         };
         opener.shared(&path, schema, Self::memory, open).await
     }
@@ -122,8 +130,13 @@ impl Generation {
         let path = TablePaths::generation_dir(shard, &record.path);
         let own = opener.anew();
         let open = async {
-            let dataset = own.version(&uri(table_uri, shard, &record.path), VERSION).await?;
-            Self::of(&own, dataset, record, schema).await
+            let span = opening(table_uri, shard, record);
+            async {
+                let dataset = own.version(&uri(table_uri, shard, &record.path), VERSION).await?;
+                Self::of(&own, dataset, record, schema).await
+            }
+            .instrument(span)
+            .await
         };
         opener.shared(&path, schema, Self::memory, open).await
     }
@@ -219,6 +232,11 @@ fn damaged(error: Error) -> Error {
         ErrorKind::Invalid => Error::corrupt("the keys of a generation cannot be read").with_source(error),
         _ => error,
     }
+}
+
+/// What traces the opening of a generation that is not open.
+fn opening(table: &str, shard: ShardId, record: &GenerationRecord) -> Span {
+    tracing::debug_span!("lsm.dataset.open", table, %shard, generation = %record.id)
 }
 
 /// Where a generation is.

@@ -368,6 +368,7 @@ impl ManifestStore {
                     .with_context("path", path)
                     .with_source(failure));
             }
+            self.io.retried();
             self.retry.pause(attempt).await;
             attempt += 1;
         }

@@ -67,10 +67,12 @@ impl ExecutionPlan for FirstMatchExec {
             (Arc::clone(&self.source), self.projection.clone(), Arc::clone(&self.schema));
         let probed = MetricBuilder::new(&self.metrics).counter("sources_probed", partition);
         let skipped = MetricBuilder::new(&self.metrics).counter("sources_skipped", partition);
+        let metrics = self.metrics.clone();
         let rows = stream::once(async move {
             let found = source.lookup(&projection, &schema).await.map_err(DataFusionError::from)?;
             probed.add(found.probed);
             skipped.add(found.skipped);
+            leaf::record(&found.work, &metrics, partition);
             Ok(found.rows)
         })
         .try_filter(|batch| future::ready(batch.num_rows() > 0));

@@ -13,6 +13,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, SendableRecordBatchStream,
 };
 use futures::{TryStreamExt, stream};
+use tracing::{Instrument, Span};
 
 use super::leaf;
 use crate::source::{Preparation, Work};
@@ -28,12 +29,20 @@ pub struct PrepareExec {
     metrics: ExecutionPlanMetricsSet,
     /// Whether a partition told the work, which is done once for all of them.
     told: Arc<AtomicBool>,
+    span: Span,
 }
 
 impl PrepareExec {
     /// `input` after `preparations`.
     pub fn new(input: Arc<dyn ExecutionPlan>, preparations: Vec<Arc<dyn Preparation>>) -> Self {
-        Self { input, preparations, metrics: ExecutionPlanMetricsSet::new(), told: Arc::default() }
+        let (metrics, told) = (ExecutionPlanMetricsSet::new(), Arc::default());
+        Self { input, preparations, metrics, told, span: Span::none() }
+    }
+
+    /// The same as a part of the search that `span` traces.
+    #[must_use]
+    pub fn within(self, span: Option<&Span>) -> Self {
+        Self { span: span.cloned().unwrap_or_else(Span::none), ..self }
     }
 }
 
@@ -70,7 +79,7 @@ impl ExecutionPlan for PrepareExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.pop()) {
-            (Some(input), None) => Ok(Arc::new(Self::new(input, self.preparations.clone()))),
+            (Some(input), None) => Ok(Arc::new(Self::new(input, self.preparations.clone()).within(Some(&self.span)))),
             _ => internal_err!("PrepareExec has one input"),
         }
     }
@@ -80,11 +89,12 @@ impl ExecutionPlan for PrepareExec {
             return internal_err!("PrepareExec has no partition {partition}");
         }
         let (input, preparations, metrics) = (Arc::clone(&self.input), self.preparations.clone(), self.metrics.clone());
-        let told = Arc::clone(&self.told);
+        let (told, search) = (Arc::clone(&self.told), self.span.clone());
         let rows = stream::once(async move {
             let mut work = Work::default();
             for preparation in preparations {
-                work.extend(&preparation.prepare().await.map_err(DataFusionError::from)?);
+                let span = tracing::debug_span!(parent: &search, "lsm.search.prepare", what = %preparation.label());
+                work.extend(&preparation.prepare().instrument(span).await.map_err(DataFusionError::from)?);
             }
             if !told.swap(true, Ordering::Relaxed) {
                 leaf::record(&work, &metrics, partition);
@@ -108,7 +118,8 @@ impl ExecutionPlan for PrepareExec {
     }
 
     fn reset_state(self: Arc<Self>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(Arc::clone(&self.input), self.preparations.clone())))
+        let anew = Self::new(Arc::clone(&self.input), self.preparations.clone());
+        Ok(Arc::new(anew.within(Some(&self.span))))
     }
 }
 

@@ -12,6 +12,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
 use futures::{TryStreamExt, future, stream};
+use tracing::{Instrument, Span};
 
 use super::leaf;
 use crate::source::TopKSource;
@@ -28,13 +29,20 @@ pub struct TopKExec {
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    span: Span,
 }
 
 impl TopKExec {
     /// A search; `projection` holds places in the logical schema and `schema` is that projection.
     pub fn new(source: Arc<dyn TopKSource>, projection: Vec<usize>, schema: SchemaRef) -> Self {
         let properties = leaf::properties(&schema, 1);
-        Self { source, projection, schema, properties, metrics: ExecutionPlanMetricsSet::new() }
+        Self { source, projection, schema, properties, metrics: ExecutionPlanMetricsSet::new(), span: Span::none() }
+    }
+
+    /// The same as a part of the search that `span` traces.
+    #[must_use]
+    pub fn within(self, span: Option<&Span>) -> Self {
+        Self { span: span.cloned().unwrap_or_else(Span::none), ..self }
     }
 }
 
@@ -67,9 +75,11 @@ impl ExecutionPlan for TopKExec {
         }
         let (source, projection, schema) =
             (Arc::clone(&self.source), self.projection.clone(), Arc::clone(&self.schema));
-        let metrics = self.metrics.clone();
+        let (metrics, search) = (self.metrics.clone(), self.span.clone());
         let rows = stream::once(async move {
-            let found = source.best(&projection, &schema).await.map_err(DataFusionError::from)?;
+            let span = tracing::debug_span!(parent: &search, "lsm.search.source", source = %source.label());
+            let best = source.best(&projection, &schema).instrument(span);
+            let found = best.await.map_err(DataFusionError::from)?;
             leaf::record(&found.work, &metrics, partition);
             Ok(found.rows)
         })
@@ -86,6 +96,7 @@ impl ExecutionPlan for TopKExec {
     }
 
     fn reset_state(self: Arc<Self>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(Arc::clone(&self.source), self.projection.clone(), Arc::clone(&self.schema))))
+        let anew = Self::new(Arc::clone(&self.source), self.projection.clone(), Arc::clone(&self.schema));
+        Ok(Arc::new(anew.within(Some(&self.span))))
     }
 }

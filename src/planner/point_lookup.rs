@@ -9,11 +9,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 
+use super::reading::Reading;
 use crate::block_list::BlockLists;
 use crate::error::Result;
 use crate::key::Keys;
 use crate::memtable::MemTableView;
-use crate::source::{Found, PointSource};
+use crate::source::{Found, PointSource, Work};
 use crate::version::{ShardVersion, Snapshot};
 
 /// A lookup of keys in a snapshot, for plans.
@@ -80,6 +81,7 @@ pub async fn lookup(
 ) -> Result<Found> {
     let images = snapshot.version().base.schema().key().of_columns(keys)?;
     let Located { mut places, missing, probed } = locate_fresh(snapshot, &images)?;
+    let readings = readings(snapshot, &places, !missing.is_empty());
     let from_base = match base_rows(snapshot, lists, &images, &missing).await? {
         InBase::At(rows) => {
             for (i, row) in rows {
@@ -95,7 +97,25 @@ pub async fn lookup(
     let sources = 1 + snapshot.shards().map(|(s, memtables)| memtables.len() + s.generations.len()).sum::<usize>();
     let probed = probed + usize::from(!missing.is_empty());
     let rows = gather(snapshot, &places, from_base, projection, schema).await?;
-    Ok(Found { rows, probed, skipped: sources - probed })
+    let mut work = Work::default();
+    readings.iter().for_each(|reading| reading.tell(&mut work));
+    Ok(Found { rows, probed, skipped: sources - probed, work })
+}
+
+/// What is read of the generations that have rows at `places`, and of the base if it is asked.
+fn readings<'a>(snapshot: &'a Snapshot, places: &[Option<Place>], asks_base: bool) -> Vec<Reading<'a>> {
+    let version = snapshot.version();
+    let of_generation = |place: &Place| match *place {
+        Place::Generation { shard, generation, .. } => Some((shard, generation)),
+        Place::MemTable { .. } | Place::Base { .. } => None,
+    };
+    let mut generations: Vec<(usize, usize)> = places.iter().flatten().filter_map(of_generation).collect();
+    generations.sort_unstable();
+    generations.dedup();
+    let generations =
+        generations.into_iter().map(move |(shard, place)| version.shards[shard].generations[place].handle());
+    let base = asks_base.then(|| version.base.handle());
+    generations.chain(base).map(|handle| Reading::begin(handle)).collect()
 }
 
 /// Whether each of `keys` (the key columns in key order, no NULL) has a live row.

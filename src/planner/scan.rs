@@ -7,6 +7,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::union::UnionExec;
+use tracing::Span;
 
 use super::dataset_search::DatasetSearch;
 use super::point_lookup::{PointLookup, projected};
@@ -46,6 +47,8 @@ pub struct ScanRequest<'a> {
     pub flat: Option<&'static str>,
     /// What must be known before rows are looked at.
     pub scorers: &'a [Arc<TextScorer>],
+    /// What traces the search.
+    pub span: Option<&'a Span>,
 }
 
 /// The rows that are wanted of each source, and their order.
@@ -58,6 +61,22 @@ pub enum Search {
 }
 
 impl Search {
+    /// What it is called where it is traced.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Vector(_) => "vector",
+            Self::Text(_) => "text",
+        }
+    }
+
+    /// How many rows are wanted.
+    pub(crate) fn k(&self) -> usize {
+        match self {
+            Self::Vector(search) => search.k,
+            Self::Text(ranking) => ranking.k,
+        }
+    }
+
     /// The best rows of a source that match `texts`; `None` if no index finds them.
     fn in_source(&self, source: &Source, texts: &Arc<[TextSearch]>) -> Option<Arc<dyn TopKSource>> {
         match (self, source) {
@@ -106,7 +125,7 @@ pub fn plan_scan(
         return Ok(rows);
     }
     let preparations = request.scorers.iter().map(|scorer| Arc::clone(scorer) as Arc<dyn Preparation>).collect();
-    Ok(Arc::new(PrepareExec::new(rows, preparations)))
+    Ok(Arc::new(PrepareExec::new(rows, preparations).within(request.span)))
 }
 
 fn plan_rows(
@@ -142,7 +161,7 @@ fn plan_rows(
     let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     for source in Source::all(snapshot, lists) {
         if let Some(best) = search.and_then(|search| search.in_source(&source, &texts)) {
-            arms.push(Arc::new(TopKExec::new(best, projection.to_vec(), Arc::clone(&schema))));
+            arms.push(Arc::new(TopKExec::new(best, projection.to_vec(), Arc::clone(&schema)).within(request.span)));
             continue;
         }
         let matches: Option<Arc<dyn RowSource>> = match &source {

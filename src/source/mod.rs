@@ -204,6 +204,8 @@ pub struct Found {
     pub probed: usize,
     /// Older sources that no key had to be asked of.
     pub skipped: usize,
+    /// What else it took.
+    pub work: Work,
 }
 
 /// The newest rows of some keys, as one snapshot sees them.

@@ -127,6 +127,11 @@ impl LsmEngine {
         slots.iter().filter_map(|slot| slot.try_lock().ok().and_then(|open| open.upgrade())).collect()
     }
 
+    /// Tells the recorders of all open tables their figures as they are now: see [`LsmTable::record_metrics`].
+    pub fn record_metrics(&self) {
+        self.tables().iter().for_each(|table| table.record_metrics());
+    }
+
     /// Closes every open table and waits for deletions that were begun.
     ///
     /// # Errors

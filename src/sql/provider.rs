@@ -185,7 +185,8 @@ impl LsmTableProvider {
         let search = self.engine_search(state, &all);
         let texts: Vec<TextSearch> = all.into_iter().filter_map(text::search_of).collect();
         let (search, scorers) = (search.as_ref(), self.scorers.as_slice());
-        let request = ScanRequest { projection, filters, limit, texts: &texts, search, flat: self.flat, scorers };
+        let (texts, flat) = (texts.as_slice(), self.flat);
+        let request = ScanRequest { projection, filters, limit, texts, search, flat, scorers, span: None };
         self.table.search(&snapshot, request)
     }
 

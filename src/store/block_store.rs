@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::Retry;
 use super::kept_blocks::KeptBlocks;
 use super::memory_store::MemoryStore;
-use super::reads::{DatasetReads, ReadCounters};
+use super::reads::{DatasetReads, ReadCounters, Reads};
 use super::recording::{Recorded, Recordings};
 use super::summary::{self, FileSummary, Part, Summary};
 use crate::cache::{BLOCK, BlockCache, BlockCounts, BlockReader, FileName};
@@ -124,6 +124,11 @@ impl BlockStores {
     /// Bytes that may be kept.
     pub(super) fn capacity(&self) -> u64 {
         self.0.reader.capacity()
+    }
+
+    /// What the stores were asked for, and how often again.
+    pub(super) fn all_reads(&self) -> Reads {
+        self.0.reads.all().get()
     }
 
     /// How often blocks were there, and what is kept of all stores with the same cache.
@@ -247,7 +252,7 @@ async fn whole(
     options: GetOptions,
     reads: &ReadCounters,
 ) -> Result<(ObjectMeta, Range<u64>, Attributes, Bytes)> {
-    asked(|| async {
+    asked(reads, || async {
         reads.asked();
         let result = store.get_opts(path, options.clone()).await?;
         let (meta, range, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
@@ -264,12 +269,13 @@ async fn whole(
 
 /// Asks until there is an answer, or it is clear that there will be none. Clients of stores in clouds try again for
 /// themselves, for long: what took them long is not repeated.
-async fn asked<T, Asking: Future<Output = Result<T>>>(ask: impl Fn() -> Asking) -> Result<T> {
+async fn asked<T, Asking: Future<Output = Result<T>>>(reads: &ReadCounters, ask: impl Fn() -> Asking) -> Result<T> {
     let (retry, since) = (Retry::default(), Instant::now());
     let mut attempt = 1;
     loop {
         match ask().await {
             Err(Error::Generic { .. }) if retry.again_after(attempt) && since.elapsed() < PATIENCE => {
+                reads.asked_again();
                 retry.pause(attempt).await;
                 attempt += 1;
             }
@@ -292,7 +298,7 @@ impl ObjectStore for BlockStore {
             && options.if_unmodified_since.is_none()
             && options.version.is_none();
         if !is_plain || !is_immutable(location) {
-            return asked(|| self.inner.get_opts(location, options.clone())).await;
+            return asked(self.shared.reads.all(), || self.inner.get_opts(location, options.clone())).await;
         }
         let file = self.file(location);
         let Some(meta) = self.shared.files.get(&file).await else {
@@ -302,7 +308,7 @@ impl ObjectStore for BlockStore {
                     reads.asked();
                     self.inner.get_opts(location, options.clone())
                 };
-                let result = asked(head).await?;
+                let result = asked(&reads, head).await?;
                 self.shared.recordings.note(&file, result.meta.size, 0..0);
                 self.shared.files.insert(file, Arc::new(result.meta.clone())).await;
                 return Ok(result);
@@ -386,7 +392,7 @@ impl ObjectStore for BlockStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        asked(|| self.inner.list_with_delimiter(prefix)).await
+        asked(self.shared.reads.all(), || self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

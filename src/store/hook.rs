@@ -71,6 +71,8 @@ pub struct IoCounts {
     pub bytes_read: u64,
     /// Bytes given to be written.
     pub bytes_written: u64,
+    /// Requests of these that repeat one which failed.
+    pub retries: u64,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +84,7 @@ pub(super) struct Counters {
     deletes: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    retries: AtomicU64,
 }
 
 impl Counters {
@@ -111,6 +114,10 @@ impl Counters {
         self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn get(&self) -> IoCounts {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         IoCounts {
@@ -121,6 +128,7 @@ impl Counters {
             deletes: get(&self.deletes),
             bytes_read: get(&self.bytes_read),
             bytes_written: get(&self.bytes_written),
+            retries: get(&self.retries),
         }
     }
 }

@@ -106,6 +106,11 @@ impl ObjectIo {
         self.counters.get()
     }
 
+    /// What failed is tried again.
+    pub(crate) fn retried(&self) {
+        self.counters.retried();
+    }
+
     /// The object, or `None` if there is none.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::block_store::BlockStores;
 use super::failure::{from_lance, from_object_store};
-use super::reads::ReadCounters;
+use super::reads::{ReadCounters, Reads};
 use super::recording::Recorded;
 use super::registry;
 use super::summary::{self, Summary};
@@ -53,6 +53,11 @@ impl StoreOptions {
     /// How often blocks were in the cache, and what it keeps.
     pub fn cache_counts(&self) -> BlockCounts {
         self.blocks.as_ref().map(|blocks| blocks.counts()).unwrap_or_default()
+    }
+
+    /// What of files whose blocks are kept the stores were asked for.
+    pub fn all_reads(&self) -> Reads {
+        self.blocks.as_ref().map(|blocks| blocks.all_reads()).unwrap_or_default()
     }
 
     /// How many bytes of what is at `uri` may be kept in blocks.

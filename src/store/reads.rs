@@ -18,6 +18,8 @@ pub struct Reads {
     pub bytes: u64,
     /// Blocks that were in memory.
     pub hits: u64,
+    /// How often the store was asked again.
+    pub retries: u64,
 }
 
 impl Reads {
@@ -34,6 +36,7 @@ impl Reads {
             requests: self.requests - before.requests,
             bytes: self.bytes - before.bytes,
             hits: self.hits - before.hits,
+            retries: self.retries - before.retries,
         }
     }
 }
@@ -44,41 +47,62 @@ pub struct ReadCounters {
     requests: AtomicU64,
     bytes: AtomicU64,
     hits: AtomicU64,
+    retries: AtomicU64,
+    /// What counts the same beside others.
+    all: Option<Arc<ReadCounters>>,
 }
 
 impl ReadCounters {
     /// What was read so far.
     pub fn get(&self) -> Reads {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Reads { requests: get(&self.requests), bytes: get(&self.bytes), hits: get(&self.hits) }
+        Reads {
+            requests: get(&self.requests),
+            bytes: get(&self.bytes),
+            hits: get(&self.hits),
+            retries: get(&self.retries),
+        }
     }
 
     pub(super) fn asked(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.add(|counters| &counters.requests, 1);
+    }
+
+    pub(super) fn asked_again(&self) {
+        self.add(|counters| &counters.retries, 1);
     }
 
     pub(super) fn came(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.add(|counters| &counters.bytes, bytes);
     }
 
     pub(super) fn hit(&self, blocks: u64) {
-        self.hits.fetch_add(blocks, Ordering::Relaxed);
+        self.add(|counters| &counters.hits, blocks);
+    }
+
+    fn add(&self, counter: impl Fn(&Self) -> &AtomicU64, much: u64) {
+        for counters in [Some(self), self.all.as_deref()].into_iter().flatten() {
+            counter(counters).fetch_add(much, Ordering::Relaxed);
+        }
     }
 }
 
 /// The counters of datasets that are open, by the names of their directories.
 #[derive(Debug, Default)]
-pub(super) struct DatasetReads(RwLock<HashMap<String, Weak<ReadCounters>>>);
+pub(super) struct DatasetReads {
+    open: RwLock<HashMap<String, Weak<ReadCounters>>>,
+    all: Arc<ReadCounters>,
+}
 
 impl DatasetReads {
     /// The counters of the dataset in the directory with this name; handles of one dataset share them.
     pub(super) fn open(&self, dir: String) -> Arc<ReadCounters> {
-        let mut all = self.0.write();
+        let mut all = self.open.write();
         if let Some(there) = all.get(&dir).and_then(Weak::upgrade) {
             return there;
         }
         all.retain(|_, counters| counters.strong_count() > 0);
-        let counters = Arc::default();
+        let counters = self.more();
         all.insert(dir, Arc::downgrade(&counters));
         counters
     }
@@ -86,7 +110,16 @@ impl DatasetReads {
     /// Those of the dataset that the file with this name belongs to; others if that is not open.
     pub(super) fn of_file(&self, name: &str) -> Arc<ReadCounters> {
         let end = PARTS.iter().filter_map(|part| name.rfind(part)).max();
-        end.and_then(|end| self.0.read().get(&name[..end])?.upgrade()).unwrap_or_default()
+        end.and_then(|end| self.open.read().get(&name[..end])?.upgrade()).unwrap_or_else(|| self.more())
+    }
+
+    /// Those of all datasets, and of what is asked for beside them.
+    pub(super) fn all(&self) -> &Arc<ReadCounters> {
+        &self.all
+    }
+
+    fn more(&self) -> Arc<ReadCounters> {
+        Arc::new(ReadCounters { all: Some(Arc::clone(&self.all)), ..ReadCounters::default() })
     }
 }
 
@@ -112,8 +145,13 @@ mod tests {
         base.came(7);
         let before = base.get();
         base.hit(3);
-        assert_eq!(base.get().since(before), Reads { requests: 0, bytes: 0, hits: 3 });
+        assert_eq!(base.get().since(before), Reads { hits: 3, ..Reads::default() });
         drop(base);
         assert_eq!(all.open("0/s/data/t".into()).get(), Reads::default(), "nobody counted any more");
+        assert_eq!(
+            all.all().get(),
+            Reads { requests: 2, bytes: 7, hits: 3, retries: 0 },
+            "those that are gone as well"
+        );
     }
 }

@@ -6,6 +6,8 @@ use std::sync::{Arc, Weak};
 
 use futures::future::try_join_all;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::handle::{LsmTable, Parts};
 use crate::base::{AdoptSpec, BaseTable, CreateSpec};
@@ -20,6 +22,7 @@ use crate::ids::{GenerationId, WalPosition};
 use crate::index_spec::IndexSpec;
 use crate::manifest::ManifestStore;
 use crate::memtable::{MemTable, RowIndexFactory};
+use crate::metrics::{MetricsRecorder, TableMetrics};
 use crate::schema::TableSchema;
 use crate::settings::{Access, Settings};
 use crate::store::{IoHook, ObjectIo, StoreOptions, TablePaths};
@@ -34,6 +37,8 @@ pub struct Components {
     pub clock: Arc<dyn Clock>,
     /// Who listens.
     pub events: Arc<dyn EventListener>,
+    /// Who is told figures; the process's recorder by default.
+    pub metrics: MetricsRecorder,
     /// Stands between the table and its objects.
     pub io_hook: Option<Arc<dyn IoHook>>,
     /// What all tables that share it may hold together; the process's by default.
@@ -58,6 +63,7 @@ impl Default for Components {
         Self {
             clock: Arc::new(SystemClock),
             events: Arc::new(NoEvents),
+            metrics: MetricsRecorder::default(),
             io_hook: None,
             budget: MemoryBudget::global(),
             index_cache: IndexCache::global(),
@@ -162,6 +168,13 @@ impl TableBuilder {
     /// `Invalid` if a setting is wrong, there is no table, or it has another schema; `Corrupt` if the base is damaged
     /// (damage of a shard is told by those who read it); `Unavailable` if the storage fails.
     pub async fn open(self) -> Result<Arc<LsmTable>> {
+        let (since, span) = (Instant::now(), tracing::info_span!("lsm.open", table = self.uri.as_str()));
+        let table = Box::pin(self.open_now()).instrument(span).await?;
+        table.context.metrics.opened(since.elapsed());
+        Ok(table)
+    }
+
+    async fn open_now(self) -> Result<Arc<LsmTable>> {
         let mut explicit = self.settings.clone().unwrap_or_default();
         for (name, value) in &self.options {
             explicit.set(name, value)?;
@@ -318,7 +331,8 @@ impl TableBuilder {
     }
 
     async fn start_table(self, io: ObjectIo, base: Arc<BaseTable>, settings: Settings) -> Result<Arc<LsmTable>> {
-        let Components { clock, events, budget, read_budget, indexes, warmer, .. } = self.components;
+        let Components { clock, events, metrics, budget, read_budget, indexes, warmer, .. } = self.components;
+        let metrics = Arc::new(TableMetrics::new(&metrics, io.uri()));
         if let Some(limit) = settings.read_budget {
             read_budget.set_limit(limit.as_usize());
         }
@@ -351,6 +365,7 @@ impl TableBuilder {
             settings: settings.clone(),
             clock: Arc::clone(&clock),
             events: Arc::clone(&events),
+            metrics: Arc::clone(&metrics),
             schema,
             health: supervisor.health(),
             publisher: Publisher::new(Arc::clone(&control)),
@@ -381,8 +396,7 @@ impl TableBuilder {
             inboxes.push((manifest, inbox));
         }
         // A group commit that ends hands memtables over: the flushers start first and stop last.
-        let flush =
-            FlushContext { io: io.clone(), opener, control: Arc::clone(&control), events: Arc::clone(&events), warmer };
+        let flush = FlushContext { io: io.clone(), opener, control: Arc::clone(&control), events, metrics, warmer };
         for (manifest, inbox) in inboxes {
             let flush = flush.clone();
             supervisor.spawn_until("flusher", |stop| flush::run(flush, manifest, inbox, stop));

@@ -10,6 +10,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Mutex;
+use tracing::Instrument;
 
 use super::builder::TableBuilder;
 use super::keys;
@@ -130,7 +131,9 @@ impl LsmTable {
     /// # Errors
     /// `Invalid` if the rows are not the table's; as [`Statement::finish`].
     pub async fn put(self: &Arc<Self>, rows: RecordBatch) -> Result<u64> {
-        self.put_no_wait(rows).await?.wait().await
+        let mut statement = self.begin(StatementKind::Upsert, None, None);
+        statement.push(rows).await?;
+        statement.finish().await
     }
 
     /// As [`put`](Self::put), but returns as soon as the rows are accepted.
@@ -151,7 +154,7 @@ impl LsmTable {
     pub async fn delete(self: &Arc<Self>, keys: RecordBatch) -> Result<u64> {
         let mut statement = self.begin(StatementKind::Delete, None, None);
         statement.push(keys).await?;
-        statement.submit().await?.wait().await
+        statement.finish().await
     }
 
     /// Begins a statement that decides on what `snapshot` shows (without one, on nothing) and is acknowledged as `ack`
@@ -232,6 +235,10 @@ impl LsmTable {
     /// # Errors
     /// As there.
     pub fn search(&self, snapshot: &Arc<Snapshot>, request: ScanRequest<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let span = request
+            .search
+            .map(|search| tracing::debug_span!("lsm.search", table = self.uri(), kind = search.kind(), k = search.k()));
+        let request = ScanRequest { span: span.as_ref(), ..request };
         planner::plan_scan(snapshot, self.control.block_lists(), request)
     }
 
@@ -375,14 +382,22 @@ struct Refresh {
 }
 
 impl Refresh {
-    /// Looks at everything, whatever fails, and tells the first failure.
+    /// Looks at everything, whatever is wrong, and tells the first failure. Unless the base cannot be looked at: another
+    /// table may be there, whose shards have the same names.
     async fn run(&self) -> Result<()> {
+        let span = tracing::debug_span!("lsm.refresh", table = self.context.io.uri());
+        self.run_now().instrument(span).await
+    }
+
+    async fn run_now(&self) -> Result<()> {
         let result = self.context.refresh_base().await;
-        if let Err(error) = &result
-            && error.kind() == ErrorKind::Fenced
-        {
-            self.shards.lose(error);
-            return result;
+        match &result {
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                self.shards.lose(error);
+                return result;
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => return result,
+            _ => {}
         }
         let refreshing: Vec<_> = self.shards.shards().iter().map(|shard| shard.refresh()).collect();
         let refreshed: Vec<Result<()>> = stream::iter(refreshing).buffered(SHARDS).collect().await;

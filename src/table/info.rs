@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::handle::LsmTable;
 use crate::error::Result;
 use crate::ids::{GenerationId, ShardId};
+use crate::metrics::MetricKind;
 use crate::writer::Role;
 
 /// One source of a table.
@@ -70,6 +71,8 @@ pub struct Metric {
     pub value: u64,
     /// `count`, `rows` or `bytes`.
     pub unit: &'static str,
+    /// Whether it is how much there is now or a sum, and since when.
+    pub kind: MetricKind,
 }
 
 impl LsmTable {
@@ -177,37 +180,51 @@ impl LsmTable {
             self.control.with(|v| v.shards.iter().flat_map(|s| &s.generations).map(|g| g.memory()).sum());
         let opener = self.control.with(|v| v.base.opener().clone());
         let (datasets, indexes) = (opener.datasets().counts(), opener.index_cache().counts());
-        let metric = |name, value, unit| Metric { name, value, unit };
+        let reads = self.context.opener.all_reads();
+        let now = |name, value, unit| Metric { name, value, unit, kind: MetricKind::Now };
+        let of_table = |name, value, unit| Metric { name, value, unit, kind: MetricKind::OfTable };
+        let of_process = |name, value, unit| Metric { name, value, unit, kind: MetricKind::OfProcess };
         vec![
-            metric("lsm.writer.writes", writes, "count"),
-            metric("lsm.writer.rows", rows, "rows"),
-            metric("lsm.memtable.memory", memtables as u64, "bytes"),
-            metric("lsm.generation.memory", generation_keys as u64, "bytes"),
-            metric("lsm.block_list.base_keys", self.control.block_lists().memory() as u64, "bytes"),
-            metric("lsm.cache.bytes", cache.bytes, "bytes"),
-            metric("lsm.cache.hits", cache.hits, "count"),
-            metric("lsm.cache.misses", cache.misses, "count"),
-            metric("lsm.budget.used", self.context.budget.used() as u64, "bytes"),
-            metric("lsm.budget.limit", self.context.budget.limit() as u64, "bytes"),
-            metric("lsm.dataset_cache.hits", datasets.hits, "count"),
-            metric("lsm.dataset_cache.misses", datasets.misses, "count"),
-            metric("lsm.dataset_cache.loads", datasets.loads, "count"),
-            metric("lsm.dataset_cache.bytes", datasets.bytes, "bytes"),
-            metric("lsm.index_cache.hits", indexes.hits, "count"),
-            metric("lsm.index_cache.misses", indexes.misses, "count"),
-            metric("lsm.index_cache.loads", indexes.loads, "count"),
-            metric("lsm.index_cache.bytes", indexes.bytes, "bytes"),
-            metric("lsm.read.used", self.context.read_budget.used() as u64, "bytes"),
-            metric("lsm.read.peak", self.context.read_budget.peak() as u64, "bytes"),
-            metric("lsm.read.limit", self.context.read_budget.limit() as u64, "bytes"),
-            metric("lsm.read.waiting", self.context.read_budget.waiting() as u64, "count"),
-            metric("lsm.store.bytes_read", io.bytes_read, "bytes"),
-            metric("lsm.store.bytes_written", io.bytes_written, "bytes"),
-            metric("lsm.store.gets", io.gets, "count"),
-            metric("lsm.store.heads", io.heads, "count"),
-            metric("lsm.store.lists", io.lists, "count"),
-            metric("lsm.store.puts", io.puts, "count"),
-            metric("lsm.store.deletes", io.deletes, "count"),
+            of_table("lsm.writer.writes", writes, "count"),
+            of_table("lsm.writer.rows", rows, "rows"),
+            now("lsm.memtable.memory", memtables as u64, "bytes"),
+            now("lsm.generation.memory", generation_keys as u64, "bytes"),
+            now("lsm.block_list.base_keys", self.control.block_lists().memory() as u64, "bytes"),
+            now("lsm.cache.bytes", cache.bytes, "bytes"),
+            of_process("lsm.cache.hits", cache.hits, "count"),
+            of_process("lsm.cache.misses", cache.misses, "count"),
+            of_process("lsm.cache.requests", reads.requests, "count"),
+            of_process("lsm.cache.bytes_read", reads.bytes, "bytes"),
+            of_process("lsm.cache.retries", reads.retries, "count"),
+            now("lsm.budget.used", self.context.budget.used() as u64, "bytes"),
+            now("lsm.budget.limit", self.context.budget.limit() as u64, "bytes"),
+            of_process("lsm.dataset_cache.hits", datasets.hits, "count"),
+            of_process("lsm.dataset_cache.misses", datasets.misses, "count"),
+            of_process("lsm.dataset_cache.loads", datasets.loads, "count"),
+            now("lsm.dataset_cache.bytes", datasets.bytes, "bytes"),
+            of_process("lsm.index_cache.hits", indexes.hits, "count"),
+            of_process("lsm.index_cache.misses", indexes.misses, "count"),
+            of_process("lsm.index_cache.loads", indexes.loads, "count"),
+            now("lsm.index_cache.bytes", indexes.bytes, "bytes"),
+            now("lsm.read.used", self.context.read_budget.used() as u64, "bytes"),
+            now("lsm.read.peak", self.context.read_budget.peak() as u64, "bytes"),
+            now("lsm.read.limit", self.context.read_budget.limit() as u64, "bytes"),
+            now("lsm.read.waiting", self.context.read_budget.waiting() as u64, "count"),
+            of_process("lsm.read.waits", self.context.read_budget.waits(), "count"),
+            of_table("lsm.store.bytes_read", io.bytes_read, "bytes"),
+            of_table("lsm.store.bytes_written", io.bytes_written, "bytes"),
+            of_table("lsm.store.gets", io.gets, "count"),
+            of_table("lsm.store.heads", io.heads, "count"),
+            of_table("lsm.store.lists", io.lists, "count"),
+            of_table("lsm.store.puts", io.puts, "count"),
+            of_table("lsm.store.deletes", io.deletes, "count"),
+            of_table("lsm.store.retries", io.retries, "count"),
         ]
+    }
+
+    /// Tells the recorder of the table's [components](super::Components) the figures of [`metrics`](Self::metrics) as they
+    /// are now: to be called before what was recorded is looked at.
+    pub fn record_metrics(&self) {
+        self.metrics().iter().for_each(|metric| self.context.metrics.tell(metric.name, metric.value, metric.kind));
     }
 }

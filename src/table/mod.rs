@@ -19,6 +19,7 @@ pub use statement::{Statement, StatementKind};
 pub use warm::Warmed;
 
 pub use crate::base::{AdoptSpec, CreateSpec};
+pub use crate::metrics::{MetricKind, MetricsRecorder};
 pub use crate::planner::{FilterSupport, ScanRequest, Search, TextRanking, TextScorer, VectorSearch, source_names};
 pub use crate::text_search::{TextAnalyzer, TextColumn, TextSearch};
 pub use crate::version::Snapshot;

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::EmptyRecordBatchStream;
+use tracing::Instrument;
 
 use super::handle::LsmTable;
 use crate::error::{Error, ErrorKind, Result};
@@ -95,6 +96,11 @@ impl LsmTable {
     }
 
     async fn replace_paused(&self, rows: SendableRecordBatchStream) -> Result<u64> {
+        let span = tracing::info_span!("lsm.replace", table = self.uri());
+        self.replace_now(rows).instrument(span).await
+    }
+
+    async fn replace_now(&self, rows: SendableRecordBatchStream) -> Result<u64> {
         let mut compacted: Vec<(ShardId, GenerationId)> = Vec::new();
         for shard in self.shards.shards() {
             shard.freeze();

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use tokio::time::Instant;
+use tracing::{Instrument, Span, field};
 
 use super::handle::LsmTable;
 use crate::base;
@@ -61,12 +63,15 @@ pub struct Statement {
     written: u64,
     /// Keys that an INSERT which may not replace has written so far.
     own_keys: HashSet<Vec<u8>>,
+    since: Instant,
+    span: Span,
 }
 
 impl Statement {
     pub(super) fn new(table: Arc<LsmTable>, kind: StatementKind, snapshot: Option<Arc<Snapshot>>, ack: Ack) -> Self {
         let schema = table.table_schema();
         let shards = table.shards.shards().len();
+        let span = tracing::debug_span!("lsm.statement", table = table.uri(), kind = ?kind, rows = field::Empty);
         Self {
             table,
             schema,
@@ -77,6 +82,8 @@ impl Statement {
             collected_bytes: 0,
             written: 0,
             own_keys: HashSet::new(),
+            since: Instant::now(),
+            span,
         }
     }
 
@@ -85,6 +92,12 @@ impl Statement {
     /// # Errors
     /// `Invalid` if the rows are not the table's; as [`finish`](Self::finish) if the buffer is full.
     pub async fn push(&mut self, rows: RecordBatch) -> Result<()> {
+        let span = self.span.clone();
+        let pushed = self.collect(rows).instrument(span).await;
+        pushed.inspect_err(|_| self.table.context.metrics.statement_failed())
+    }
+
+    async fn collect(&mut self, rows: RecordBatch) -> Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
         }
@@ -102,8 +115,7 @@ impl Statement {
             self.collected_bytes += bytes;
         }
         if self.collected_bytes >= BUFFERED_UNITS * self.table.settings.statement_unit.as_usize() {
-            let pending = self.write().await?;
-            self.settle(pending).await?;
+            self.write_and_settle().await?;
         }
         Ok(())
     }
@@ -115,15 +127,26 @@ impl Statement {
     /// may not replace it; `Fenced`, `Backpressure`, `Indeterminate`, `Unavailable` as [`ErrorKind`] says. A statement
     /// that was larger than its buffer may have left rows: the error says how many.
     pub async fn finish(mut self) -> Result<u64> {
+        let span = self.span.clone();
+        let finished = self.write_and_settle().instrument(span).await;
+        match &finished {
+            Ok(()) => self.table.context.metrics.statement_done(self.since.elapsed()),
+            Err(_) => self.table.context.metrics.statement_failed(),
+        }
+        self.span.record("rows", self.written);
+        finished.map(|()| self.written)
+    }
+
+    async fn write_and_settle(&mut self) -> Result<()> {
         let pending = self.write().await?;
-        self.settle(pending).await?;
-        Ok(self.written)
+        self.settle(pending).await
     }
 
     /// As [`finish`](Self::finish), but returns as soon as the rows are accepted.
     pub(super) async fn submit(mut self) -> Result<PendingWrite> {
-        let pending = self.write().await?;
-        Ok(pending.behind(self.written))
+        let span = self.span.clone();
+        let pending = self.write().instrument(span).await;
+        Ok(pending.inspect_err(|_| self.table.context.metrics.statement_failed())?.behind(self.written))
     }
 
     async fn settle(&mut self, pending: PendingWrite) -> Result<()> {

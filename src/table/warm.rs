@@ -1,6 +1,7 @@
 //! Reading ahead of queries.
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tracing::Instrument;
 
 use super::handle::LsmTable;
 use crate::error::Result;
@@ -33,6 +34,11 @@ impl LsmTable {
 
 /// What [`LsmTable::warm`] does.
 pub(super) async fn warm_all(context: &WriterContext, warmth: Warmth) -> Result<Warmed> {
+    let span = tracing::info_span!("lsm.warm", table = context.io.uri(), warmth = ?warmth);
+    warm_sources(context, warmth).instrument(span).await
+}
+
+async fn warm_sources(context: &WriterContext, warmth: Warmth) -> Result<Warmed> {
     let version = context.control.current();
     let generations = version.shards.iter().flat_map(|s| s.generations.iter().map(move |g| (s.shard, g)));
     let mut generations: Vec<_> = generations.collect();

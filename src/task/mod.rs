@@ -11,6 +11,8 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use tokio::task::JoinSet;
+
 use crate::error::{Error, Result};
 
 /// Runs blocking work (file I/O, long computations) off the async workers.
@@ -32,6 +34,29 @@ where
             Ok(panic) => Err(Error::internal(format!("blocking work panicked: {}", panic_message(panic.as_ref())))),
             Err(error) => Err(Error::closed("the runtime is shutting down").with_source(error)),
         },
+    }
+}
+
+/// Does what must go on whether or not its caller goes on to poll it, such as what others wait for; it ends when the caller
+/// stops waiting.
+///
+/// # Errors
+/// `Internal` if it panics; `Closed` if the runtime is shutting down.
+pub async fn driven<T, F>(work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    // Dropped, it aborts what it runs.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(work);
+    match tasks.join_next().await {
+        Some(Ok(done)) => Ok(done),
+        Some(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => Err(Error::internal(format!("a task panicked: {}", panic_message(panic.as_ref())))),
+            Err(error) => Err(Error::closed("the runtime is shutting down").with_source(error)),
+        },
+        None => Err(Error::internal("a task is gone")),
     }
 }
 
@@ -97,6 +122,34 @@ mod tests {
         let error = blocking::<(), _>(|| panic!("boom {}", 1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
         assert!(error.message().contains("boom 1"));
+    }
+
+    #[tokio::test]
+    async fn driven_work_goes_on_unpolled_and_ends_with_who_waits_for_it() {
+        let (send, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let gate = std::sync::Arc::new(tokio::sync::Notify::new());
+        let work = |gate: &std::sync::Arc<tokio::sync::Notify>| {
+            let (gate, send) = (std::sync::Arc::clone(gate), send.clone());
+            Box::pin(driven(async move {
+                send.send("begun").unwrap();
+                gate.notified().await;
+                send.send("done").unwrap();
+                7
+            }))
+        };
+        let mut waiting = work(&gate);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(received.recv().await, Some("begun"));
+        gate.notify_one();
+        assert_eq!(received.recv().await, Some("done"), "nobody polled it");
+        assert_eq!(waiting.await.unwrap(), 7);
+        let mut stopped = work(&gate);
+        assert!(futures::poll!(&mut stopped).is_pending());
+        assert_eq!(received.recv().await, Some("begun"));
+        drop((stopped, send));
+        assert_eq!(received.recv().await, None);
+        let error = driven(async { panic!("boom {}", 2) }).await.map(|()| 0).unwrap_err();
+        assert!(error.kind() == ErrorKind::Internal && error.message().contains("boom 2"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
+use tracing::Instrument;
 
 use super::control::{Version, VersionControl};
 use crate::base::BaseTable;
@@ -123,7 +124,8 @@ pub async fn warm(
     generation: &Arc<Generation>,
     control: &Arc<VersionControl>,
 ) {
-    let warming = AssertUnwindSafe(warmer.warm(shard, generation, control)).catch_unwind();
+    let span = tracing::debug_span!("lsm.warm.generation", %shard, generation = %generation.id());
+    let warming = AssertUnwindSafe(warmer.warm(shard, generation, control)).catch_unwind().instrument(span);
     let error = match tokio::time::timeout(PATIENCE, warming).await {
         Ok(Ok(Ok(()))) => return,
         Ok(Ok(Err(error))) => error,

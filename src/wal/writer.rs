@@ -75,6 +75,7 @@ impl WalWriter {
                 return Err(self.give_up(entry, failure));
             }
             tracing::debug!(shard = %self.shard, position = %self.next, attempt, error = %failure, "a WAL write is retried");
+            self.io.retried();
             self.retry.pause(attempt).await;
             attempt += 1;
         }

@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+use tracing::Instrument;
+
 use super::shard::ShardWriter;
 use super::status::Role;
 use crate::error::{Error, ErrorKind, Result};
@@ -43,10 +46,16 @@ impl ShardWriter {
         if let Some(epoch) = self.claimed()? {
             return Ok(epoch);
         }
+        let span = tracing::info_span!("lsm.claim", table = self.context.io.uri(), shard = %self.shard);
+        self.claim_now().instrument(span).await
+    }
+
+    async fn claim_now(self: &Arc<Self>) -> Result<Epoch> {
         let _one_at_a_time = self.claiming.lock().await;
         if let Some(epoch) = self.claimed()? {
             return Ok(epoch);
         }
+        let since = Instant::now();
         if self.context.settings.access == Access::Read {
             return Err(Error::invalid(
                 "the table was opened with 'lsm.access' = 'read': open it for writing to write",
@@ -80,7 +89,10 @@ impl ShardWriter {
         {
             self.fail(&[], error.clone());
         }
-        result.map(|()| epoch)
+        result.map(|()| {
+            self.context.metrics.claimed(since.elapsed());
+            epoch
+        })
     }
 
     fn claimed(&self) -> Result<Option<Epoch>> {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use futures::future::{BoxFuture, join, try_join};
 use futures::{StreamExt, TryStreamExt, stream};
+use tracing::Instrument;
 
 use super::shard::{Core, ShardWriter, Slot};
 use super::status::Role;
@@ -34,6 +35,11 @@ impl ShardWriter {
     /// `Fenced` if an entry is of a later epoch than `epoch`; `Corrupt`, naming the object, if something is damaged;
     /// `Unavailable` if the storage fails.
     pub(super) async fn catch_up(self: &Arc<Self>, epoch: Option<Epoch>, known: WalPosition) -> Result<()> {
+        let span = tracing::debug_span!("lsm.replay", table = self.context.io.uri(), shard = %self.shard);
+        self.catch_up_now(epoch, known).instrument(span).await
+    }
+
+    async fn catch_up_now(self: &Arc<Self>, epoch: Option<Epoch>, known: WalPosition) -> Result<()> {
         let manifest = self.manifest.latest().await?;
         Box::pin(self.follow(manifest, epoch, known)).await
     }
@@ -130,6 +136,12 @@ impl ShardWriter {
                 key_bytes: table.primary_key_bytes,
             };
             let known = known.iter().find(|g| g.id() == record.id).cloned();
+            // Shards of whatever table is here have the same names; generations have random ones.
+            if known.as_ref().is_some_and(|known| known.record().path != record.path) {
+                return Err(Error::fenced("the table was dropped: if it was created again, open it again")
+                    .with_context("location", self.context.io.uri())
+                    .with_context("shard", self.shard));
+            }
             let (context, shard) = (Arc::clone(&self.context), self.shard);
             opening.push(Box::pin(async move {
                 match known {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::index_set::IndexSet;
 use super::outcome::Outcome;
@@ -23,6 +24,7 @@ use crate::events::EventListener;
 use crate::ids::{GenerationId, ShardId, WalPosition};
 use crate::manifest::ManifestStore;
 use crate::memtable::MemTable;
+use crate::metrics::TableMetrics;
 use crate::schema::TableSchema;
 use crate::settings::{Settings, Warmth};
 use crate::store::ObjectIo;
@@ -48,6 +50,8 @@ pub struct WriterContext {
     pub clock: Arc<dyn Clock>,
     /// Who listens.
     pub events: Arc<dyn EventListener>,
+    /// Who is told figures.
+    pub metrics: Arc<TableMetrics>,
     /// The columns.
     pub schema: Arc<TableSchema>,
     /// Whether the table's tasks are alive.
@@ -206,8 +210,9 @@ pub(super) struct Core {
     pub(super) last_position: WalPosition,
     /// What was moved aside since the table was opened.
     pub(super) quarantined: Vec<QuarantineReport>,
-    /// Memtables that were frozen and how many rows they have, for the listener: told without this lock.
-    pub(super) frozen: Vec<(GenerationId, usize)>,
+    /// Memtables that were frozen, how many rows they have and how long that took, for those who listen: told without
+    /// this lock.
+    pub(super) frozen: Vec<(GenerationId, usize, Duration)>,
 }
 
 impl Core {
@@ -398,15 +403,16 @@ impl ShardWriter {
 
     /// Freezes the active memtable: swaps in an empty one for generation `next`.
     pub(super) fn freeze_active(&self, core: &mut Core, next: GenerationId) {
+        let since = Instant::now();
         let old = Arc::clone(core.active());
         old.freeze();
         let active = self.context.memtable(next);
         core.slots.push_back(Slot::new(Arc::clone(&active)));
-        core.frozen.push((old.generation(), old.rows()));
         self.context.control.update(|version| {
             let shard = &mut version.shards[self.index];
             shard.frozen.insert(0, std::mem::replace(&mut shard.active, active));
         });
+        core.frozen.push((old.generation(), old.rows(), since.elapsed()));
         // Its indexes are complete once they have its rows.
         self.index_wake.notify_waiters();
     }
@@ -414,7 +420,12 @@ impl ShardWriter {
     /// Tells the listener of memtables that were frozen.
     pub(super) fn tell_frozen(&self) {
         let frozen = std::mem::take(&mut self.core.lock().frozen);
-        frozen.into_iter().for_each(|(generation, rows)| self.context.events.on_freeze(self.shard, generation, rows));
+        for (generation, rows, took) in frozen {
+            self.context.metrics.frozen(took);
+            let table = self.context.io.uri();
+            tracing::debug!(table, shard = %self.shard, %generation, rows, ?took, "froze a memtable");
+            self.context.events.on_freeze(self.shard, generation, rows);
+        }
     }
 
     /// Hands frozen memtables whose rows are all in the WAL to the flusher, oldest first.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::compute::concat_batches;
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::outcome::Outcome;
 use super::shard::{Queued, ShardWriter};
@@ -46,7 +48,14 @@ impl ShardWriter {
                     }
                 },
             };
-            self.write_group(group, appender, &stop).await;
+            let span = tracing::debug_span!(
+                "lsm.wal",
+                table = self.context.io.uri(),
+                shard = %self.shard,
+                generation = %group.memtable.generation(),
+                units = group.units.len(),
+            );
+            self.write_group(group, appender, &stop).instrument(span).await;
         }
     }
 
@@ -109,7 +118,7 @@ impl ShardWriter {
             }
             Err(error) => return self.fail(&group.units, error),
         };
-        let mut attempt = 0;
+        let (mut attempt, since) = (0, Instant::now());
         let position = loop {
             let error = match appender.append(&entry).await {
                 Ok(position) => break position,
@@ -131,9 +140,10 @@ impl ShardWriter {
                 .with_source(error);
             group.units.iter().filter_map(|u| u.outcome.as_ref()).for_each(|o| o.doubt(&doubt));
             attempt += 1;
+            self.context.io.retried();
             Retry::default().pause(attempt).await;
         };
-        self.written(&group, position, entry.bytes().len());
+        self.written(&group, position, entry.bytes().len(), since.elapsed());
     }
 
     /// Whether what is put into the WAL can become durable at all.
@@ -156,7 +166,7 @@ impl ShardWriter {
         task::blocking_if(group.bytes > LARGE, encode).await
     }
 
-    fn written(self: &Arc<Self>, group: &Group, position: WalPosition, bytes: usize) {
+    fn written(self: &Arc<Self>, group: &Group, position: WalPosition, bytes: usize, took: Duration) {
         let rows = group.units.iter().map(|u| u.rows.num_rows()).sum();
         {
             let mut core = self.core.lock();
@@ -170,6 +180,7 @@ impl ShardWriter {
                 slot.waiting -= group.units.len();
             }
         }
+        self.context.metrics.wal_written(rows, bytes, took);
         self.context.events.on_wal_append(self.shard, position, rows, bytes);
         for (unit, outcome) in group.units.iter().filter_map(|u| Some((u, u.outcome.as_ref()?))) {
             outcome.unit_done(unit.rows.num_rows());

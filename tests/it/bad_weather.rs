@@ -1,15 +1,25 @@
-//! Stores that are busy, slow, break off, lose files: queries find what there is or say what is wrong.
+//! Stores that are busy, slow, break off, lose files: queries find what there is or say what is wrong, and give back what
+//! they hold.
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
+use datafusion_lsm::cache::ReadBudget;
 use datafusion_lsm::error::{Error, ErrorKind};
-use datafusion_lsm::sql::LsmSessionExt;
+use datafusion_lsm::sql::{LsmEngine, LsmSessionExt};
+use datafusion_lsm::table::Components;
+use futures::StreamExt;
 
 use crate::support::remote::{Bucket, Weather};
-use crate::support::remote_table::{answer, filled, queries, reopened, run};
+use crate::support::remote_table::{answer, filled, hybrid, queries, reopened, reopened_in, run};
+use crate::support::{soon, until};
+
+/// Nothing that is read is kept.
+const NO_CACHE: &str = ", 'lsm.cache.memory' '0'";
 
 /// The answers of all queries.
 async fn answers(session: &SessionContext) -> Vec<Vec<String>> {
@@ -20,17 +30,47 @@ async fn answers(session: &SessionContext) -> Vec<Vec<String>> {
     answers
 }
 
+/// A session whose tables charge what they read to `budget`.
+fn charging(budget: &Arc<ReadBudget>) -> SessionContext {
+    let components = Components { read_budget: Arc::clone(budget), ..Components::default() };
+    SessionContext::new().with_lsm_engine(LsmEngine::with_components(move |_| components.clone()))
+}
+
+/// Waits until nothing is charged: tasks of a query end soon after it.
+async fn all_back(budget: &ReadBudget, bucket: &Bucket, held: u64, what: &str) {
+    until(what, || budget.used() == 0 && budget.waiting() == 0 && bucket.bytes_held() <= held).await;
+}
+
+/// Polls a query so often, if it does not end before; then it is given up.
+async fn give_up(session: &SessionContext, sql: &str, polls: usize) {
+    let mut query = pin!(answer(session, sql));
+    let mut left = polls;
+    poll_fn(|cx| {
+        left -= 1;
+        match query.as_mut().poll(cx) {
+            Poll::Pending if left > 0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_busy_or_breaks_off_is_asked_again() {
     let (bucket, uri) = Bucket::new();
     let mut session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
     let expected = answers(&session).await;
-    for weather in [Weather::Busy(3), Weather::Short(3), Weather::Busy(2)] {
+    let weathers =
+        [Weather::Busy(3), Weather::Throttled(3), Weather::Short(3), Weather::Busy(2), Weather::Throttled(2)];
+    for weather in weathers {
         // Nothing is in memory, so all is read in bad weather.
         session = reopened(&session, &uri).await;
         bucket.set_weather(weather);
         assert!(answers(&session).await == expected, "{weather:?}");
+        let figures = "'lsm.cache.requests', 'lsm.cache.bytes_read', 'lsm.cache.retries'";
+        let told = format!("SELECT name FROM lsm_metrics('t') WHERE name IN ({figures}) AND value > 0");
+        assert_eq!(run(&session, &told).await, 3, "{weather:?}");
         // Nothing that came short was kept.
         bucket.set_weather(Weather::Fine);
         assert!(answers(&session).await == expected, "after {weather:?}");
@@ -40,25 +80,79 @@ async fn a_store_that_is_busy_or_breaks_off_is_asked_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_down_is_unavailable_until_it_is_up() {
     let (bucket, uri) = Bucket::new();
-    let session = SessionContext::new().with_lsm();
+    let mut session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
     let expected = answers(&session).await;
-    let session = reopened(&session, &uri).await;
-    bucket.set_weather(Weather::Down);
-    let mut failed = 0;
-    for ((name, sql), expected) in queries().iter().zip(&expected) {
-        match answer(&session, sql).await {
-            // Opening may have brought all that it takes.
-            Ok(found) => assert!(found == *expected, "{name}"),
-            Err(error) => {
-                let error = Error::from(error);
-                assert_eq!(error.kind(), ErrorKind::Unavailable, "{name}: {error}");
-                failed += 1;
+    for weather in [Weather::Down, Weather::Throttled(1)] {
+        let budget = ReadBudget::new(1 << 20);
+        session = reopened_in(&session, charging(&budget), &uri, "").await;
+        bucket.set_weather(weather);
+        let mut failed = 0;
+        for ((name, sql), expected) in queries().iter().zip(&expected) {
+            match answer(&session, sql).await {
+                // Opening may have brought all that it takes.
+                Ok(found) => assert!(found == *expected, "{name}"),
+                Err(error) => {
+                    let error = Error::from(error);
+                    assert_eq!(error.kind(), ErrorKind::Unavailable, "{name}: {error}");
+                    failed += 1;
+                }
             }
         }
+        assert!(failed > 0, "something had to be read");
+        all_back(&budget, &bucket, u64::MAX, "the end of what failed").await;
+        bucket.set_weather(Weather::Fine);
+        assert!(answers(&session).await == expected, "after {weather:?}");
     }
-    assert!(failed > 0, "something had to be read");
-    bucket.set_weather(Weather::Fine);
+}
+
+#[tokio::test]
+async fn a_read_that_hangs_is_waited_for_and_given_up_with_its_query() {
+    let (bucket, uri) = Bucket::new();
+    let mut session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let expected = answers(&session).await;
+    // With blocks that are kept and without.
+    for options in ["", NO_CACHE] {
+        let budget = ReadBudget::new(1 << 20);
+        session = reopened_in(&session, charging(&budget), &uri, options).await;
+        // Nobody waits for what hangs: time passes when nothing else is left to do.
+        tokio::time::pause();
+        bucket.set_weather(Weather::Late(5, Duration::from_secs(30)));
+        assert!(answers(&session).await == expected, "{options}");
+        tokio::time::resume();
+        bucket.set_weather(Weather::Fine);
+        assert!(answers(&session).await == expected, "after {options}");
+        all_back(&budget, &bucket, u64::MAX, "the end of all queries").await;
+    }
+    // What stays of files besides blocks is in memory now.
+    let budget = ReadBudget::new(1 << 20);
+    session = reopened_in(&session, charging(&budget), &uri, NO_CACHE).await;
+    for _ in 0..3 {
+        assert!(answers(&session).await == expected);
+        run(&session, &hybrid()).await;
+    }
+    let held = bucket.bytes_held();
+    let mut hung = 0;
+    for sql in queries().into_iter().map(|(_, sql)| sql).chain([hybrid()]) {
+        tokio::time::pause();
+        bucket.set_weather(Weather::Late(3, Duration::from_secs(3600)));
+        let mut query = Box::pin(answer(&session, &sql));
+        for _ in 0..5_000 {
+            if bucket.hanging() > 0 || futures::poll!(&mut query).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        hung += bucket.hanging();
+        drop(query);
+        // Reads of others than scans end when they are answered.
+        bucket.set_weather(Weather::Fine);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        tokio::time::resume();
+        all_back(&budget, &bucket, held, &sql).await;
+    }
+    assert!(hung > 0, "nothing was read");
     assert!(answers(&session).await == expected);
 }
 
@@ -67,34 +161,58 @@ async fn a_missing_file_of_a_live_generation_is_corrupt() {
     let (bucket, uri) = Bucket::new();
     let session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
-    let session = reopened(&session, &uri).await;
+    let budget = ReadBudget::new(1 << 20);
+    let session = reopened_in(&session, charging(&budget), &uri, "").await;
     bucket.replace(".lance", None).await.unwrap();
     let error = Error::from(answer(&session, "SELECT * FROM t").await.unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains("missing"), "{error}");
+    all_back(&budget, &bucket, u64::MAX, "the end of the scan").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_goes_missing_under_a_scan_ends_it() {
+    let (bucket, uri) = Bucket::new();
+    let session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    // Little is read ahead, and nothing kept.
+    let budget = ReadBudget::new(1 << 20);
+    let session = reopened_in(&session, charging(&budget), &uri, NO_CACHE).await;
+    let mut rows = session.sql("SELECT * FROM t").await.unwrap().execute_stream().await.unwrap();
+    assert!(soon("a batch", rows.next()).await.unwrap().is_ok());
+    bucket.replace(".lance", None).await.unwrap();
+    let error = loop {
+        match soon("an end", rows.next()).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break Error::from(error),
+            None => panic!("the scan ended as if nothing were missing"),
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    drop(rows);
+    all_back(&budget, &bucket, u64::MAX, "the end of the scan").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_query_that_is_given_up_at_any_moment_leaves_the_next_one_its_answer() {
-    let (_bucket, uri) = Bucket::new();
-    let session = SessionContext::new().with_lsm();
+    let (bucket, uri) = Bucket::new();
+    let mut session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
     let expected = answers(&session).await;
-    let session = reopened(&session, &uri).await;
-    for polls in 1..40 {
-        for (_, sql) in queries() {
-            let mut query = pin!(answer(&session, &sql));
-            let mut left = polls;
-            poll_fn(|cx| {
-                left -= 1;
-                match query.as_mut().poll(cx) {
-                    Poll::Pending if left > 0 => Poll::Pending,
-                    _ => Poll::Ready(()),
-                }
-            })
-            .await;
+    let all: Vec<String> = queries().into_iter().map(|(_, sql)| sql).chain([hybrid()]).collect();
+    for options in ["", NO_CACHE] {
+        let budget = ReadBudget::new(1 << 20);
+        session = reopened_in(&session, charging(&budget), &uri, options).await;
+        for polls in 1..40 {
+            for sql in &all {
+                give_up(&session, sql, polls).await;
+            }
+            all_back(&budget, &bucket, u64::MAX, "the end of what was given up").await;
         }
+        assert!(answers(&session).await == expected, "{options}");
+        assert_eq!(run(&session, &hybrid()).await, 10);
+        assert!(run(&session, "SELECT id FROM t").await > 0);
+        all_back(&budget, &bucket, u64::MAX, "the end of all queries").await;
+        assert!(budget.peak() > 0);
     }
-    assert!(answers(&session).await == expected);
-    assert!(run(&session, "SELECT id FROM t").await > 0);
 }

@@ -77,6 +77,27 @@ async fn explain_tells_what_was_asked_of_the_store_and_what_was_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_tells_what_a_lookup_asked_of_the_store() {
+    let (bucket, uri) = Bucket::new();
+    let session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let session = reopened(&session, &uri).await;
+    let point = queries().into_iter().find(|(name, _)| *name == "point").unwrap().1;
+    let of = |plan: &str, name: &str| figure(plan, "FirstMatchExec", name);
+    bucket.reset();
+    let plan = analyzed(&session, &point).await;
+    let (requests, read) = bucket.reset();
+    assert!(requests.all() > 0, "not all was in memory");
+    assert_eq!(of(&plan, "store_requests"), requests.all() as usize, "{read:#?}\n{plan}");
+    let again = analyzed(&session, &point).await;
+    assert_eq!((of(&again, "store_requests"), of(&again, "store_bytes")), (0, 0), "{again}");
+    assert!(of(&again, "cache_hits") > 0, "{again}");
+    // What is in a memtable is no matter of the store.
+    let fresh = analyzed(&session, "SELECT * FROM t WHERE id = 3905").await;
+    assert!(fresh.contains("FirstMatchExec") && !fresh.contains("store_requests"), "{fresh}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opening_reads_one_object_of_each_generation() {
     let (bucket, uri) = Bucket::new();
     let session = SessionContext::new().with_lsm();

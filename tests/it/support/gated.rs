@@ -83,7 +83,8 @@ pub(crate) struct Gated {
     pub(crate) held: Arc<Held>,
     under_way: AtomicUsize,
     fails: AtomicBool,
-    latency: Mutex<Duration>,
+    /// How long the next read takes, and how much longer the one after it.
+    latency: Mutex<(Duration, Duration)>,
 }
 
 impl Gated {
@@ -114,7 +115,20 @@ impl Gated {
 
     /// Reads of data take so long from now on.
     pub(crate) fn delay(&self, latency: Duration) {
-        *self.latency.lock().unwrap() = latency;
+        *self.latency.lock().unwrap() = (latency, Duration::ZERO);
+    }
+
+    /// Each read of data takes so much longer than the one before from now on.
+    pub(crate) fn slow_down(&self, step: Duration) {
+        *self.latency.lock().unwrap() = (step, step);
+    }
+
+    fn next_latency(&self) -> Duration {
+        let mut latency = self.latency.lock().unwrap();
+        let now = latency.0;
+        let more = latency.1;
+        latency.0 += more;
+        now
     }
 
     /// How many reads of data wait.
@@ -128,7 +142,7 @@ impl Gated {
         let asked = options.range.as_ref().map_or(Ok(0..meta.size), |range| range.as_range(meta.size));
         let asked: Range<u64> = asked.map_err(|error| generic(&error.to_string()))?;
         let count = self.held.add((asked.end - asked.start) as usize);
-        let latency = *self.latency.lock().unwrap();
+        let latency = self.next_latency();
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }

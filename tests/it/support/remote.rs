@@ -58,8 +58,15 @@ pub(crate) enum Weather {
     Fine,
     /// Of so many reads one is refused: there are too many.
     Busy(u64),
+    /// The same in other words: there were too many of late. Clients of stores in clouds say it so, when they have tried
+    /// for long enough.
+    Throttled(u64),
     /// Of so many reads one breaks off before its last byte.
     Short(u64),
+    /// Of so many reads one takes so long before its first byte.
+    Late(u64, Duration),
+    /// Reads of objects with this in their names are refused.
+    Lost(&'static str),
     /// Nothing is answered but that it is not.
     Down,
 }
@@ -80,6 +87,7 @@ pub(crate) struct Bucket {
     copies: AtomicBool,
     weather: Mutex<Weather>,
     asked: AtomicU64,
+    hanging: AtomicU64,
 }
 
 impl Bucket {
@@ -125,6 +133,11 @@ impl Bucket {
     /// From now on things go wrong so.
     pub(crate) fn set_weather(&self, weather: Weather) {
         *self.weather.lock() = weather;
+    }
+
+    /// Reads that are late now.
+    pub(crate) fn hanging(&self) -> u64 {
+        self.hanging.load(Ordering::SeqCst)
     }
 
     /// Gives all objects whose names end so another content, or deletes them.
@@ -201,6 +214,22 @@ impl Delay {
             0 => {}
             nanoseconds => tokio::time::sleep(Duration::from_nanos(nanoseconds)).await,
         }
+    }
+}
+
+/// A read that is late, until it is answered or given up.
+struct Hanging<'a>(&'a AtomicU64);
+
+impl<'a> Hanging<'a> {
+    fn new(hanging: &'a AtomicU64) -> Self {
+        hanging.fetch_add(1, Ordering::SeqCst);
+        Self(hanging)
+    }
+}
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -284,6 +313,14 @@ impl ObjectStore for Bucket {
         match weather {
             Weather::Down => return Err(refused("500 Internal Server Error")),
             Weather::Busy(every) if is_due(every) => return Err(refused("503 Slow Down")),
+            Weather::Throttled(every) if is_due(every) => {
+                return Err(refused("Server returned non-2xx status code: 429 Too Many Requests"));
+            }
+            Weather::Late(every, delay) if is_due(every) => {
+                let _hanging = Hanging::new(&self.hanging);
+                tokio::time::sleep(delay).await;
+            }
+            Weather::Lost(part) if location.as_ref().contains(part) => return Err(refused("503 Service Unavailable")),
             _ => {}
         }
         let breaks_off = matches!(weather, Weather::Short(every) if is_due(every));

@@ -46,13 +46,29 @@ pub(crate) async fn filled(session: &SessionContext, uri: &str) {
 
 /// The same table in another session that has nothing of it in memory, as in another process.
 pub(crate) async fn reopened(session: &SessionContext, uri: &str) -> SessionContext {
+    reopened_in(session, SessionContext::new().with_lsm(), uri, "").await
+}
+
+/// The same in the session `other`, with further options.
+pub(crate) async fn reopened_in(
+    session: &SessionContext,
+    other: SessionContext,
+    uri: &str,
+    options: &str,
+) -> SessionContext {
     run(session, "DROP TABLE t").await;
-    let other = SessionContext::new().with_lsm();
     let storage = format!("'unused' '{}'", uuid::Uuid::new_v4());
-    let create =
-        format!("CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{uri}' OPTIONS ({storage}, 'lsm.base.refresh' '0')");
+    let create = format!(
+        "CREATE EXTERNAL TABLE t STORED AS LSM LOCATION '{uri}' \
+         OPTIONS ({storage}, 'lsm.base.refresh' '0' {options})"
+    );
     run(&other, &create).await;
     other
+}
+
+/// A query that searches vectors and texts.
+pub(crate) fn hybrid() -> String {
+    format!("SELECT id, _score FROM hybrid_search('t', 'e', {}, 'body', 'word7 log', 10)", vector(3))
 }
 
 /// The queries, each by its name. Rows that are as good as each other look the same.
