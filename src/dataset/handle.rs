@@ -43,6 +43,7 @@ use crate::schema::TableSchema;
 use crate::size::row_bytes;
 use crate::source::ValueRanges;
 use crate::store::{ReadCounters, Reads, StoreOptions, from_lance};
+use crate::task;
 use crate::text_search::TextAnalyzer;
 
 /// An index of values is used if it leaves at most one row in so many, which are taken one by one.
@@ -468,11 +469,13 @@ impl DatasetHandle {
         let (handle, read, schema) = (Arc::clone(self), columns.to_vec(), self.origins.schema_of(columns, true));
         let taken = stream::iter(chunks).map(move |ids| {
             let (handle, read, schema) = (Arc::clone(&handle), read.clone(), Arc::clone(&schema));
-            async move {
+            let take = async move {
                 let mut columns = handle.take(&ids, &read).await?.columns().to_vec();
                 columns.push(Arc::new(UInt64Array::from(ids)));
                 Ok(RecordBatch::try_new(schema, columns)?)
-            }
+            };
+            // Others may wait for what it loads, when nobody wants its rows yet.
+            async move { task::driven(take).await? }
         });
         let taken = taken.buffered(CHUNKS);
         if found.uncovered.is_empty() {

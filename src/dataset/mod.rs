@@ -39,7 +39,7 @@ pub use opener::DatasetOpener;
 pub use scan::DatasetScanExec;
 pub use text_index::{DatasetTextIndex, Dead, TextPart};
 pub use value_index::ValueCandidates;
-pub use vector_index::{Allowed, DatasetVectorIndex, Hits};
+pub use vector_index::{Allowed, DatasetVectorIndex, Estimates, Hits};
 
 pub(crate) use origin::field_id;
 

@@ -105,7 +105,7 @@ impl ProductCodes {
     }
 
     /// Rows of these partitions that are near to `query` by their codes: the `wanted` nearest of those that are `allowed`,
-    /// by their ids.
+    /// how far they are by their codes, and their ids.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails, `Corrupt` if a partition cannot be read.
@@ -115,7 +115,7 @@ impl ProductCodes {
         partitions: &[u32],
         wanted: usize,
         allowed: impl Fn(u64) -> bool + Send + Sync + 'static,
-    ) -> Result<Vec<u64>> {
+    ) -> Result<Vec<(f32, u64)>> {
         let table = match &self.centres {
             Some((_, origin)) => self.codebook.by_distance(query, origin),
             None => self.codebook.by_product(query),
@@ -137,7 +137,7 @@ impl ProductCodes {
                 best.truncate(wanted);
             }
         }
-        Ok(best.into_iter().map(|(_, id)| id).collect())
+        Ok(best)
     }
 
     /// These partitions, by their numbers, without empty ones.

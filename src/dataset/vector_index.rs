@@ -40,6 +40,8 @@ const GRAPH_WIDTH: usize = 128;
 /// The least share of rows to be allowed for codes of bits to be scored without a mask, and what is not allowed dropped:
 /// Lance looks up each row in a mask, which takes longer than scoring it.
 const BITS_SHARE: f64 = 0.5;
+/// Calls of Lance's at a time where partitions are far away.
+const READS: usize = 8;
 /// Hits that are asked for then, for each that is needed on average; and how many more.
 const SLACK: f64 = 1.25;
 const FEW_MORE: usize = 16;
@@ -63,11 +65,22 @@ impl Allowed {
     }
 }
 
+/// What tells how far hits are. What the same estimates say of rows of different datasets can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Estimates {
+    /// Product codes.
+    Product,
+    /// Codes of so many bits a dimension (RQ): estimates of distances that are right on average.
+    Rabit(u32),
+    /// The vectors themselves.
+    Exact,
+}
+
 /// What an index found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Hits {
-    /// Row ids, each once.
-    pub rows: Vec<u64>,
+    /// How far rows are by the index, and their ids, each once and in ascending order.
+    pub rows: Vec<(f32, u64)>,
     /// How many partitions were looked into.
     pub partitions: usize,
     /// Whether asking for more may bring more.
@@ -85,6 +98,8 @@ pub struct DatasetVectorIndex {
     /// Those of each segment that can be read.
     codes: Vec<Option<Arc<ProductCodes>>>,
     coverage: IndexCoverage,
+    /// Whether the storage answers at once.
+    is_near: bool,
 }
 
 /// What is looked for.
@@ -116,12 +131,23 @@ impl DatasetVectorIndex {
         }
         let coverage = IndexCoverage::of(handle, column, entry, &segments).await?;
         let codes = segments.iter().map(|segment| ProductCodes::of(segment, handle.budget())).collect();
-        Ok(Self { metric: entry.metric, kind: entry.kind, segments, codes, coverage })
+        let is_near = handle.is_near();
+        Ok(Self { metric: entry.metric, kind: entry.kind, segments, codes, coverage, is_near })
     }
 
     /// Which rows it has.
     pub fn coverage(&self) -> &IndexCoverage {
         &self.coverage
+    }
+
+    /// What tells how far its hits are; `None` if that cannot be compared with what other indexes tell.
+    pub fn estimates(&self) -> Option<Estimates> {
+        match self.kind.codes {
+            Codes::Product if self.codes.iter().all(Option::is_some) => Some(Estimates::Product),
+            Codes::Rabit(bits) => Some(Estimates::Rabit(bits)),
+            Codes::Flat => Some(Estimates::Exact),
+            _ => None,
+        }
     }
 
     /// How many hits make `k` rows that are hardly others than the nearest.
@@ -163,8 +189,8 @@ impl DatasetVectorIndex {
             found.more |= hits.more;
             found.rows.extend(hits.rows);
         }
-        found.rows.sort_unstable();
-        found.rows.dedup();
+        found.rows.sort_unstable_by(|a, b| a.1.cmp(&b.1).then(a.0.total_cmp(&b.0)));
+        found.rows.dedup_by_key(|hit| hit.1);
         Ok(found)
     }
 
@@ -224,7 +250,7 @@ impl DatasetVectorIndex {
         partitions: &Partitions,
         allowed: &Allowed,
         filter: &Arc<RowFilter>,
-    ) -> Result<Option<Vec<u64>>> {
+    ) -> Result<Option<Vec<(f32, u64)>>> {
         if self.kind.graph || !matches!(self.kind.codes, Codes::Rabit(_)) || filter.is_empty() {
             return Ok(None);
         }
@@ -242,7 +268,7 @@ impl DatasetVectorIndex {
         let everything = Arc::new(RowFilter::new(RowAddrMask::all_rows()));
         let mut found = self.look(segment, Query { k: asked, ..query.clone() }, partitions, &everything).await?;
         let are_all = found.len() < asked;
-        found.retain(|row| filter.mask.selected(*row));
+        found.retain(|(_, row)| filter.mask.selected(*row));
         let are_enough = are_all || found.len() >= query.k;
         found.truncate(query.k);
         Ok(are_enough.then_some(found))
@@ -255,12 +281,17 @@ impl DatasetVectorIndex {
         query: Query,
         (partitions, distances): &Partitions,
         filter: &Arc<RowFilter>,
-    ) -> Result<Vec<u64>> {
+    ) -> Result<Vec<(f32, u64)>> {
         let (count, most) = (partitions.len(), query.k);
         let metrics = Arc::new(NoOpMetricsCollector);
         // One call of Lance's is scored by one thread. It holds on to partitions: of whole vectors these are much memory.
         let rows = segment.num_rows() as usize / segment.total_partitions().max(1) * count;
-        let threads = if self.kind.codes == Codes::Flat { 1 } else { task::threads_for(rows) };
+        let threads = match self.kind.codes {
+            Codes::Flat if self.is_near => 1,
+            // Far away it reads few at a time.
+            Codes::Flat => READS,
+            _ => task::threads_for(rows),
+        };
         let search = |Range { start, end }| {
             let (segment, query) = (Arc::clone(segment), query.clone());
             let (partitions, distances) = (Arc::clone(partitions), Arc::clone(distances));
@@ -278,7 +309,8 @@ impl DatasetVectorIndex {
             rows.extend(distances.iter().copied().zip(ids.iter().copied()));
         }
         rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        Ok(rows.into_iter().take(most).map(|(_, row)| row).collect())
+        rows.truncate(most);
+        Ok(rows)
     }
 
     /// The query as the index compares it: under cosine its direction.

@@ -6,8 +6,10 @@
 
 mod dataset_search;
 mod found_texts;
+mod hit_search;
 mod leaders;
 mod live_rows;
+mod near_hits;
 mod passing_rows;
 mod point_lookup;
 mod pushdown;

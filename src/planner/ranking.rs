@@ -20,6 +20,8 @@ pub(super) struct Ranking<'a> {
     /// Rows whose distance only arithmetic tells.
     odd: Vec<u64>,
     compared: usize,
+    /// Rows with a distance of which it is known that they are not wanted.
+    beyond: usize,
     /// Rows that were read whole, and their places there.
     read: Vec<RecordBatch>,
     places: HashMap<u64, (usize, usize)>,
@@ -34,6 +36,7 @@ impl<'a> Ranking<'a> {
             missing: Vec::new(),
             odd: Vec::new(),
             compared: 0,
+            beyond: 0,
             read: Vec::new(),
             places: HashMap::new(),
         }
@@ -60,6 +63,11 @@ impl<'a> Ranking<'a> {
         }
     }
 
+    /// So many rows with a distance need not be offered: others are nearer.
+    pub(super) fn leave_out(&mut self, beyond: usize) {
+        self.beyond = beyond;
+    }
+
     /// Takes a row that has no distance.
     pub(super) fn offer_missing(&mut self, id: u64) {
         if self.missing.len() < self.search.k {
@@ -74,7 +82,7 @@ impl<'a> Ranking<'a> {
 
     /// Whether rows without a distance are wanted.
     pub(super) fn wants_missing(&self) -> bool {
-        self.search.nulls_first || self.near.len() + self.odd.len() < self.search.k
+        self.search.nulls_first || self.near.len() + self.odd.len() + self.beyond < self.search.k
     }
 
     /// The rows: the nearest, those whose distance only arithmetic tells, and rows without a distance if they are wanted.
@@ -134,6 +142,7 @@ mod tests {
             beside_texts: None,
             ranges: Vec::new(),
             effort,
+            is_shared: true,
         }
     }
 

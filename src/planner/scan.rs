@@ -10,6 +10,7 @@ use datafusion::physical_plan::union::UnionExec;
 use tracing::Span;
 
 use super::dataset_search::DatasetSearch;
+use super::near_hits::NearHits;
 use super::point_lookup::{PointLookup, projected};
 use super::pushdown::{FilterSupport, key_filter, support};
 use super::sources::{Source, of_source};
@@ -77,14 +78,20 @@ impl Search {
         }
     }
 
-    /// The best rows of a source that match `texts`; `None` if no index finds them.
-    fn in_source(&self, source: &Source, texts: &Arc<[TextSearch]>) -> Option<Arc<dyn TopKSource>> {
+    /// The best rows of a source that match `texts`; `None` if no index finds them. All sources of a query have the same
+    /// `near_hits`.
+    fn in_source(
+        &self,
+        source: &Source,
+        texts: &Arc<[TextSearch]>,
+        near_hits: &Arc<NearHits>,
+    ) -> Option<Arc<dyn TopKSource>> {
         match (self, source) {
             (Self::Vector(search), Source::MemTable(rows)) => {
                 Some(Arc::new(MemTableSearch::try_new(rows, search, texts)?))
             }
             (Self::Vector(search), Source::Stored(rows)) => {
-                Some(Arc::new(DatasetSearch::try_new(rows, search, texts)?))
+                Some(Arc::new(DatasetSearch::try_new(rows, search, texts, near_hits)?))
             }
             (Self::Text(ranking), Source::MemTable(rows)) => {
                 Some(Arc::new(MemTableRanking::try_new(rows, ranking, texts)?))
@@ -157,10 +164,11 @@ fn plan_rows(
 
     let texts: Arc<[TextSearch]> = texts.into();
     let ranges: Arc<[ValueRanges]> = value_ranges(table, filters).into();
+    let near_hits = Arc::new(NearHits::default());
     let mut resident: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     for source in Source::all(snapshot, lists) {
-        if let Some(best) = search.and_then(|search| search.in_source(&source, &texts)) {
+        if let Some(best) = search.and_then(|search| search.in_source(&source, &texts, &near_hits)) {
             arms.push(Arc::new(TopKExec::new(best, projection.to_vec(), Arc::clone(&schema)).within(request.span)));
             continue;
         }

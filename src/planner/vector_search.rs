@@ -45,6 +45,8 @@ pub struct VectorSearch {
     pub ranges: Vec<ValueRanges>,
     /// How thoroughly indexes of generations and base are searched.
     pub effort: SearchEffort,
+    /// Whether a row that is nearer than another makes that one superfluous, whichever source it is in.
+    pub is_shared: bool,
 }
 
 /// A memtable that has an index for the search.

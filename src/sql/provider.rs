@@ -159,6 +159,8 @@ impl LsmTableProvider {
                 beside_texts,
                 ranges,
                 effort: self.search_settings(options(state.config_options())).search_effort(),
+                // What scores are here may differ from what a condition on them compares above.
+                is_shared: !asks_scores,
             })),
             Target::Fitting(scorer) => {
                 let scorer = Arc::clone(scorer);

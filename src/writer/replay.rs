@@ -22,8 +22,8 @@ use crate::size::row_bytes;
 use crate::version;
 use crate::wal::{self, WalEntry, WalReader};
 
-/// Generations opened at once.
-const OPENING: usize = 8;
+/// Generations opened at once: each is one request, for little.
+const OPENING: usize = 32;
 /// WAL entries requested at once.
 const PREFETCH: usize = 16;
 

@@ -106,7 +106,8 @@ async fn an_insert_a_flush_and_a_search_are_seen_as_spans() {
     of_table(&flushes[0], &[("generation", "1"), ("rows", "2")]);
     let is_of_flush = |seen: &&Seen| seen.parent == Some("lsm.flush");
     let opened = spans.named("lsm.dataset.open");
-    of_table(opened.iter().find(is_of_flush).unwrap(), &[("generation", "1")]);
+    let of_generation = |seen: &&Seen| is_of_flush(seen) && seen.fields.contains_key("generation");
+    of_table(opened.iter().find(of_generation).unwrap(), &[("generation", "1")]);
     let warmed = spans.named("lsm.warm.generation");
     assert_eq!(warmed.iter().find(is_of_flush).unwrap().fields.get("generation").unwrap(), "1");
 
