@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use lance::Dataset;
+use lance_io::object_store::ObjectStore;
 
-use crate::error::Result;
-use crate::store::{ReadCounters, StoreOptions, from_lance};
+use crate::store::{ReadCounters, StoreOptions};
 
-/// What counts reads of `dataset`, if it is not near.
-pub(super) async fn counters(dataset: &Dataset, options: &StoreOptions) -> Result<Option<Arc<ReadCounters>>> {
-    let store = dataset.object_store(None).await.map_err(from_lance)?;
+/// What counts reads of `dataset` in `store`, if that is not near.
+pub(super) fn counters(dataset: &Dataset, store: &ObjectStore, options: &StoreOptions) -> Option<Arc<ReadCounters>> {
     let data = dataset.data_dir();
     let dir = data.parts().take(data.parts().count() - 1).collect();
-    Ok(options.reads(dataset.uri(), &store.store_prefix, &dir))
+    options.reads(dataset.uri(), &store.store_prefix, &dir)
 }

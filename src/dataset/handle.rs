@@ -102,9 +102,9 @@ impl DatasetHandle {
         let catalog = IndexCatalog::of(&dataset).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
         let row_readers =
             RowReaders::open(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
-        let counters =
-            counters(&dataset, options).await.map_err(|error| error.with_context("dataset", dataset.uri()))?;
-        let store = dataset.object_store(None).await.map_err(from_lance)?;
+        let store = dataset.object_store(None).await;
+        let store = store.map_err(|error| from_lance(error).with_context("dataset", dataset.uri()))?;
+        let counters = counters(&dataset, &store, options);
         let is_near = store.is_local() || store.scheme() == "memory";
         Ok(Arc::new(Self {
             dataset,

@@ -17,7 +17,7 @@ use lance::dataset::mem_wal::arrow_schema_with_field_ids;
 use super::row_readers::RowReaders;
 use super::{DatasetHandle, conform};
 use crate::cache::{MemoryBudget, ReadBudget};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::schema::TableSchema;
 use crate::store::StoreOptions;
 use crate::text_search::{TextAnalyzer, TextSearch, matching_counted};
@@ -29,18 +29,20 @@ async fn dataset(uri: &str, params: Option<WriteParams>) -> Arc<Dataset> {
 }
 
 async fn handle(dataset: &Arc<Dataset>) -> Arc<DatasetHandle> {
+    handle_within(dataset, &MemoryBudget::global()).await
+}
+
+/// A handle whose rows are charged to `budget`.
+async fn handle_within(dataset: &Arc<Dataset>, budget: &Arc<MemoryBudget>) -> Arc<DatasetHandle> {
     let numbered = arrow_schema_with_field_ids(dataset.schema());
-    let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-    DatasetHandle::open(
-        Arc::clone(dataset),
-        schema,
-        "it".into(),
-        MemoryBudget::global().lease(),
-        &StoreOptions::default(),
-        ReadBudget::global(),
-    )
-    .await
-    .unwrap()
+    open(dataset, &numbered, budget).await.unwrap()
+}
+
+/// `dataset` as rows with these columns.
+async fn open(dataset: &Arc<Dataset>, columns: &Schema, budget: &Arc<MemoryBudget>) -> Result<Arc<DatasetHandle>> {
+    let schema = Arc::new(TableSchema::try_new(columns, &["id".into()])?);
+    let (options, reads) = (StoreOptions::default(), ReadBudget::global());
+    DatasetHandle::open(Arc::clone(dataset), schema, "it".into(), budget.lease(), &options, reads).await
 }
 
 #[tokio::test]
@@ -64,22 +66,8 @@ async fn a_small_dataset_stays_in_memory_from_the_second_read_on() {
     let mut dataset = Arc::unwrap_or_clone(dataset(dir.path().to_str().unwrap(), None).await);
     dataset.delete("id = 2").await.unwrap();
     let dataset = Arc::new(dataset);
-    let of = async |budget: &Arc<MemoryBudget>| {
-        let numbered = arrow_schema_with_field_ids(dataset.schema());
-        let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-        DatasetHandle::open(
-            Arc::clone(&dataset),
-            schema,
-            "it".into(),
-            budget.lease(),
-            &StoreOptions::default(),
-            ReadBudget::global(),
-        )
-        .await
-        .unwrap()
-    };
     let budget = MemoryBudget::new(1 << 20);
-    let handle = of(&budget).await;
+    let handle = handle_within(&dataset, &budget).await;
     let read = async |handle: &Arc<DatasetHandle>, projection: &[usize], filters: &[Expr]| {
         collect(handle.scan(projection, filters).unwrap(), Arc::default()).await.unwrap()
     };
@@ -113,19 +101,8 @@ async fn texts_that_are_in_memory_get_an_index_there() {
     let reader = RecordBatchIterator::new([Ok(batch.clone())], batch.schema());
     let mut dataset = Dataset::write(reader, dir.path().to_str().unwrap(), None).await.unwrap();
     dataset.delete("id >= 4").await.unwrap();
-    let numbered = arrow_schema_with_field_ids(dataset.schema());
-    let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
     let budget = MemoryBudget::new(1 << 20);
-    let handle = DatasetHandle::open(
-        Arc::new(dataset),
-        schema,
-        "it".into(),
-        budget.lease(),
-        &StoreOptions::default(),
-        ReadBudget::global(),
-    )
-    .await
-    .unwrap();
+    let handle = handle_within(&Arc::new(dataset), &budget).await;
     let analyzer = TextAnalyzer::default_one();
     for _ in 0..2 {
         assert!(!handle.has_text_index(1) && handle.text_index(1, &analyzer).await.unwrap().is_none());
@@ -154,19 +131,7 @@ async fn texts_that_are_in_memory_get_an_index_there() {
 async fn a_dataset_stays_in_storage_while_memory_is_short() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = dataset(dir.path().to_str().unwrap(), None).await;
-    let numbered = arrow_schema_with_field_ids(dataset.schema());
-    let schema = Arc::new(TableSchema::try_new(&numbered, &["id".into()]).unwrap());
-    let budget = MemoryBudget::new(0);
-    let handle = DatasetHandle::open(
-        dataset,
-        schema,
-        "it".into(),
-        budget.lease(),
-        &StoreOptions::default(),
-        ReadBudget::global(),
-    )
-    .await
-    .unwrap();
+    let handle = handle_within(&dataset, &MemoryBudget::new(0)).await;
     for _ in 0..3 {
         let rows = collect(handle.scan(&[0], &[]).unwrap(), Arc::default()).await.unwrap();
         assert_eq!(rows[0].num_rows(), 3);
@@ -256,18 +221,7 @@ async fn a_dataset_of_another_table_is_refused() {
             .with_metadata(HashMap::from([("lance:field_id".to_string(), number.to_string())]))
     };
     for (field, said) in [(id("0", DataType::Int32), "stored as Int64"), (id("5", DataType::Int64), "is missing")] {
-        let schema = Arc::new(TableSchema::try_new(&Schema::new(vec![field]), &["id".into()]).unwrap());
-        let lease = MemoryBudget::global().lease();
-        let error = DatasetHandle::open(
-            Arc::clone(&dataset),
-            schema,
-            "it".into(),
-            lease,
-            &StoreOptions::default(),
-            ReadBudget::global(),
-        )
-        .await
-        .unwrap_err();
+        let error = open(&dataset, &Schema::new(vec![field]), &MemoryBudget::global()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().contains(said), "{error}");
     }

@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::hit_search::{By, Candidates, HitSearch, share};
-use super::live_rows::{LiveRows, batch_of};
+use super::live_rows::batch_of;
 use super::near_hits::NearHits;
 use super::ranking::{Ranked, Ranking};
 use super::reading::Reading;
@@ -29,6 +29,7 @@ use crate::text_search::TextSearch;
 const WHOLE: usize = 64;
 /// Rows that are taken at once.
 const CHUNK: usize = 1024;
+
 /// A generation or base that has an index for the search.
 #[derive(Debug)]
 pub(super) struct DatasetSearch {
@@ -55,11 +56,15 @@ impl DatasetSearch {
         Some(Self { hits, kind, near_hits, place })
     }
 
-    async fn find(&self, projection: &[usize]) -> Result<(LiveRows, Ranked, Work)> {
-        let (candidates, furthest) = self.near_hits.of(self.place).await?;
-        let mut work = candidates.work.clone();
-        let reading = Reading::begin(self.hits.rows.handle());
-        let pass = Pass { candidates: &candidates, search: &self.hits.search, projection, furthest };
+    /// The nearest of the `candidates`, hits no further away than `furthest` among them.
+    async fn find(
+        &self,
+        candidates: &Candidates,
+        furthest: f32,
+        projection: &[usize],
+        work: &mut Work,
+    ) -> Result<Ranked> {
+        let pass = Pass { candidates, search: &self.hits.search, projection, furthest };
         let ranking = match &candidates.by {
             By::Few(passing) => {
                 let mut ranking = Ranking::new(&self.hits.search);
@@ -67,18 +72,14 @@ impl DatasetSearch {
                 work.flat(Flat::FewPass, passing.len());
                 ranking
             }
-            By::Index { index, hits, wanted } => {
-                match pass.by_index(index, (hits.clone(), *wanted), &mut work).await? {
-                    Some(ranking) => ranking,
-                    None => pass.flat(Flat::FellShort, &mut work).await?,
-                }
-            }
-            By::Flat(why) => pass.flat(*why, &mut work).await?,
+            By::Index { index, hits, wanted } => match pass.by_index(index, (hits.clone(), *wanted), work).await? {
+                Some(ranking) => ranking,
+                None => pass.flat(Flat::FellShort, work).await?,
+            },
+            By::Flat(why) => pass.flat(*why, work).await?,
         };
         work.add("distances", ranking.compared());
-        reading.tell(&mut work);
-        let found = ranking.into_rows();
-        Ok((candidates.live.clone(), found, work))
+        Ok(ranking.into_rows())
     }
 }
 
@@ -265,11 +266,13 @@ impl TopKSource for DatasetSearch {
     }
 
     async fn best(&self, projection: &[usize], schema: &SchemaRef) -> Result<Best> {
-        let (live, found, mut work) = self.find(projection).await?;
+        let (candidates, furthest) = self.near_hits.of(self.place).await?;
+        let mut work = candidates.work.clone();
         let reading = Reading::begin(self.hits.rows.handle());
+        let found = self.find(&candidates, furthest, projection, &mut work).await?;
         let rows = match found.kept()? {
             Some(rows) => batch_of(schema, rows.columns().to_vec(), found.ids.len())?,
-            None => live.take(&found.ids, projection, schema).await?,
+            None => candidates.live.take(&found.ids, projection, schema).await?,
         };
         reading.tell(&mut work);
         Ok(Best { rows, work })

@@ -18,8 +18,8 @@ use crate::task;
 /// Sources that look for hits at a time.
 const AT_ONCE: usize = 64;
 
-/// What each source found, by its place.
-type Found = Arc<Vec<Result<Arc<Candidates>>>>;
+/// What each source found, by its place, and how far away its hits are at most that have to be compared.
+type Found = Arc<Vec<Result<(Arc<Candidates>, f32)>>>;
 
 /// The sources of a query that tell each other how far their hits are.
 ///
@@ -53,9 +53,7 @@ impl NearHits {
                 self.found.get_or_init(|| found)
             }
         };
-        let own = found.get(place).cloned().unwrap_or_else(|| Err(Error::internal("a source came late")))?;
-        let furthest = own.estimates().map_or(f32::INFINITY, |estimates| furthest(found, estimates));
-        Ok((own, furthest))
+        found.get(place).cloned().unwrap_or_else(|| Err(Error::internal("a source came late")))
     }
 
     /// Lets all sources look, unless they do.
@@ -71,15 +69,30 @@ impl NearHits {
             })
             .buffered(AT_ONCE)
             .collect::<Vec<_>>();
-        let looking = look.map(Arc::new).boxed().shared();
+        let looking = look.map(|found| Arc::new(compared(found))).boxed().shared();
         *under_way = looking.downgrade();
         looking
     }
 }
 
+/// The sources, and how far each has to compare its hits.
+fn compared(found: Vec<Result<Arc<Candidates>>>) -> Vec<Result<(Arc<Candidates>, f32)>> {
+    let mut told: Vec<(Estimates, f32)> = Vec::new();
+    for estimates in found.iter().flatten().filter_map(|candidates| candidates.estimates()) {
+        if told.iter().all(|(of, _)| *of != estimates) {
+            told.push((estimates, furthest(&found, estimates)));
+        }
+    }
+    let of = |candidates: Arc<Candidates>| {
+        let told = told.iter().find(|(of, _)| candidates.estimates() == Some(*of));
+        (candidates, told.map_or(f32::INFINITY, |(_, furthest)| *furthest))
+    };
+    found.into_iter().map(|candidates| candidates.map(of)).collect()
+}
+
 /// How far the last hit is that is wanted of all sources whose distances are told alike: of two or three twice as many as
 /// of one, of 16 to 31 five times as many, since each has errors of its own.
-fn furthest(found: &Found, estimates: Estimates) -> f32 {
+fn furthest(found: &[Result<Arc<Candidates>>], estimates: Estimates) -> f32 {
     let alike = found.iter().flatten().filter(|candidates| candidates.estimates() == Some(estimates));
     let (mut all, mut wanted, mut sources) = (Vec::new(), 0, 0_u32);
     for candidates in alike {
