@@ -107,7 +107,7 @@ async fn beside(bench: &mut Bench, documents: &Documents, ids: &[i64]) -> Result
             let dir = bench.place().fresh("peer");
             let peer = Peer::create(&dir, &documents.schema(), base.clone(), &INDEXES, peer::roomy()).await?;
             peer.fill(&rows).await?;
-            peer.settle().await?;
+            peer.settle(bench).await?;
             let (time, ()) = timed(peer.flush()).await?;
             if theirs.is_none() {
                 theirs = Some(Fingerprint::of(peer.sources().await?.stream().await?).await?);

@@ -6,6 +6,9 @@
 //! searches at its cheapest setting with a recall of 0.95 or more, and what is found is compared before it is timed.
 //! Beside each time stand the requests of a query, and what it takes that only one in a hundred exceeds.
 //!
+//! `scan…` reads the keys of all rows. `scan_values…` reads every value of all columns: it has no target, and need not find
+//! all that it reads in memory.
+//!
 //! `…_g18` is asked again and again over 18 generations. `…_first` is the first query after a flush that makes them 18,
 //! all else warm; Lance has prewarmed what was flushed. `…_cold` is opening the table and one query, with nothing in any
 //! cache and no memtable: each time in a fork of the store that nobody has seen. `…_nolatency` has no delay.
@@ -49,9 +52,9 @@ const BATCH: usize = 1_000;
 const LEVELS: [&str; 4] = ["g2", "g5", "g10", "g18"];
 /// The last of them.
 const MOST: usize = LEVELS.len() - 1;
-const KINDS: [Kind; 5] = [Kind::Text, Kind::Vector, Kind::Hybrid, Kind::Point, Kind::Scan];
+const KINDS: [Kind; 6] = [Kind::Text, Kind::Vector, Kind::Hybrid, Kind::Point, Kind::Scan, Kind::Values];
 const FIRST: [Kind; 3] = [Kind::Text, Kind::Vector, Kind::Point];
-const COLD: [Kind; 4] = [Kind::Text, Kind::Vector, Kind::Point, Kind::Scan];
+const COLD: [Kind; 5] = [Kind::Text, Kind::Vector, Kind::Point, Kind::Scan, Kind::Values];
 
 /// Metrics and how many times better ours is to be.
 const TARGETS: [(&str, f64); 15] = [
@@ -80,8 +83,8 @@ fn main() -> Result<()> {
     run("fresh_tier", async |bench| {
         let data = Data::new(bench).await?;
         let mut found = Found::default();
-        // The largest first: what its searches need is mostly enough for the others.
-        for level in (0..LEVELS.len()).rev() {
+        // The largest first: what its searches need is mostly enough for the others. The slopes need the smallest.
+        for level in bench.size((0..=MOST).rev().collect(), vec![MOST, 0]) {
             Box::pin(warm(bench, &data, level, &mut found)).await?;
         }
         summary(bench, &data, &found);
@@ -131,7 +134,8 @@ struct Data {
 
 impl Data {
     async fn new(bench: &Bench) -> Result<Self> {
-        let levels = bench.size([2, 5, 10, 18], [2, 3, 4, 5]);
+        // When everything is tiny only the first and the last are looked at.
+        let levels = bench.size([2, 5, 10, 18], [1, 1, 1, 3]);
         let shape = Shape {
             base: bench.size(20_000, 500),
             generations: levels[MOST],
@@ -234,7 +238,7 @@ fn take_down(bench: &mut Bench, metric: &str, unit: Unit, figures: (f64, f64)) {
 /// The metrics for which a kind of queries is asked again and again at a level.
 fn warm_metrics(kind: Kind, level: usize) -> Vec<String> {
     let metric = format!("{}_{}", kind.name(), LEVELS[level]);
-    let mut metrics = vec![WARM.to_string()];
+    let mut metrics: Vec<String> = (kind != Kind::Values).then(|| WARM.to_string()).into_iter().collect();
     metrics.extend(nolatency(kind, level));
     let slope = SLOPES.iter().find(|(of, ..)| *of == kind && (level == 0 || level == MOST));
     metrics.extend(slope.map(|(_, name, _)| (*name).to_string()));
@@ -250,7 +254,8 @@ fn nolatency(kind: Kind, level: usize) -> Option<String> {
 
 /// Queries that were asked before, at one level.
 async fn warm(bench: &mut Bench, data: &Data, level: usize, found: &mut Found) -> Result<()> {
-    let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| bench.wants(&warm_metrics(*kind, level))).collect();
+    let kinds = KINDS.into_iter().filter(|kind| *kind != Kind::Values || level == MOST);
+    let kinds: Vec<Kind> = kinds.filter(|kind| bench.wants(&warm_metrics(*kind, level))).collect();
     let needs_effort = kinds.iter().any(|kind| matches!(kind, Kind::Vector | Kind::Hybrid))
         || (level == MOST && bench.wants(&["vector_first", "vector_cold", "vector_cold_requests"]));
     if kinds.is_empty() && !needs_effort {
@@ -264,7 +269,7 @@ async fn warm(bench: &mut Bench, data: &Data, level: usize, found: &mut Found) -
     ours.ours.fill(&memtable).await?;
     if let Some(peer) = &peer.peer {
         peer.fill(&memtable).await?;
-        peer.settle().await?;
+        peer.settle(bench).await?;
     }
     ours.ours.settle().await?;
     peer.renew(Effort::any().peer).await?;
@@ -317,7 +322,8 @@ async fn tune(
     let our_effort = if ours_is_enough { before.ours } else { our_effort(&mut ours.ours, wanted, &probes).await? };
     peer.renew(before.peer).await?;
     let peer_is_enough = found.effort.is_some() && enough(&peer.ask_all(Kind::Vector, questions).await?)?;
-    let refines: Vec<Option<u32>> = [None].into_iter().chain(REFINE.map(Some)).collect();
+    let refines =
+        bench.size([None].into_iter().chain(REFINE.map(Some)).collect(), vec![Some(REFINE[REFINE.len() - 1])]);
     let peer_effort = match peer_is_enough {
         true => before.peer,
         false => peer_effort(&peer.sources, wanted, &probes, &refines).await?,
@@ -341,14 +347,22 @@ async fn again(
         let asked = (ours.ask_all(kind, questions).await?, peer.ask_all(kind, questions).await?);
         expected.check((&metric, RECALL), kind, (&asked.0, &asked.1)).await?;
     }
-    if kind == Kind::Scan {
-        expected.check_scan(ours, peer).await?;
+    match kind {
+        Kind::Scan => expected.check_scan(ours, peer).await?,
+        Kind::Values => expected.check_rows(ours, peer).await?,
+        _ => {}
     }
-    let rounds = if level == MOST { Rounds::new(31, 501, 10) } else { Rounds::new(31, 301, 4) };
+    let rounds = match kind {
+        Kind::Values => Rounds::new(5, 51, 10),
+        _ if level == MOST => Rounds::new(31, 501, 10),
+        _ => Rounds::new(31, 301, 4),
+    };
     let rounds = bench.rounds(rounds);
     let (medians, requests) = race(bench, &metric, (kind, rounds), (ours, peer), questions).await?;
     found.medians.insert((kind, level), medians);
-    found.requests = (found.requests.0.max(requests.0), found.requests.1.max(requests.1));
+    if kind != Kind::Values {
+        found.requests = (found.requests.0.max(requests.0), found.requests.1.max(requests.1));
+    }
     Ok(())
 }
 
@@ -435,7 +449,7 @@ async fn first(bench: &mut Bench, data: &Data, kind: Kind, effort: &Effort) -> R
             if let Some(peer) = &side.peer {
                 peer.fill(&rows).await?;
                 peer.flush().await?;
-                peer.settle().await?;
+                peer.settle(bench).await?;
             }
             side.renew(effort.peer).await?;
             side.bucket().set_delay(data.delay);

@@ -71,7 +71,7 @@ impl Pair {
         let peer = Peer::open(&dir, peer::roomy()).await?;
         peer.fill(&rows.memtable()?).await?;
         ours.settle().await?;
-        peer.settle().await?;
+        peer.settle(bench).await?;
         let sources = peer.sources().await?;
         Ok(Self { ours, peer, sources })
     }

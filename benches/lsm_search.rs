@@ -98,7 +98,7 @@ impl Table {
             peer.fill(&[batch]).await?;
         }
         ours.settle().await?;
-        peer.settle().await?;
+        peer.settle(bench).await?;
         let mut live = Live::new();
         for (id, version) in newest(&ids) {
             documents.write(&mut live, &[id], version);

@@ -77,14 +77,14 @@ impl Pair {
             Peer::create(&bench.place().fresh("peer"), &schema, base, &[Index::Btree(KEY)], peer::roomy()).await?;
         peer.fill(rows).await?;
         let pair = Self { sources: peer.sources().await?, ours, peer };
-        pair.settle().await?;
+        pair.settle(bench).await?;
         Ok(pair)
     }
 
     /// Waits until nothing but the queries is at work.
-    async fn settle(&self) -> Result<()> {
+    async fn settle(&self, bench: &Bench) -> Result<()> {
         self.ours.settle().await?;
-        self.peer.settle().await
+        self.peer.settle(bench).await
     }
 }
 
@@ -245,7 +245,7 @@ async fn overwritten(bench: &mut Bench, pair: &Pair, shape: &Shape) -> Result<()
     let rows = shape.kind.batches(&ids, 1, shape.batch)?;
     pair.ours.fill(&rows).await?;
     pair.peer.fill(&rows).await?;
-    pair.settle().await?;
+    pair.settle(bench).await?;
     let sources = pair.peer.sources().await?;
     let ours = Fingerprint::of(pair.ours.stream().await?).await?;
     same("scan_overwritten", ours, Fingerprint::of(sources.stream().await?).await?)?;

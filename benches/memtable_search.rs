@@ -118,18 +118,18 @@ impl Pair {
         let sources = peer.sources().await?;
         let mut pair = Self { ours, peer, sources, documents, live };
         note(&told(&pair.ours.table, indexes));
-        pair.write(&ids(bench), 0).await?;
+        pair.write(bench, &ids(bench), 0).await?;
         Ok(pair)
     }
 
-    async fn write(&mut self, ids: &[i64], version: u64) -> Result<()> {
+    async fn write(&mut self, bench: &Bench, ids: &[i64], version: u64) -> Result<()> {
         for batch in self.documents.batches(ids, version, BATCH)? {
             self.ours.fill(std::slice::from_ref(&batch)).await?;
             self.peer.fill(&[batch]).await?;
         }
         self.documents.write(&mut self.live, ids, version);
         self.ours.settle().await?;
-        self.peer.settle().await?;
+        self.peer.settle(bench).await?;
         self.sources = self.peer.sources().await?;
         Ok(())
     }
@@ -180,7 +180,7 @@ async fn searches(bench: &mut Bench, (noise, model): Model) -> Result<()> {
     }
     let mut again = shuffled(0, ids(bench).len(), 5);
     again.truncate(bench.size(30_000, 600));
-    pair.write(&again, 1).await?;
+    pair.write(bench, &again, 1).await?;
     near(bench, &format!("vector_overwritten{model}"), None, &pair, &queries).await?;
     if with_texts {
         for (name, class) in CLASSES {

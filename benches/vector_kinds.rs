@@ -140,7 +140,7 @@ async fn kinds(
         let dir = bench.place().fresh("hnsw");
         let peer = Peer::create(&dir, &documents.schema(), base, &[GRAPH], peer::roomy()).await?;
         let (time, ()) = timed(peer.fill(&batches)).await?;
-        peer.settle().await?;
+        peer.settle(bench).await?;
         let graph = async |query: &[f32], ef: usize| peer.bare(query, ef).await;
         let ef = cheapest(&truth, &queries, (16, 1024), graph).await?;
         note(&format!("{metric}: ef {ef}"));

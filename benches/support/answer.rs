@@ -1,7 +1,7 @@
 //! Answers: drained, read value by value, or brought down to a number that tells two of them apart.
 
-use arrow::array::{Array, ArrayData, ArrayRef, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, ArrayData, ArrayRef, ArrowPrimitiveType, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float32Type, Int32Type, Int64Type, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::execution::SendableRecordBatchStream;
 use foldhash::fast::FixedState;
@@ -61,6 +61,57 @@ fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let sum = words.iter().fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
     rest.iter().fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte)))
+}
+
+/// What all values of an answer come down to: how many rows there are, and a sum over the values of each column. Equal
+/// for equal rows in any order and in any batches, and soon found out: a value is read and added, no more.
+#[derive(Debug, PartialEq, Eq, Clone, Copy, Default)]
+pub(crate) struct Values {
+    rows: usize,
+    sum: u64,
+}
+
+impl Values {
+    /// Those of a stream, as it comes.
+    pub(crate) async fn of(mut stream: SendableRecordBatchStream) -> Result<Self> {
+        let mut found = Self::default();
+        while let Some(batch) = stream.try_next().await? {
+            found.add(&batch)?;
+        }
+        Ok(found)
+    }
+
+    /// Adds those of a batch.
+    pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        for (column, factor) in batch.columns().iter().zip((1u64..).step_by(2)) {
+            self.sum = self.sum.wrapping_add(added(column.as_ref())?.wrapping_mul(factor));
+        }
+        self.rows += batch.num_rows();
+        Ok(())
+    }
+}
+
+/// The sum of an array's values: of numbers their bits, of texts their bytes.
+fn added(array: &dyn Array) -> Result<u64> {
+    fn words<T: ArrowPrimitiveType>(array: &dyn Array, bits: impl Fn(T::Native) -> u64) -> u64 {
+        array.as_primitive::<T>().values().iter().fold(0, |sum: u64, value| sum.wrapping_add(bits(*value)))
+    }
+    if array.null_count() > 0 {
+        return Err("values that are not there cannot be added".into());
+    }
+    Ok(match array.data_type() {
+        DataType::Int32 => words::<Int32Type>(array, |value| u64::from(value.cast_unsigned())),
+        DataType::Int64 => words::<Int64Type>(array, i64::cast_unsigned),
+        DataType::Float32 => words::<Float32Type>(array, |value| u64::from(value.to_bits())),
+        DataType::Utf8 => {
+            let texts = array.as_string::<i32>();
+            let (first, last) = (texts.value_offsets()[0], texts.value_offsets()[texts.len()]);
+            let bytes = &texts.value_data()[first as usize..last as usize];
+            bytes.iter().fold(0, |sum: u64, byte| sum + u64::from(*byte))
+        }
+        DataType::FixedSizeList(..) => added(array.as_fixed_size_list().values().as_ref())?,
+        other => return Err(format!("values of {other} cannot be added").into()),
+    })
 }
 
 /// The rows of an answer as a set that counts: how many, and a sum over a hash of each. Equal for equal rows in any

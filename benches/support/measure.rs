@@ -76,8 +76,8 @@ impl Turns {
     }
 }
 
-/// Runs both sides in turns after one turn each that is not counted; the medians of what they report, in seconds.
-/// A side reports the time of the part that counts.
+/// Runs both sides in turns; the medians of what they report, in seconds. A side reports the time of the part that counts.
+/// Before that each has a turn that is not counted, unless there is one round only.
 pub(crate) async fn alternate(
     rounds: Rounds,
     ours: impl AsyncFnMut() -> Result<Duration>,
@@ -92,8 +92,10 @@ pub(crate) async fn turns(
     mut ours: impl AsyncFnMut() -> Result<Duration>,
     mut peer: impl AsyncFnMut() -> Result<Duration>,
 ) -> Result<Turns> {
-    ours().await?;
-    peer().await?;
+    if rounds.at_most > 1 {
+        ours().await?;
+        peer().await?;
+    }
     let mut turns = Turns { ours: Vec::new(), peer: Vec::new() };
     let start = Instant::now();
     for round in 0..rounds.at_most {

@@ -32,6 +32,7 @@ use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
 use super::Result;
+use super::bench::Bench;
 use super::documents::{BUCKET, TEXT, VECTOR, list};
 use super::indexes::{Index, create_all};
 use super::place::uri;
@@ -175,8 +176,8 @@ impl Peer {
     }
 
     /// Gives the writer the time to write in the background what it holds; it does not tell when it is done.
-    pub(crate) async fn settle(&self) -> Result<()> {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    pub(crate) async fn settle(&self, bench: &Bench) -> Result<()> {
+        tokio::time::sleep(bench.size(Duration::from_secs(1), Duration::from_millis(20))).await;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use datafusion_lsm::cache::MemoryBudget;
 use datafusion_lsm::settings::Settings;
 
 use super::Result;
-use super::answer::drain;
+use super::answer::{Values, drain};
 use super::measure::timed;
 use super::ours::{self, Ours};
 use super::peer::{self, Peer, Planners, Sources};
@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Point,
     /// The keys of all rows.
     Scan,
+    /// All columns of all rows, every value of which is read.
+    Values,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
             Self::Hybrid => "hybrid",
             Self::Point => "point",
             Self::Scan => "scan",
+            Self::Values => "scan_values",
         }
     }
 }
@@ -66,7 +69,7 @@ impl Questions {
             Kind::Vector => self.vectors.len(),
             Kind::Hybrid => self.texts.len().min(self.vectors.len()),
             Kind::Point => self.keys.len(),
-            Kind::Scan => 1,
+            Kind::Scan | Kind::Values => 1,
         }
     }
 }
@@ -78,6 +81,7 @@ pub(crate) enum Answer {
     Ids(Vec<i64>),
     Row(Option<RecordBatch>),
     Rows(usize),
+    Values(Values),
 }
 
 /// An answer to one of the questions, how long it took and what it asked the store for.
@@ -101,6 +105,8 @@ pub(crate) trait Side: Sized {
     async fn row(&self, id: i64) -> Result<Option<RecordBatch>>;
     /// The keys of all live rows.
     async fn keys(&self) -> Result<SendableRecordBatchStream>;
+    /// All live rows.
+    async fn rows(&self) -> Result<SendableRecordBatchStream>;
     /// Ends it; its bucket goes.
     async fn close(self) -> Result<()>;
 
@@ -120,6 +126,7 @@ pub(crate) trait Side: Sized {
                 }
                 Kind::Point => Answer::Row(self.row(questions.keys[at]).await?),
                 Kind::Scan => Answer::Rows(drain(self.keys().await?).await?),
+                Kind::Values => Answer::Values(Values::of(self.rows().await?).await?),
             })
         });
         let (time, answer) = timed(answer).await?;
@@ -233,6 +240,10 @@ impl Side for OurSide {
         self.ours.keys().await
     }
 
+    async fn rows(&self) -> Result<SendableRecordBatchStream> {
+        self.ours.stream().await
+    }
+
     async fn close(self) -> Result<()> {
         self.bucket.set_delay(Duration::ZERO);
         self.ours.table.close().await?;
@@ -301,14 +312,11 @@ impl Side for PeerSide {
     }
 
     async fn keys(&self) -> Result<SendableRecordBatchStream> {
-        let scanner = self.sources.scanner();
-        Ok(match std::env::var("SCAN").as_deref() {
-            Ok("all") => scanner,
-            Ok("text") => scanner.project(&[KEY, "text"])?,
-            _ => scanner.project(&[KEY])?,
-        }
-        .try_into_stream()
-        .await?)
+        Ok(self.sources.scanner().project(&[KEY])?.try_into_stream().await?)
+    }
+
+    async fn rows(&self) -> Result<SendableRecordBatchStream> {
+        self.sources.stream().await
     }
 
     async fn close(self) -> Result<()> {

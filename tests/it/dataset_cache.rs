@@ -24,7 +24,7 @@ use datafusion_lsm::table::{Components, IndexInfo, LsmTable};
 use datafusion_lsm::version::Snapshot;
 use futures::future::{join_all, try_join_all};
 
-use crate::support::place::quiet;
+use crate::support::place::{quiet, tight_budget};
 use crate::support::remote::Bucket;
 use crate::support::rows::stream;
 use crate::support::until;
@@ -57,13 +57,6 @@ impl Caches {
         DatasetOpener::new(StoreOptions::default(), tight_budget())
             .with_caches(Arc::clone(&self.indexes), Arc::clone(&self.datasets) as _)
     }
-}
-
-/// A budget with room that is so short that no rows of datasets stay in memory.
-fn tight_budget() -> Arc<MemoryBudget> {
-    let budget = MemoryBudget::new(4 << 30);
-    Box::leak(Box::new(budget.lease())).set(3 << 30);
-    budget
 }
 
 fn schema() -> SchemaRef {

@@ -17,6 +17,7 @@ mod large_memtable;
 mod leaks;
 mod live_index;
 mod model;
+mod near_hits;
 mod place;
 mod read_budget;
 mod recorder;

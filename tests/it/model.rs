@@ -23,7 +23,7 @@ use crate::support::number_from_env;
 use run::{Config, run};
 
 /// Operations of each run: all runs together make more than 10,000.
-const OPERATIONS: u64 = 1_300;
+const OPERATIONS: u64 = 1_100;
 
 fn check(number: u64, key_type: KeyType, shards: u32, change: impl FnOnce(&mut Config)) {
     let seed = number_from_env("LSM_SEED", 0x5eed_0000 + number);

@@ -83,7 +83,7 @@ async fn explain_tells_what_a_lookup_asked_of_the_store() {
     filled(&session, &uri).await;
     let session = reopened(&session, &uri).await;
     // Amid vectors, of which nothing was read for the keys.
-    let point = "SELECT * FROM t WHERE id = 1200";
+    let point = "SELECT * FROM t WHERE id = 600";
     let of = |plan: &str, name: &str| figure(plan, "FirstMatchExec", name);
     bucket.reset();
     let plan = analyzed(&session, point).await;
@@ -94,7 +94,7 @@ async fn explain_tells_what_a_lookup_asked_of_the_store() {
     assert_eq!((of(&again, "store_requests"), of(&again, "store_bytes")), (0, 0), "{again}");
     assert!(of(&again, "cache_hits") > 0, "{again}");
     // What is in a memtable is no matter of the store.
-    let fresh = analyzed(&session, "SELECT * FROM t WHERE id = 3905").await;
+    let fresh = analyzed(&session, "SELECT * FROM t WHERE id = 2555").await;
     assert!(fresh.contains("FirstMatchExec") && !fresh.contains("store_requests"), "{fresh}");
 }
 

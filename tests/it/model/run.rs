@@ -21,7 +21,7 @@ use super::operation::{Operation, size};
 use super::process::Process;
 use super::search::Searcher;
 use crate::support::key_type::KeyType;
-use crate::support::place::{Place, lose_unsynced, quiet};
+use crate::support::place::{Place, lose_unsynced, quiet, tight_budget};
 use crate::support::rows::{self, Row, Rows};
 
 /// Memtables of large tables hold so many rows, enough for their indexes not just to compare all of them.
@@ -100,14 +100,6 @@ impl Drop for Witness {
             eprintln!("operation {step} ({operation:?}) of {config:?} failed: repeat with LSM_SEED={}", config.seed);
         }
     }
-}
-
-/// A budget with room that is so short that no rows of datasets stay in memory.
-fn tight_budget() -> Arc<MemoryBudget> {
-    let budget = MemoryBudget::new(4 << 30);
-    let lease = Box::leak(Box::new(budget.lease()));
-    lease.grow(2 << 30);
-    budget
 }
 
 /// Carries out the run.

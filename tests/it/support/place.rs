@@ -148,6 +148,14 @@ pub(crate) fn of_a_process() -> Components {
     }
 }
 
+/// A budget with room that is so short that no rows of datasets stay in memory.
+pub(crate) fn tight_budget() -> Arc<MemoryBudget> {
+    let budget = MemoryBudget::new(4 << 30);
+    let lease = Box::leak(Box::new(budget.lease()));
+    lease.grow(2 << 30);
+    budget
+}
+
 /// Settings without what time does: no refresh of the base in the background, nothing synced.
 pub(crate) fn quiet() -> Settings {
     Settings { base_refresh: None, sync: false, ..Settings::default() }

@@ -5,9 +5,10 @@ use datafusion::common::Result;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::sql::LsmSessionExt;
 
-/// Dimensions: rows of a generation take more than what stays in memory as rows.
-const WIDTH: usize = 512;
-const ROWS: usize = 2_600;
+/// Dimensions: rows of a generation take more than what stays in memory as rows. From so many on an index keeps one bit of
+/// each, which is soon made.
+const WIDTH: usize = 768;
+const ROWS: usize = 1_700;
 
 /// How many rows a statement returns.
 pub(crate) async fn run(session: &SessionContext, sql: &str) -> usize {

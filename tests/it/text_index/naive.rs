@@ -56,9 +56,13 @@ pub(crate) fn score(query: &Query, fields: &[Source<'_>], row: usize) -> Option<
                     starts.extend(positions.iter().map(|at| at - i64::from(slot.offset)));
                 }
                 let continues = |start: &i64| {
-                    last.as_ref().is_none_or(|last| last.iter().any(|l| l <= start && *start <= l + i64::from(*slop)))
+                    last.as_ref().is_none_or(|last| {
+                        let from = last.partition_point(|l| l + i64::from(*slop) < *start);
+                        last.get(from).is_some_and(|l| l <= start)
+                    })
                 };
                 starts.retain(continues);
+                starts.sort_unstable();
                 last = Some(starts);
             }
             last.is_some_and(|last| !last.is_empty()).then_some(total)
