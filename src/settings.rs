@@ -78,7 +78,7 @@ pub enum Warmth {
     None,
     /// Where in the files the columns are.
     Metadata,
-    /// Besides, what indexes need to be asked.
+    /// Besides, what indexes need to be asked, and the keys.
     Indexes,
     /// Besides, all files, as far as they fit into what keeps blocks of them.
     All,
@@ -364,6 +364,9 @@ settings! {
     /// How many bytes the queries of the process may have read and not yet used; none is what was said last, at first
     /// 64MiB.
     read_budget: Option<Bytes> = "lsm.read.budget", None;
+    /// How many further generations that may have a key have their keys loaded while those of one are, when a key is
+    /// looked up; 0 is none.
+    read_lookahead: usize = "lsm.read.lookahead", 1;
 }
 
 /// What Lance's writer replays at its defaults.
@@ -398,6 +401,7 @@ impl Settings {
             self.read_budget.is_none_or(|b| b.0 >= 1 << 20),
             "option 'lsm.read.budget': give at least 1MiB, or none",
         )?;
+        check(self.read_lookahead <= 64, "option 'lsm.read.lookahead': give 0 to 64")?;
         check(self.manifest_probe > 0, "option 'lsm.manifest.probe': give at least 1")?;
         check(within(self.search_nprobes, 1_000_000), "option 'lsm.search.nprobes': give 1 to 1000000, or none")?;
         check(within(self.search_ef, 100_000), "option 'lsm.search.ef': give 1 to 100000, or none")?;
@@ -489,6 +493,7 @@ mod tests {
             ("lsm.search.refine", "1001"),
             ("lsm.search.nprobes", "-1"),
             ("lsm.read.budget", "1KiB"),
+            ("lsm.read.lookahead", "65"),
         ] {
             assert!(settings.set(name, value).unwrap_err().message().contains(name));
         }

@@ -19,6 +19,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use crate::dataset::{DatasetHandle, DatasetOpener, FileLayout};
 use crate::error::{Error, ErrorKind, Result};
@@ -169,11 +171,15 @@ impl BaseTable {
     ///
     /// # Errors
     /// `Corrupt` if a key is NULL, `Unavailable` if the storage fails.
-    pub async fn keys(&self) -> Result<KeyMap> {
-        self.handle.key_map().await.map_err(|error| match error.kind() {
-            ErrorKind::Invalid => Error::corrupt("the keys of the base cannot be read").with_source(error),
-            _ => error,
-        })
+    pub fn keys(&self) -> BoxFuture<'static, Result<KeyMap>> {
+        let handle = Arc::clone(&self.handle);
+        let read = async move {
+            handle.key_map().await.map_err(|error| match error.kind() {
+                ErrorKind::Invalid => Error::corrupt("the keys of the base cannot be read").with_source(error),
+                _ => error,
+            })
+        };
+        read.boxed()
     }
 
     /// How files that go with this version are written.

@@ -1,20 +1,22 @@
 //! The block lists of a table, memoised by source and shared by all its queries.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use roaring::RoaringTreemap;
 use tokio::sync::OnceCell;
+use tracing::Instrument;
 
+use super::loaded::LoadedKeys;
 use super::pair::Pair;
 use crate::base::BaseTable;
 use crate::error::Result;
 use crate::generation::Generation;
 use crate::ids::{GenerationId, ShardId};
-use crate::key::{KeyMap, KeyRef};
+use crate::key::{KeyMap, KeyRange, KeyRef};
 use crate::memtable::MemTableView;
+use crate::task;
 
 /// The identity of a source: two with the same one hold the same rows under the same row ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,27 +51,17 @@ impl KeySource {
     pub fn rows(&self) -> usize {
         match self {
             Self::MemTable(view) => view.watermark(),
-            Self::Generation(_, generation) => generation.keys().keys().len(),
+            Self::Generation(_, generation) => generation.key_count(),
         }
     }
 
-    /// Calls `f` with the position and key of each of these rows.
-    pub(super) fn for_each_key(&self, rows: Range<usize>, mut f: impl FnMut(usize, KeyRef<'_>)) {
-        match self {
-            Self::MemTable(view) => view.table().keys().for_each(rows, f),
-            Self::Generation(_, generation) => {
-                for i in rows {
-                    f(i, generation.keys().keys().get(i));
-                }
+    /// Whether it may have a key of a source whose keys are in `range`, if that is known. A memtable may: it grows.
+    pub(super) fn may_overlap(&self, range: Option<&KeyRange>) -> bool {
+        match (self, range) {
+            (Self::Generation(_, generation), Some(range)) => {
+                generation.key_range().is_none_or(|own| own.overlaps(range))
             }
-        }
-    }
-
-    /// Whether it holds the key, live or as a tombstone.
-    pub(super) fn holds(&self, key: KeyRef<'_>, hash: u64) -> bool {
-        match self {
-            Self::MemTable(view) => view.find(key, hash).is_some(),
-            Self::Generation(_, generation) => generation.keys().get(key, hash).is_some(),
+            _ => true,
         }
     }
 }
@@ -119,11 +111,25 @@ impl BlockLists {
         self.unions.lock().retain(|older, _| live.contains(older));
     }
 
-    /// The rows of `older` that any of `newer` supersedes, and `always`; `find` tells the older source's row of a key.
+    /// Whether `older` has no key of a newer memtable, as far as `may_hold` tells: then resolving the two asks it for none.
+    pub(super) fn pass_over(
+        &self,
+        older: SourceId,
+        newer: &MemTableView,
+        may_hold: impl Fn(KeyRef<'_>) -> bool,
+    ) -> bool {
+        let id = SourceId::MemTable(newer.table().instance());
+        let pair = Arc::clone(self.pairs.lock().entry((older, id)).or_default());
+        pair.lock().pass_over(newer, may_hold)
+    }
+
+    /// The rows of `older` that any of `newer` supersedes, and `always`; `find` tells the older source's row of a key. Of
+    /// `newer` only `asked` may have keys of the older source.
     pub(super) fn resolve(
         &self,
         older: SourceId,
         newer: &[KeySource],
+        asked: &[LoadedKeys],
         always: &RoaringTreemap,
         find: impl Fn(KeyRef<'_>, u64) -> Option<u64>,
     ) -> Arc<RoaringTreemap> {
@@ -131,7 +137,7 @@ impl BlockLists {
             return rows;
         }
         let mut union = always.clone();
-        for source in newer {
+        for source in asked {
             let pair = Arc::clone(self.pairs.lock().entry((older, source.id())).or_default());
             let rows = pair.lock().resolve(source, &find);
             union |= rows.as_ref();
@@ -141,32 +147,32 @@ impl BlockLists {
         union
     }
 
-    /// Finds out which rows of `older` `newer` supersedes, before queries ask.
-    pub fn relate(&self, shard: ShardId, older: &Generation, newer: &Arc<Generation>) {
-        let keys = older.keys();
-        self.relate_to(SourceId::Generation(shard, older.id()), shard, newer, |key, hash| keys.get(key, hash));
+    /// Finds out which rows of a generation a newer one of its shard supersedes, before queries ask: each by its number and
+    /// its keys.
+    pub fn relate(
+        &self,
+        shard: ShardId,
+        (older, keys): (GenerationId, &KeyMap),
+        (newer, newer_keys): (GenerationId, &Arc<KeyMap>),
+    ) {
+        let newer = LoadedKeys::Generation(SourceId::Generation(shard, newer), Arc::clone(newer_keys));
+        self.relate_to(SourceId::Generation(shard, older), &newer, |key, hash| keys.get(key, hash));
     }
 
     /// The same of the base, if its keys are in memory.
-    pub fn relate_base(&self, base: &BaseTable, shard: ShardId, newer: &Arc<Generation>) {
+    pub fn relate_base(&self, base: &BaseTable, shard: ShardId, (newer, newer_keys): (GenerationId, &Arc<KeyMap>)) {
         let slot = self.base_keys.lock();
         let known = slot.as_ref().filter(|(version, _)| *version == base.version()).map(|(_, cell)| Arc::clone(cell));
         drop(slot);
         if let Some(keys) = known.as_ref().and_then(|cell| cell.get()) {
-            self.relate_to(SourceId::Base(base.version()), shard, newer, |key, hash| keys.get(key, hash));
+            let newer = LoadedKeys::Generation(SourceId::Generation(shard, newer), Arc::clone(newer_keys));
+            self.relate_to(SourceId::Base(base.version()), &newer, |key, hash| keys.get(key, hash));
         }
     }
 
-    fn relate_to(
-        &self,
-        older: SourceId,
-        shard: ShardId,
-        newer: &Arc<Generation>,
-        find: impl Fn(KeyRef<'_>, u64) -> Option<u64>,
-    ) {
-        let newer = KeySource::Generation(shard, Arc::clone(newer));
+    fn relate_to(&self, older: SourceId, newer: &LoadedKeys, find: impl Fn(KeyRef<'_>, u64) -> Option<u64>) {
         let pair = Arc::clone(self.pairs.lock().entry((older, newer.id())).or_default());
-        pair.lock().resolve(&newer, find);
+        pair.lock().resolve(newer, find);
     }
 
     /// The rows of `older` that any of `newer` supersedes, if that was found out and no row came since.
@@ -186,7 +192,8 @@ impl BlockLists {
             && *self.too_large.lock() != Some(base.version())
     }
 
-    /// The base's keys: read once a version if they fit into memory, and each time if they turn out not to.
+    /// The base's keys: read once a version if they fit into memory, and each time if they turn out not to. Those who ask
+    /// meanwhile wait for that, and it goes on although the one who asked first is not polled.
     ///
     /// # Errors
     /// Whatever reading the base raises; the next call tries again.
@@ -205,7 +212,17 @@ impl BlockLists {
                 }
             }
         };
-        let keys = cell.get_or_try_init(|| async { base.keys().await.map(Arc::new) }).await.cloned()?;
+        let keys = match cell.get() {
+            Some(keys) => Arc::clone(keys),
+            None => {
+                let read = base.keys();
+                let load = async move {
+                    let load = || async move { read.await.map(Arc::new) };
+                    cell.get_or_try_init(load).await.cloned()
+                };
+                task::driven(load.in_current_span()).await.flatten()?
+            }
+        };
         if keys.memory() > self.base_key_bytes {
             *self.too_large.lock() = Some(base.version());
             self.base_keys.lock().take_if(|(version, _)| *version == base.version());

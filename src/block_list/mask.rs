@@ -6,11 +6,13 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use futures::future::try_join;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
 
 use super::lists::{BlockLists, KeySource, SourceId};
+use super::loaded::{self, LoadedKeys};
 use crate::base::BaseTable;
 use crate::error::Result;
 use crate::generation::Generation;
@@ -32,16 +34,13 @@ fn label(newer: &[KeySource]) -> String {
     }
 }
 
-/// Runs `resolve` here if it is little work, elsewhere if it is much.
+/// What `resolve` makes of the sources whose keys it asks for: here if it is little work, elsewhere if it is much.
 async fn resolve_off_worker(
-    (lists, older, newer): (&BlockLists, SourceId, &[KeySource]),
-    resolve: impl FnOnce() -> Arc<RoaringTreemap> + Send + 'static,
+    asked: Vec<LoadedKeys>,
+    resolve: impl FnOnce(&[LoadedKeys]) -> Arc<RoaringTreemap> + Send + 'static,
 ) -> Result<Arc<RoaringTreemap>> {
-    if let Some(known) = lists.known(older, newer) {
-        return Ok(known);
-    }
-    let heavy = newer.iter().map(KeySource::rows).sum::<usize>() >= HEAVY;
-    task::blocking_if(heavy, move || Ok(resolve())).await
+    let heavy = asked.iter().map(LoadedKeys::rows).sum::<usize>() >= HEAVY;
+    task::blocking_if(heavy, move || Ok(resolve(&asked))).await
 }
 
 /// The live rows of a memtable.
@@ -71,8 +70,12 @@ impl MemTableRows {
         }
         let (lists, newer, older) = (Arc::clone(&self.lists), Arc::clone(&self.newer), self.view.clone());
         let id = SourceId::MemTable(older.table().instance());
-        resolve_off_worker((&self.lists, id, &self.newer), move || {
-            lists.resolve(id, &newer, &RoaringTreemap::new(), |key, hash| {
+        if let Some(rows) = lists.known(id, &newer) {
+            return Ok(rows);
+        }
+        let asked = loaded::load(&newer).await?;
+        resolve_off_worker(asked, move |asked| {
+            lists.resolve(id, &newer, asked, &RoaringTreemap::new(), |key, hash| {
                 older.find(key, hash).map(|(row, _)| row as u64)
             })
         })
@@ -124,6 +127,26 @@ impl GenerationMask {
     pub fn new(lists: Arc<BlockLists>, generation: Arc<Generation>, id: SourceId, newer: Arc<[KeySource]>) -> Self {
         Self { lists, generation, id, newer }
     }
+
+    /// Whether keys of the generation are needed to know what `newer`, those sources that may have some of its keys,
+    /// supersede of it.
+    async fn needs_keys(&self, newer: &[KeySource]) -> Result<bool> {
+        if self.generation.known_keys().is_some() || self.generation.may_have_tombstones() {
+            return Ok(true);
+        }
+        let mut views = Vec::with_capacity(newer.len());
+        for source in newer {
+            match source {
+                KeySource::MemTable(view) => views.push(view.clone()),
+                KeySource::Generation(..) => return Ok(true),
+            }
+        }
+        let (lists, generation, id) = (Arc::clone(&self.lists), Arc::clone(&self.generation), self.id);
+        let heavy = views.iter().map(MemTableView::watermark).sum::<usize>() >= HEAVY;
+        let is_passed_over =
+            move |view: &MemTableView| lists.pass_over(id, view, |key| generation.may_hold(key, key.hash()));
+        task::blocking_if(heavy, move || Ok(!views.iter().all(is_passed_over))).await
+    }
 }
 
 #[async_trait]
@@ -133,11 +156,22 @@ impl RowMask for GenerationMask {
     }
 
     async fn resolve(&self) -> Result<Dropped> {
-        let (lists, generation, id, newer) =
-            (Arc::clone(&self.lists), Arc::clone(&self.generation), self.id, Arc::clone(&self.newer));
-        let rows = resolve_off_worker((&self.lists, self.id, &self.newer), move || {
-            let keys = generation.keys();
-            lists.resolve(id, &newer, keys.tombstones(), |key, hash| keys.get(key, hash))
+        if let Some(rows) = self.lists.known(self.id, &self.newer) {
+            return Ok(Dropped::Rows(rows));
+        }
+        let range = self.generation.key_range();
+        let near: Vec<KeySource> = self.newer.iter().filter(|source| source.may_overlap(range)).cloned().collect();
+        let (keys, asked) = if self.needs_keys(&near).await? {
+            let (keys, asked) = try_join(self.generation.keys(), loaded::load(&near)).await?;
+            (Some(keys), asked)
+        } else {
+            (None, loaded::load(&near).await?)
+        };
+        let (lists, id, newer) = (Arc::clone(&self.lists), self.id, Arc::clone(&self.newer));
+        let rows = resolve_off_worker(asked, move |asked| match keys {
+            Some(keys) => lists.resolve(id, &newer, asked, keys.tombstones(), |key, hash| keys.get(key, hash)),
+            // No tombstones, and of memtables only keys that it has not.
+            None => lists.resolve(id, &newer, asked, &RoaringTreemap::new(), |_, _| None),
         });
         Ok(Dropped::Rows(rows.await?))
     }
@@ -187,24 +221,26 @@ impl RowMask for BaseMask {
         if self.newer.is_empty() {
             return Ok(Dropped::Rows(Arc::clone(&NONE)));
         }
-        if !self.by_row {
-            let base = SourceId::Base(self.base.version());
-            if let Some(rows) = self.lists.known(base, &self.newer) {
-                return Ok(Dropped::Rows(rows));
-            }
-            return Ok(Dropped::Keys(Arc::new(NewerKeys {
-                lists: Arc::clone(&self.lists),
-                base,
-                key: self.key.clone(),
-                columns: self.columns.clone(),
-                newer: Arc::clone(&self.newer),
-            })));
-        }
-        let keys = self.lists.base_keys(&self.base).await?;
         let (lists, newer, id) =
             (Arc::clone(&self.lists), Arc::clone(&self.newer), SourceId::Base(self.base.version()));
-        let rows = resolve_off_worker((&self.lists, id, &self.newer), move || {
-            lists.resolve(id, &newer, &RoaringTreemap::new(), |key, hash| keys.get(key, hash))
+        if let Some(rows) = lists.known(id, &newer) {
+            return Ok(Dropped::Rows(rows));
+        }
+        if !self.by_row {
+            return Ok(Dropped::Keys(Arc::new(NewerKeys {
+                lists,
+                base: id,
+                key: self.key.clone(),
+                columns: self.columns.clone(),
+                asked: loaded::load(&newer).await?,
+                newer,
+            })));
+        }
+        let keys = lists.base_keys(&self.base).await?;
+        let near: Vec<KeySource> = newer.iter().filter(|source| source.may_overlap(keys.range())).cloned().collect();
+        let asked = loaded::load(&near).await?;
+        let rows = resolve_off_worker(asked, move |asked| {
+            lists.resolve(id, &newer, asked, &RoaringTreemap::new(), |key, hash| keys.get(key, hash))
         });
         Ok(Dropped::Rows(rows.await?))
     }
@@ -218,6 +254,8 @@ struct NewerKeys {
     key: PrimaryKey,
     columns: Vec<usize>,
     newer: Arc<[KeySource]>,
+    /// The same with their keys.
+    asked: Vec<LoadedKeys>,
 }
 
 impl KeyProbe for NewerKeys {
@@ -231,7 +269,7 @@ impl KeyProbe for NewerKeys {
             .iter()
             .map(|key| {
                 let hash = key.hash();
-                self.newer.iter().any(|source| source.holds(key, hash))
+                self.asked.iter().any(|source| source.holds(key, hash))
             })
             .collect())
     }

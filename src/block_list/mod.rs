@@ -4,6 +4,7 @@
 //! own: which source is newer (`version`), what is done with the rows (`physical_plan`).
 
 mod lists;
+mod loaded;
 mod mask;
 mod pair;
 

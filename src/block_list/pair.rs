@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use roaring::RoaringTreemap;
 
-use super::lists::KeySource;
+use super::loaded::LoadedKeys;
 use crate::key::KeyRef;
+use crate::memtable::MemTableView;
 
 /// What is known of a pair so far. A newer memtable grows, so each superseded row is kept with the position that
 /// superseded it first: a snapshot at watermark `w` sees those below `w`.
@@ -21,10 +22,22 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    /// Passes over rows of `newer` whose keys the older source has not, up to the first that it may have. Returns whether
+    /// there is none: then resolving asks the older source for nothing.
+    pub(super) fn pass_over(&mut self, newer: &MemTableView, may_hold: impl Fn(KeyRef<'_>) -> bool) -> bool {
+        let (keys, rows) = (newer.table().keys(), newer.watermark());
+        let mut may = false;
+        while !may && self.probed < rows {
+            keys.for_each(self.probed..self.probed + 1, |_, key| may = may_hold(key));
+            self.probed += usize::from(!may);
+        }
+        !may
+    }
+
     /// The rows of the older source that `newer` supersedes; `find` tells the older source's row of a key.
     pub(super) fn resolve(
         &mut self,
-        newer: &KeySource,
+        newer: &LoadedKeys,
         find: impl Fn(KeyRef<'_>, u64) -> Option<u64>,
     ) -> Arc<RoaringTreemap> {
         let rows = newer.rows();

@@ -85,7 +85,7 @@ impl BlockReader {
             let blocks: Vec<u64> = own.places.iter().map(|place| place.number).collect();
             let runs = blocks.chunk_by(|a, b| a + 1 == *b).map(|run| run[0]..run[run.len() - 1] + 1);
             let runs: Vec<Range<u64>> = runs.collect();
-            let read = runs.iter().map(|run| fetch(run.start * BLOCK..(run.end * BLOCK).min(size)));
+            let read = runs.iter().map(|run| fetch(run.start * BLOCK..run.end.saturating_mul(BLOCK).min(size)));
             for (run, bytes) in runs.iter().zip(try_join_all(read).await?) {
                 self.misses.fetch_add(run.end - run.start, Ordering::Relaxed);
                 let start = run.start * BLOCK;

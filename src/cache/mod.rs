@@ -1,5 +1,6 @@
 //! The one memory figure of a process and who holds how much of it, and what queries read ahead.
 
+mod admission;
 mod block_cache;
 mod block_reader;
 mod index_cache;
@@ -10,11 +11,12 @@ mod read_ahead;
 mod read_budget;
 mod read_queue;
 
+pub use admission::{Admission, ReadCharge};
 pub use block_cache::{BLOCK, BlockCache, BlockId, FileName};
 pub use block_reader::{BlockCounts, BlockReader};
 pub use index_cache::{IndexCache, IndexView};
 pub use index_tier::CacheCounts;
 pub use memory_blocks::MemoryBlocks;
 pub use memory_budget::{MemoryBudget, MemoryLease, Reclaim};
-pub use read_budget::{Admission, READ_LIMIT, ReadBudget, ReadCharge, ScanReads};
+pub use read_budget::{READ_LIMIT, ReadBudget, ReadQuery, ScanReads};
 pub use read_queue::ReadRequest;

@@ -6,31 +6,35 @@
 
 use std::any::Any;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use super::admission::{Admission, ReadCharge};
 use super::read_ahead::ReadAhead;
-use super::read_queue::{Grant, ReadQueue, ReadRequest};
+use super::read_queue::{ReadQueue, ReadRequest};
 
 /// The bound of the process unless it is told another one.
 pub const READ_LIMIT: usize = 64 << 20;
 
+/// What the reads of one query have in common, and no others have.
+pub type ReadQuery = Arc<dyn Any + Send + Sync>;
+
 /// A shared bound on what is read ahead.
 pub struct ReadBudget {
-    queue: Mutex<ReadQueue>,
-    waits: AtomicU64,
+    pub(super) queue: Mutex<ReadQueue>,
+    pub(super) waits: AtomicU64,
+    for_all: ReadQuery,
 }
 
 impl ReadBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::new(ReadQueue::new(limit, Instant::now())), waits: AtomicU64::new(0) })
+        let queue = Mutex::new(ReadQueue::new(limit, Instant::now()));
+        Arc::new(Self { queue, waits: AtomicU64::new(0), for_all: Arc::new(()) })
     }
 
     /// The budget of the process: 64 MiB unless [`set_limit`](Self::set_limit) says else.
@@ -59,6 +63,11 @@ impl ReadBudget {
         self.queue.lock().peak
     }
 
+    /// How many queries share it now; rows that are taken by their ids are of none.
+    pub fn queries(&self) -> usize {
+        self.queue.lock().queries()
+    }
+
     /// How many scans and takes wait for room.
     pub fn waiting(&self) -> usize {
         self.queue.lock().waiting()
@@ -69,9 +78,14 @@ impl ReadBudget {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// A scan. Those that give the same `query` are one query: queries have equal shares. `is_near` if the storage answers
-    /// at once.
-    pub fn scan(self: &Arc<Self>, query: Option<Arc<dyn Any + Send + Sync>>, is_near: bool) -> Arc<ScanReads> {
+    /// The query of reads whose outcome is kept for all queries, such as keys: together they are one.
+    pub fn for_all(&self) -> &ReadQuery {
+        &self.for_all
+    }
+
+    /// A scan. Those that give the same `query` are one query, one without is one alone: queries have equal shares.
+    /// `is_near` if the storage answers at once.
+    pub fn scan(self: &Arc<Self>, query: Option<ReadQuery>, is_near: bool) -> Arc<ScanReads> {
         let address = query.as_ref().map(|query| Arc::as_ptr(query).cast::<()>() as usize);
         let id = self.queue.lock().enter(address);
         let ahead = Mutex::new(ReadAhead::new(is_near));
@@ -86,7 +100,7 @@ impl ReadBudget {
     }
 
     /// Does what changes how much room there is, then wakes who may go on.
-    fn change<T>(&self, change: impl FnOnce(&mut ReadQueue) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut ReadQueue) -> T) -> T {
         let mut queue = self.queue.lock();
         let changed = change(&mut queue);
         let wake = queue.admit(Instant::now());
@@ -105,11 +119,11 @@ impl fmt::Debug for ReadBudget {
 
 /// One scan, which reads ahead as far as it is of use.
 pub struct ScanReads {
-    budget: Arc<ReadBudget>,
-    id: u64,
-    ahead: Mutex<ReadAhead>,
+    pub(super) budget: Arc<ReadBudget>,
+    pub(super) id: u64,
+    pub(super) ahead: Mutex<ReadAhead>,
     /// Kept, that its address is nobody else's.
-    _query: Option<Arc<dyn Any + Send + Sync>>,
+    _query: Option<ReadQuery>,
 }
 
 impl ScanReads {
@@ -125,10 +139,19 @@ impl ScanReads {
         Poll::Pending
     }
 
+    /// Until when a read of `columns` columns should not be asked for, if `rest` bytes follow: the first reads of a far
+    /// store are spread a little. Who reads no more than the budget at all need not wait.
+    pub fn due(&self, rest: usize, columns: usize) -> Option<Instant> {
+        let queue = self.budget.queue.lock();
+        let (read, limit, latency) = (queue.read_size(self.id, columns), queue.limit, queue.latency);
+        drop(queue);
+        if rest > limit { self.ahead.lock().due(read, limit, latency, Instant::now()) } else { None }
+    }
+
     /// Room for what is asked for, as soon as it is this scan's turn. A scan that holds nothing is let in without room:
     /// the first of its query at once, others when nothing has moved for a while. Dropped, it has asked for nothing.
     pub fn admit(self: &Arc<Self>, request: ReadRequest) -> Admission {
-        Admission { scan: Arc::clone(self), request, ticket: None, since: None, has_waited: false, sleep: None }
+        Admission::new(Arc::clone(self), request)
     }
 }
 
@@ -145,150 +168,12 @@ impl fmt::Debug for ScanReads {
     }
 }
 
-/// Waits for room.
-#[must_use = "nothing is asked for before it is awaited"]
-pub struct Admission {
-    scan: Arc<ScanReads>,
-    request: ReadRequest,
-    ticket: Option<u64>,
-    since: Option<Instant>,
-    has_waited: bool,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Future for Admission {
-    type Output = ReadCharge;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ReadCharge> {
-        let this = &mut *self;
-        loop {
-            let since = *this.since.get_or_insert_with(Instant::now);
-            let (id, request, budget) = (this.scan.id, this.request, &this.scan.budget);
-            let ticket = match this.ticket {
-                Some(ticket) => ticket,
-                None => *this.ticket.insert(budget.change(|queue| queue.wait(id, request, since))),
-            };
-            let now = Instant::now();
-            // Whatever else lets somebody in wakes them; looking at all who wait each time would take long.
-            if budget.queue.lock().deadline(ticket).is_some_and(|deadline| deadline <= now) {
-                budget.change(|_| ());
-            }
-            let mut queue = budget.queue.lock();
-            if let Some(Grant { bytes, beyond }) = queue.collect(ticket) {
-                drop(queue);
-                this.ticket = None;
-                let amount = Mutex::new(Amount { charged: bytes, requested: 0 });
-                let waited = since.elapsed();
-                return Poll::Ready(ReadCharge { scan: Arc::clone(&this.scan), amount, beyond, waited });
-            }
-            queue.wake(ticket, cx.waker());
-            let deadline = queue.deadline(ticket);
-            if deadline.is_none() {
-                queue.park(id, cx.waker());
-            }
-            drop(queue);
-            if !std::mem::replace(&mut this.has_waited, true) {
-                this.scan.budget.waits.fetch_add(1, Ordering::Relaxed);
-            }
-            let Some(deadline) = deadline else { return Poll::Pending };
-            let sleep = match &mut this.sleep {
-                Some(sleep) => {
-                    sleep.as_mut().reset(deadline);
-                    sleep
-                }
-                none => none.insert(Box::pin(sleep_until(deadline))),
-            };
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.scan.budget.change(|queue| queue.give_up(ticket, self.scan.id, Instant::now()));
-        }
-    }
-}
-
-impl fmt::Debug for Admission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admission").field("request", &self.request).finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug)]
-struct Amount {
-    charged: usize,
-    requested: usize,
-}
-
-/// What one read of a scan holds; dropping it gives it back.
-#[derive(Debug)]
-pub struct ReadCharge {
-    scan: Arc<ScanReads>,
-    amount: Mutex<Amount>,
-    beyond: bool,
-    waited: Duration,
-}
-
-impl ReadCharge {
-    /// The bytes that are charged.
-    pub fn bytes(&self) -> usize {
-        self.amount.lock().charged
-    }
-
-    /// How long it was waited for.
-    pub fn waited(&self) -> Duration {
-        self.waited
-    }
-
-    /// So many bytes are requested for it. If they are more than it was given they are charged as well: they are needed
-    /// for rows that are under way.
-    pub fn request(&self, bytes: usize) {
-        let mut amount = self.amount.lock();
-        amount.requested += bytes;
-        if let Some(more) = amount.requested.checked_sub(amount.charged) {
-            amount.charged = amount.requested;
-            self.scan.budget.queue.lock().charge(self.scan.id, more);
-        }
-    }
-
-    /// All is requested: what it was given beyond that is given back.
-    pub fn settle(&self) {
-        let mut amount = self.amount.lock();
-        let less = amount.charged - amount.requested;
-        amount.charged = amount.requested;
-        drop(amount);
-        self.give_back(less);
-    }
-
-    /// All its rows are decoded. What it read came within `took`.
-    pub fn done(&self, took: Duration) {
-        self.scan.ahead.lock().done(self.bytes(), took, Instant::now());
-        self.scan.budget.queue.lock().took(took);
-    }
-
-    fn give_back(&self, bytes: usize) {
-        if bytes > 0 {
-            self.scan.budget.change(|queue| queue.release(self.scan.id, bytes, self.beyond, Instant::now()));
-        }
-    }
-}
-
-impl Drop for ReadCharge {
-    fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.amount.get_mut().charged);
-        self.give_back(bytes);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::pin::Pin;
     use std::task::Waker;
+    use std::time::Duration;
 
     use tokio::task::JoinSet;
 
@@ -297,7 +182,7 @@ mod tests {
     const LIMIT: usize = 64 << 20;
     /// What one read has, and how much more than the limit may be let in at a time.
     const READ: usize = 4 << 20;
-    const SLACK: usize = 8 << 20;
+    const SLACK: usize = 12 << 20;
     const LEAST: usize = 1 << 20;
     const ROWS: ReadRequest = ReadRequest::Rows { rest: 1 << 30, columns: 1 };
 
@@ -308,7 +193,7 @@ mod tests {
         }
     }
 
-    fn query() -> Option<Arc<dyn Any + Send + Sync>> {
+    fn query() -> Option<ReadQuery> {
         Some(Arc::new(7u8))
     }
 
@@ -325,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_scan_has_the_whole_budget_and_one_read_more_and_all_of_it_comes_back() {
+    async fn a_scan_has_the_whole_budget_and_some_reads_more_and_all_of_it_comes_back() {
         let budget = ReadBudget::new(LIMIT);
         let scan = budget.scan(None, false);
         assert!(scan.poll_ahead(1, &mut Context::from_waker(Waker::noop())).is_ready());
@@ -390,6 +275,15 @@ mod tests {
         assert!(of_second.iter().all(|charge| charge.bytes() == LIMIT / 2 / 16), "less, so that all find room");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn first_reads_wait_by_what_others_took_if_more_follows_than_the_budget() {
+        let budget = ReadBudget::new(LIMIT);
+        let (first, second) = (budget.scan(None, false), budget.scan(None, false));
+        poll(&mut first.admit(ROWS)).unwrap().done(Duration::from_secs(1));
+        let is_late = |rest| [second.due(rest, 1), second.due(rest, 1)].map(|due| due.is_some());
+        assert_eq!((is_late(LIMIT), is_late(LIMIT + 1)), ([false; 2], [false, true]));
+    }
+
     const STALLED: Duration = Duration::from_millis(100);
 
     #[tokio::test(start_paused = true)]
@@ -419,7 +313,7 @@ mod tests {
         let mut of_idle = Vec::new();
         // The first of the query holds half of all there is, and hands nothing on before the second does.
         let mut next = idle.admit(ROWS);
-        while of_idle.iter().map(ReadCharge::bytes).sum::<usize>() < LIMIT / 2 + READ {
+        while of_idle.iter().map(ReadCharge::bytes).sum::<usize>() < (LIMIT + SLACK) / 2 {
             match poll(&mut next) {
                 Some(charge) => {
                     of_idle.push(charge);
@@ -558,6 +452,46 @@ mod tests {
         let start = Instant::now();
         let many = budget.take(3 * READ).await;
         assert_eq!((many.bytes(), start.elapsed()), (3 * READ, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_that_are_taken_are_let_in_without_room_one_after_the_other() {
+        let budget = ReadBudget::new(LIMIT);
+        let scan = budget.scan(None, false);
+        let (held, _waiting) = fill(&scan);
+        let take = |_| {
+            let budget = Arc::clone(&budget);
+            async move { budget.take(LIMIT / 4).await }
+        };
+        let mut takes: JoinSet<ReadCharge> = (0..30).map(take).collect();
+        let full = LIMIT + SLACK + LIMIT / 4;
+        let first = takes.join_next().await.unwrap().unwrap();
+        assert_eq!((first.bytes(), first.waited(), budget.used()), (LIMIT / 4, STALLED, full));
+        // The next when it was read …
+        drop(first);
+        let second = takes.join_next().await.unwrap().unwrap();
+        assert_eq!((second.waited(), budget.used()), (STALLED, full));
+        // … or takes long.
+        let third = takes.join_next().await.unwrap().unwrap();
+        assert_eq!((third.waited(), budget.used()), (2 * STALLED, full + LIMIT / 4));
+        // All others when there is room.
+        drop((second, third, held));
+        let rest = tokio::time::timeout(STALLED, async { while takes.join_next().await.is_some() {} }).await;
+        assert!(rest.is_ok() && budget.peak() == full + LIMIT / 4, "{}", budget.peak());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_query_whose_scans_waited_for_each_other_reads_a_part_of_the_budget_at_once() {
+        let budget = ReadBudget::new(LIMIT);
+        let other = budget.scan(None, false);
+        let of_other = fill(&other);
+        let query = query();
+        let (first, second) = (budget.scan(query.clone(), false), budget.scan(query, false));
+        let of_first = poll(&mut first.admit(ROWS)).unwrap();
+        let of_second = second.admit(ROWS).await;
+        drop((of_other, other, of_first, first, of_second));
+        let wide = ReadRequest::Rows { rest: 2 * LIMIT, columns: 400 };
+        assert_eq!(poll(&mut second.admit(wide)).unwrap().bytes(), LIMIT / 4);
     }
 
     #[tokio::test(start_paused = true)]

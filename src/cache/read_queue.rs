@@ -12,6 +12,9 @@ use tokio::time::Instant;
 const READ: (usize, usize, usize) = (16, 64 << 10, 8 << 20);
 /// What a scan reads at once that is let in without room.
 const LEAST: (usize, usize, usize) = (64, 16 << 10, 1 << 20);
+/// So many reads may be held beyond the limit: one whose rows the consumer has, and two that are decoded meanwhile. What
+/// was asked for and did not come has the rest.
+const BEYOND: usize = 3;
 /// What is left of a file is read at once if it is at most so many reads.
 const REST: usize = 3;
 /// A query reads its share in so many parts.
@@ -75,6 +78,8 @@ struct Scan {
     query: Option<QueryId>,
     charged: usize,
     open: bool,
+    /// Single rows that were let in without room, after a while.
+    is_late: bool,
     /// Waits without having asked, or without a time: whom to wake when it holds nothing any more.
     parked: Option<Waker>,
 }
@@ -103,8 +108,10 @@ pub(super) struct ReadQueue {
     woken: Vec<Waker>,
     /// When bytes were last given or given back for which there was room.
     moved: Instant,
+    /// How many read single rows that were let in without room after a while, and when the last was.
+    late: (usize, Instant),
     /// How long reads take of late.
-    latency: Duration,
+    pub(super) latency: Duration,
 }
 
 impl ReadQueue {
@@ -120,8 +127,14 @@ impl ReadQueue {
             granted: HashMap::new(),
             woken: Vec::new(),
             moved: now,
+            late: (0, now),
             latency: Duration::ZERO,
         }
+    }
+
+    /// How many queries there are.
+    pub(super) fn queries(&self) -> usize {
+        self.queries.len()
     }
 
     /// How many wait.
@@ -134,14 +147,14 @@ impl ReadQueue {
         let id = self.number();
         let query = query.map_or(QueryId::Alone(id), QueryId::Shared);
         self.queries.entry(query).or_default().scans += 1;
-        self.scans.insert(id, Scan { query: Some(query), charged: 0, open: true, parked: None });
+        self.scans.insert(id, Scan { query: Some(query), charged: 0, open: true, is_late: false, parked: None });
         id
     }
 
     /// Somebody who reads single rows.
     pub(super) fn enter_take(&mut self) -> u64 {
         let id = self.number();
-        self.scans.insert(id, Scan { query: None, charged: 0, open: true, parked: None });
+        self.scans.insert(id, Scan { query: None, charged: 0, open: true, is_late: false, parked: None });
         id
     }
 
@@ -186,7 +199,15 @@ impl ReadQueue {
     /// by itself.
     pub(super) fn deadline(&self, ticket: u64) -> Option<Instant> {
         let waiting = self.waiting.get(&ticket)?;
-        (self.charged(waiting.scan) == 0).then(|| (self.moved + self.stall()).min(self.overdue(waiting)))
+        let due = (self.moved + self.stall()).min(self.overdue(waiting));
+        let is_in_turn = !matches!(waiting.request, ReadRequest::Take(_));
+        (self.charged(waiting.scan) == 0).then(|| if is_in_turn { due } else { due.max(self.turn(due)) })
+    }
+
+    /// When single rows may be let in without room that would be at `due`: one after the other, each when the last was
+    /// read or has taken a while. They may be large, and many may wait.
+    fn turn(&self, due: Instant) -> Instant {
+        if self.late.0 > 0 { self.late.1 + self.stall() } else { due }
     }
 
     /// When one who has nothing is let in though others move: they may always be those who come first.
@@ -240,7 +261,7 @@ impl ReadQueue {
         let share = self.limit / self.queries.len().max(1);
         let query = self.scans.get(&scan).and_then(|scan| self.queries.get(&scan.query?));
         let share = match query {
-            Some(query) if query.in_step => share / query.scans.max(1),
+            Some(query) if query.in_step => share / query.scans.max(PARTS),
             _ => share / PARTS,
         };
         let least = self.part(LEAST);
@@ -281,8 +302,18 @@ impl ReadQueue {
             if let Some(query) = query.filter(|_| !is_due) {
                 query.in_step = true;
             }
-            let size = self.size(waiting);
-            let bytes = if matches!(waiting.request, ReadRequest::Take(_)) { size } else { size.min(least) };
+            let (scan, size) = (waiting.scan, self.size(waiting));
+            let is_take = matches!(waiting.request, ReadRequest::Take(_));
+            if is_take && !is_due {
+                if self.turn(now) > now {
+                    continue;
+                }
+                self.late = (self.late.0 + 1, now);
+                if let Some(there) = self.scans.get_mut(&scan) {
+                    there.is_late = true;
+                }
+            }
+            let bytes = if is_take { size } else { size.min(least) };
             self.grant(ticket, Grant { bytes, beyond: true }, &mut wake);
         }
         wake
@@ -304,7 +335,7 @@ impl ReadQueue {
 
     /// What one who waits gets if there is room for it.
     fn fitting(&self, waiting: &Waiting) -> Option<usize> {
-        let room = self.limit.saturating_add(2 * self.part(READ)).saturating_sub(self.used);
+        let room = self.limit.saturating_add(BEYOND * self.part(READ)).saturating_sub(self.used);
         let size = self.size(waiting);
         match waiting.request {
             ReadRequest::Buffer => Some(size.min(room)).filter(|bytes| *bytes >= size / PARTS),
@@ -345,8 +376,9 @@ impl ReadQueue {
         if self.scans.get(&scan).is_none_or(|scan| scan.open || scan.charged > 0) {
             return;
         }
-        let query = self.scans.remove(&scan).and_then(|scan| scan.query);
-        if let Some(id) = query
+        let Some(scan) = self.scans.remove(&scan) else { return };
+        self.late.0 -= usize::from(scan.is_late);
+        if let Some(id) = scan.query
             && let Some(query) = self.queries.get_mut(&id)
         {
             query.scans -= 1;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cache::ReadCharge;
+use crate::source::READ_WAIT;
 
 /// What a scan has read.
 #[derive(Debug, Clone, Default)]
@@ -43,8 +44,13 @@ impl ReadFigures {
             requests: gauge("requests"),
             iops: gauge("iops"),
             bytes: gauge("bytes_read"),
-            waited: MetricBuilder::new(metrics).subset_time("read_wait", 0),
+            waited: MetricBuilder::new(metrics).subset_time(READ_WAIT, 0),
         }
+    }
+
+    /// Figures that nobody sees but how long was waited, which `waited` counts with that of other reads.
+    pub(super) fn waiting(waited: &Time) -> Self {
+        Self { waited: waited.clone(), ..Self::default() }
     }
 
     pub(super) fn waited(&self, waited: Duration) {

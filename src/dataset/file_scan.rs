@@ -32,6 +32,7 @@ use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_io::traits::Reader;
 use lance_table::format::DataFile;
 use tokio::sync::watch;
+use tokio::time::sleep_until;
 
 use super::budgeted_io::{BudgetedIo, ReadFigures, RowReads};
 use super::row_id_field;
@@ -42,7 +43,8 @@ use crate::task::driven;
 
 /// Fragments that are opened ahead at most.
 const FRAGMENTS: usize = 16;
-/// Reads that are under way at most.
+/// Reads that are under way or wait to be decoded at most. The usual budget bounds them before, at 19; this is for those
+/// that are as good as none. Of a store in a cloud Lance has 64 requests under way, and a read is one at least.
 const READS: usize = 64;
 /// What a column reads more than its rows take: chunks at the ends of a read are read whole.
 const ENDS: usize = 8 << 10;
@@ -211,8 +213,10 @@ impl OpenFile {
         // Under the names that Lance's own readers use: what one of them knows the others need not read.
         let cache = scan.dataset.session().file_metadata_cache().with_key_prefix(scan.dataset.uri());
         let cache = cache.with_key_prefix(path.as_ref());
-        // Few rows at a time: what is planned here is small.
-        let decoder_config = DecoderConfig { inline_scheduling: Some(true), ..DecoderConfig::default() };
+        // Few rows at a time: what is planned here is small. Where long values are is read with the page's metadata, once: so
+        // a read asks for all that it needs at once, whatever the environment says.
+        let decoder_config =
+            DecoderConfig { cache_repetition_index: true, inline_scheduling: Some(true), ..DecoderConfig::default() };
         let options = FileReaderOptions { decoder_config, ..FileReaderOptions::default() };
         let reader = Arc::clone(opened.reader());
         let io = Arc::new(LanceEncodingsIo::new(opened));
@@ -264,6 +268,9 @@ impl Planner {
             poll_fn(|cx| self.reads.poll_ahead(file.columns, cx)).await;
             let ends = file.columns * ENDS;
             let rest = file.bytes.rest(start) + ends;
+            if let Some(due) = self.reads.due(rest, file.columns) {
+                sleep_until(due).await;
+            }
             let charge = self.reads.admit(ReadRequest::Rows { rest, columns: file.columns }).await;
             let bytes = charge.bytes().saturating_sub(ends).max(charge.bytes() / 2);
             let rows = file.bytes.window(start, bytes, self.batch_size.into());

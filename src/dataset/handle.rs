@@ -6,24 +6,20 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Schema, UInt64Type};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use datafusion::physical_plan::metrics::Time;
+use futures::TryStreamExt;
 use lance::Dataset;
-use lance::dataset::ProjectionRequest;
 use lance::dataset::mem_wal::arrow_schema_with_field_ids;
-use lance_core::Error as LanceError;
 use lance_core::datatypes::Schema as LanceSchema;
 use lance_table::format::IndexMetadata;
-use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::counters::counters;
-use super::failure::{diagnose, diagnose_index};
+use super::failure::diagnose_index;
 use super::index_catalog::{IndexCatalog, IndexEntry, ValueEntry};
 use super::layout::FileLayout;
 use super::lazy_indexes::LazyIndexes;
@@ -31,25 +27,20 @@ use super::origin::{Origins, field_id};
 use super::resident::{Loading, ROW_BYTES, Residency, Resident, ResidentRows};
 use super::row_readers::RowReaders;
 use super::scan::DatasetScanExec;
-use super::storage_read::ReadContext;
 use super::text_index::{DatasetTextIndex, OpenTextIndexes, no_text_indexes};
 use super::value_index::{DatasetValueIndex, ValueCandidates};
 use super::vector_index::DatasetVectorIndex;
 use crate::cache::{MemoryBudget, MemoryLease, ReadBudget};
 use crate::distance::Metric;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::KeyMap;
 use crate::schema::TableSchema;
 use crate::size::row_bytes;
 use crate::source::ValueRanges;
 use crate::store::{ReadCounters, Reads, StoreOptions, from_lance};
-use crate::task;
 use crate::text_search::TextAnalyzer;
 
 /// An index of values is used if it leaves at most one row in so many, which are taken one by one.
 const VALUE_SHARE: u64 = 64;
-/// Batches of such rows that are taken at once.
-const CHUNKS: usize = 4;
 
 /// One version of a dataset under a table's schema.
 pub struct DatasetHandle {
@@ -67,6 +58,7 @@ pub struct DatasetHandle {
     vector_indexes: LazyIndexes<(usize, Metric), DatasetVectorIndex>,
     budget: Arc<MemoryBudget>,
     read_budget: Arc<ReadBudget>,
+    waited: Time,
     /// Whether the storage answers at once.
     is_near: bool,
     /// `None` if it is unknown.
@@ -121,6 +113,7 @@ impl DatasetHandle {
             text_indexes: no_text_indexes(&budget),
             budget,
             read_budget,
+            waited: Time::new(),
             is_near,
             file_bytes,
             value_indexes: LazyIndexes::default(),
@@ -188,11 +181,14 @@ impl DatasetHandle {
     /// # Errors
     /// `Unavailable` if the storage fails.
     pub async fn stored_text_index(
-        &self,
+        self: &Arc<Self>,
         column: usize,
         analyzer: &TextAnalyzer,
     ) -> Result<Option<Arc<DatasetTextIndex>>> {
-        let open = || self.open_text_index(column, analyzer);
+        let open = || {
+            let (handle, analyzer) = (Arc::clone(self), analyzer.clone());
+            async move { handle.open_text_index(column, &analyzer).await }
+        };
         self.text_indexes.get((column, analyzer.told().clone()), open).await
     }
 
@@ -201,7 +197,11 @@ impl DatasetHandle {
     ///
     /// # Errors
     /// As there.
-    pub async fn text_index(&self, column: usize, analyzer: &TextAnalyzer) -> Result<Option<Arc<DatasetTextIndex>>> {
+    pub async fn text_index(
+        self: &Arc<Self>,
+        column: usize,
+        analyzer: &TextAnalyzer,
+    ) -> Result<Option<Arc<DatasetTextIndex>>> {
         let stored = self.stored_text_index(column, analyzer).await?;
         if stored.as_ref().is_some_and(|index| index.uncovered().is_empty()) {
             return Ok(stored);
@@ -255,104 +255,6 @@ impl DatasetHandle {
         field_id(self.schema.numbered().field(column)).map_or(&[], |field| self.catalog.find_texts(field))
     }
 
-    /// The rows with these ids, in this order; the logical columns `projection`, nullable as stored.
-    ///
-    /// # Errors
-    /// `Corrupt` if a row is not there, `Unavailable` if the storage fails.
-    pub async fn take(&self, row_ids: &[u64], projection: &[usize]) -> Result<RecordBatch> {
-        let schema = self.origins.schema_of(projection, false);
-        let wanted = self.lance_schema(projection)?;
-        if let Some(id) = row_ids.iter().find(|id| !self.may_have(**id)) {
-            return Err(Error::corrupt(format!("there is no row {id}")).with_context("dataset", self.dataset.uri()));
-        }
-        if let Some(rows) = self.resident.rows()
-            && let Some(taken) = rows.take(row_ids, projection)?
-        {
-            return Ok(taken);
-        }
-        let read = if row_ids.is_empty() {
-            return Ok(RecordBatch::new_empty(schema));
-        } else if wanted.fields.is_empty() {
-            let options = RecordBatchOptions::new().with_row_count(Some(row_ids.len()));
-            RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?
-        } else {
-            match self.read(row_ids, wanted).await {
-                Ok(read) => read,
-                Err(error) => return Err(diagnose(&self.dataset, from_lance(error)).await),
-            }
-        };
-        if read.num_rows() != row_ids.len() {
-            return Err(Error::corrupt(format!(
-                "{} rows were asked for, {} are there",
-                row_ids.len(),
-                read.num_rows()
-            ))
-            .with_context("dataset", self.dataset.uri()));
-        }
-        self.origins.rows(&read, projection, &schema)
-    }
-
-    async fn read(&self, row_ids: &[u64], wanted: LanceSchema) -> Result<RecordBatch, LanceError> {
-        let _charge = self.admit_take(row_ids.len(), &wanted).await;
-        if let Some(readers) = &self.row_readers
-            && readers.may_take(row_ids.len(), &wanted)
-            && let Some(rows) = readers.take(&self.dataset, &wanted, row_ids).await
-        {
-            return Ok(rows);
-        }
-        self.dataset.take_builder(row_ids, ProjectionRequest::from_schema(wanted))?.execute().await
-    }
-
-    /// The keys of all rows, the ids of the rows that hold them and which of these are tombstones, in one pass.
-    ///
-    /// # Errors
-    /// `Invalid` if a key is NULL, `Unavailable` if the storage fails.
-    pub async fn key_map(self: &Arc<Self>) -> Result<KeyMap> {
-        let key = self.schema.key();
-        let columns: Vec<usize> =
-            key.columns().iter().map(|c| c.index).chain([self.schema.tombstone_index()]).collect();
-        let mut keys = key.no_keys();
-        let mut ids = Vec::with_capacity(self.rows);
-        let mut tombstones = RoaringTreemap::new();
-        let mut read = self.rows_of(&columns, None)?;
-        while let Some(batch) = read.try_next().await? {
-            let parts: Vec<ArrayRef> = batch.columns()[..key.columns().len()].to_vec();
-            keys.extend(&key.of_columns(&parts).map_err(|error| error.with_context("dataset", self.dataset.uri()))?);
-            let batch_ids = batch.column(columns.len()).as_primitive::<UInt64Type>().values();
-            let deleted = batch.column(key.columns().len()).as_boolean();
-            for row in deleted.values().set_indices() {
-                tombstones.insert(batch_ids[row]);
-            }
-            ids.extend_from_slice(batch_ids);
-        }
-        Ok(KeyMap::new(keys, ids, tombstones))
-    }
-
-    /// The rows passing `filter`, an expression over the logical columns that names only key columns: the logical
-    /// columns `projection`, nullable as stored. Lance plans the read and uses its scalar indexes.
-    ///
-    /// # Errors
-    /// `Invalid` if Lance cannot evaluate the filter, `Unavailable` if the storage fails.
-    pub(crate) async fn search(&self, filter: Expr, projection: &[usize]) -> Result<RecordBatch> {
-        let schema = self.origins.schema_of(projection, false);
-        let filter = self.origins.rename(filter)?;
-        let mut names: Vec<&str> = projection.iter().filter_map(|&i| self.origins.name(i)).collect();
-        names.sort_unstable();
-        names.dedup();
-        let mut scanner = self.dataset.scan();
-        let read = async {
-            scanner.project(&names)?.filter_expr(filter).with_row_id();
-            scanner.try_into_stream().await?.try_collect::<Vec<_>>().await
-        };
-        let read = match read.await {
-            Ok(read) => read,
-            Err(error) => return Err(diagnose(&self.dataset, from_lance(error)).await),
-        };
-        let batches = read.iter().map(|batch| self.origins.rows(batch, projection, &schema));
-        let batches = batches.collect::<Result<Vec<_>>>()?;
-        Ok(concat_batches(&schema, &batches)?)
-    }
-
     /// What Lance calls the kind of index that the logical column `column` has for `metric`, such as `IVF_PQ`.
     pub fn vector_index_kind(&self, column: usize, metric: Metric) -> Option<String> {
         self.index_entry(column, metric).map(|entry| entry.kind.to_string())
@@ -368,9 +270,14 @@ impl DatasetHandle {
         metric: Metric,
     ) -> Result<Option<Arc<DatasetVectorIndex>>> {
         let Some(entry) = self.index_entry(column, metric) else { return Ok(None) };
-        let open = async || match DatasetVectorIndex::open(self, column, entry).await {
-            Ok(index) => Ok(Some(Arc::new(index))),
-            Err(error) => self.check_unusable(&entry.segments, error).await.map(|()| None),
+        let open = || {
+            let (handle, entry) = (Arc::clone(self), entry.clone());
+            async move {
+                match DatasetVectorIndex::open(&handle, column, &entry).await {
+                    Ok(index) => Ok(Some(Arc::new(index))),
+                    Err(error) => handle.check_unusable(&entry.segments, error).await.map(|()| None),
+                }
+            }
         };
         self.vector_indexes.get((column, metric), open).await
     }
@@ -401,7 +308,7 @@ impl DatasetHandle {
     ///
     /// # Errors
     /// `Unavailable` if the storage fails.
-    pub async fn find_values(&self, ranges: &[ValueRanges]) -> Result<Option<ValueCandidates>> {
+    pub async fn find_values(self: &Arc<Self>, ranges: &[ValueRanges]) -> Result<Option<ValueCandidates>> {
         if self.is_resident() {
             return Ok(None);
         }
@@ -429,15 +336,20 @@ impl DatasetHandle {
 
     /// Opened once; `None` if there is none that can be used.
     pub(super) async fn value_index(
-        &self,
+        self: &Arc<Self>,
         column: usize,
         entry: &ValueEntry,
     ) -> Result<Option<Arc<DatasetValueIndex>>> {
-        let name = self.origins.name(column).unwrap_or_default();
-        let data_type = self.schema.stored().field(column).data_type();
-        let open = async || match DatasetValueIndex::open(&self.dataset, name, data_type, entry).await {
-            Ok(index) => Ok(index.map(Arc::new)),
-            Err(error) => self.check_unusable(&entry.segments, error).await.map(|()| None),
+        let open = || {
+            let (handle, entry) = (Arc::clone(self), entry.clone());
+            async move {
+                let name = handle.origins.name(column).unwrap_or_default();
+                let data_type = handle.schema.stored().field(column).data_type();
+                match DatasetValueIndex::open(&handle.dataset, name, data_type, &entry).await {
+                    Ok(index) => Ok(index.map(Arc::new)),
+                    Err(error) => handle.check_unusable(&entry.segments, error).await.map(|()| None),
+                }
+            }
         };
         self.value_indexes.get(column, open).await
     }
@@ -453,60 +365,6 @@ impl DatasetHandle {
         Some((column, self.catalog.find_values(field.id)?))
     }
 
-    /// The rows `found`, and all of the fragments that no index knows: the stored columns `columns`, nullable as stored,
-    /// then `_rowid`. Nothing is read before the stream is polled.
-    ///
-    /// # Errors
-    /// `Internal` if Lance cannot plan the read.
-    pub fn rows_among(
-        self: &Arc<Self>,
-        columns: &[usize],
-        found: ValueCandidates,
-        batch_size: usize,
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let ids: Vec<u64> = found.rows.iter().collect();
-        let chunks: Vec<Vec<u64>> = ids.chunks(batch_size.max(1)).map(<[u64]>::to_vec).collect();
-        let (handle, read, schema) = (Arc::clone(self), columns.to_vec(), self.origins.schema_of(columns, true));
-        let taken = stream::iter(chunks).map(move |ids| {
-            let (handle, read, schema) = (Arc::clone(&handle), read.clone(), Arc::clone(&schema));
-            let take = async move {
-                let mut columns = handle.take(&ids, &read).await?.columns().to_vec();
-                columns.push(Arc::new(UInt64Array::from(ids)));
-                Ok(RecordBatch::try_new(schema, columns)?)
-            };
-            // Others may wait for what it loads, when nobody wants its rows yet.
-            async move { task::driven(take).await? }
-        });
-        let taken = taken.buffered(CHUNKS);
-        if found.uncovered.is_empty() {
-            return Ok(taken.boxed());
-        }
-        Ok(taken.chain(self.rows_of(columns, Some(&found.uncovered))?).boxed())
-    }
-
-    /// All rows, or those of the given fragments: the stored columns `columns`, nullable as stored, then `_rowid`.
-    /// Nothing is read before the stream is polled.
-    ///
-    /// # Errors
-    /// `Internal` if Lance cannot plan the read.
-    pub fn rows_of(
-        self: &Arc<Self>,
-        columns: &[usize],
-        fragments: Option<&RoaringBitmap>,
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let schema = self.origins.schema_of(columns, true);
-        if fragments.is_none()
-            && let Some(rows) = self.resident.rows()
-        {
-            let rows = rows.all(columns, schema);
-            return Ok(stream::once(std::future::ready(rows)).boxed());
-        }
-        let read = self.read_rows(columns, fragments, ReadContext::default())?;
-        let (handle, columns) = (Arc::clone(self), columns.to_vec());
-        let rows = read.map(move |batch| handle.origins.rows(&batch?, &columns, &schema));
-        Ok(rows.boxed())
-    }
-
     /// Whether row ids name rows wherever they are, and do not say in which fragment.
     pub fn has_stable_row_ids(&self) -> bool {
         self.dataset.manifest().uses_stable_row_ids()
@@ -514,7 +372,7 @@ impl DatasetHandle {
 
     /// Whether there was a row with this id when the dataset was written. Lance panics when asked for rows of fragments
     /// it does not have.
-    fn may_have(&self, row_id: u64) -> bool {
+    pub(super) fn may_have(&self, row_id: u64) -> bool {
         self.has_stable_row_ids()
             || self.fragments.get(&(row_id >> 32)).is_some_and(|rows| (row_id & u64::from(u32::MAX)) < *rows)
     }
@@ -543,9 +401,36 @@ impl DatasetHandle {
         self.file_bytes
     }
 
+    /// Readers of single rows, if these can be read at once.
+    pub(super) fn row_readers(&self) -> Option<&RowReaders> {
+        self.row_readers.as_ref()
+    }
+
+    /// How long reads that are no scan's waited for the read budget so far.
+    pub fn read_wait(&self) -> Duration {
+        Duration::from_nanos(self.waited.value() as u64)
+    }
+
+    /// What counts that.
+    pub(super) fn waited(&self) -> &Time {
+        &self.waited
+    }
+
+    /// A read that is no scan's waited so long.
+    pub(super) fn add_wait(&self, waited: Duration) {
+        if !waited.is_zero() {
+            self.waited.add_duration(waited);
+        }
+    }
+
+    /// Its rows, if they are in memory.
+    pub(super) fn resident_rows(&self) -> Option<Arc<ResidentRows>> {
+        self.resident.rows()
+    }
+
     /// Whether its rows are in memory.
     pub fn is_resident(&self) -> bool {
-        self.resident.rows().is_some()
+        self.resident_rows().is_some()
     }
 
     /// Keeps the rows of a small dataset in memory if this is not the first time that they are read, and nothing fails.

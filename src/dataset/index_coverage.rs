@@ -10,6 +10,7 @@ use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::scanner::RowAddrMask;
+use lance_core::Error as LanceError;
 use lance_core::cache::LanceCache;
 use lance_index::INDEX_AUXILIARY_FILE_NAME;
 use lance_index::scalar::IndexStore;
@@ -26,6 +27,8 @@ use crate::vector_index::{Class, vector_of};
 
 /// Vectors outside the index that are kept in mind at most; with more the index is of no use.
 const ODD: usize = 4096;
+/// Row ids of an index that are read at once.
+const IDS: usize = 1 << 19;
 
 /// Which rows an index has.
 #[derive(Debug)]
@@ -81,7 +84,7 @@ impl IndexCoverage {
             let ids = batch.column(0).as_primitive::<UInt64Type>().values();
             outside.extend(ids.iter().copied().filter(|id| !indexed.contains(*id)));
         }
-        self.ranked -= outside.len() as usize;
+        self.ranked = self.ranked.saturating_sub(usize::try_from(outside.len()).unwrap_or(usize::MAX));
         if outside.is_empty() {
             return Ok(());
         }
@@ -163,10 +166,15 @@ async fn indexed_rows(
             let dir = dataset.indices_dir().join(segment.uuid.to_string());
             let store = LanceIndexStore::new(store, dir, Arc::new(LanceCache::no_cache()));
             let file = store.open_index_file(INDEX_AUXILIARY_FILE_NAME).await?;
-            file.read_range(0..rows, Some(&[ROW_ID])).await
+            for start in (0..rows).step_by(IDS) {
+                let range = start..rows.min(start + IDS);
+                let _charge = handle.read_budget().take(range.len() * size_of::<u64>()).await;
+                let read = file.read_range(range, Some(&[ROW_ID])).await?;
+                indexed.extend(read.column(0).as_primitive::<UInt64Type>().values());
+            }
+            Ok::<_, LanceError>(())
         };
-        let read = read.await.map_err(|e| from_lance(e).with_context("index", &entry.name))?;
-        indexed.extend(read.column(0).as_primitive::<UInt64Type>().values());
+        read.await.map_err(|e| from_lance(e).with_context("index", &entry.name))?;
     }
     Ok(indexed)
 }

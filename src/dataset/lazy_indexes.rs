@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tracing::Instrument;
 
 use crate::error::Result;
+use crate::task;
 
 /// `None` if it cannot be used.
 type Lazy<T> = Arc<OnceCell<Option<Arc<T>>>>;
@@ -23,16 +25,22 @@ impl<K, T> Default for LazyIndexes<K, T> {
 }
 
 impl<K: Eq + Hash, T> LazyIndexes<K, T> {
-    /// The index, which `open` opens if it is not.
+    /// The index, which `open` opens if it is not. Others may wait for it, so it is opened though nobody polls this.
     ///
     /// # Errors
     /// Those of `open`, which is tried again then.
     pub(super) async fn get<Opening>(&self, key: K, open: impl FnOnce() -> Opening) -> Result<Option<Arc<T>>>
     where
-        Opening: Future<Output = Result<Option<Arc<T>>>>,
+        T: Send + Sync + 'static,
+        Opening: Future<Output = Result<Option<Arc<T>>>> + Send + 'static,
     {
         let lazy = Arc::clone(self.0.lock().entry(key).or_default());
-        lazy.get_or_try_init(open).await.cloned()
+        if let Some(there) = lazy.get() {
+            return Ok(there.clone());
+        }
+        let opening = open();
+        let opened = async move { lazy.get_or_try_init(|| opening).await.cloned() };
+        task::driven(opened.in_current_span()).await.flatten()
     }
 
     /// From now on there is none.

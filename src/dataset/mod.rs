@@ -20,6 +20,7 @@ mod origin;
 mod product_codes;
 mod resident;
 mod row_readers;
+mod row_reads;
 mod row_windows;
 mod scan;
 mod storage_read;

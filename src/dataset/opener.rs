@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::{ReadParams, WriteParams};
@@ -179,11 +180,12 @@ impl DatasetOpener {
         self.with.options.record(uri).await
     }
 
-    /// Reads the summary of the files of the dataset at `uri`; whether there is one.
+    /// Reads the summary of the files of the dataset at `uri`. Returns what else it says, which may be nothing; `None` if
+    /// there is none.
     ///
     /// # Errors
     /// `Corrupt` if it is damaged, `Unavailable` if the storage fails.
-    pub async fn recall(&self, uri: &str) -> Result<bool> {
+    pub async fn recall(&self, uri: &str) -> Result<Option<Bytes>> {
         self.with.options.recall(uri).await
     }
 

@@ -41,6 +41,7 @@ const HEAVY: usize = 4 << 20;
 pub(super) struct ProductCodes {
     segment: Arc<dyn VectorIndex>,
     codebook: ProductCodebook,
+    fingerprint: u64,
     /// How many bits name a centroid: 4 or 8.
     bits: u32,
     /// The centres of the partitions, if codes are of what is left of vectors next to them; and a point amid these.
@@ -98,10 +99,16 @@ impl ProductCodes {
         let fixed = codebook.memory() + centres.as_ref().map_or(0, |(centres, _)| size_of_val(centres.as_slice()));
         let (lists, lease) = (Mutex::new(vec![None; partitions]), budget.lease());
         lease.set(fixed);
-        let codes = Arc::new(Self { segment: Arc::clone(segment), codebook, bits, centres, lists, lease, fixed });
+        let (segment, fingerprint) = (Arc::clone(segment), codebook.fingerprint());
+        let codes = Arc::new(Self { segment, codebook, fingerprint, bits, centres, lists, lease, fixed });
         let holder: Weak<Self> = Arc::downgrade(&codes);
         budget.register(holder);
         Some(codes)
+    }
+
+    /// The [fingerprint](ProductCodebook::fingerprint) of their codebook.
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// Rows of these partitions that are near to `query` by their codes: the `wanted` nearest of those that are `allowed`,

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use lance_encoding::decoder::ColumnInfo;
 
-/// A read that would end so close to the end of a page ends there: this part of it before, or that part behind.
+/// A read that would end so close to the end of a page, or of a batch, ends there: this part of it before, that part
+/// behind.
 const SNAP: (f64, f64) = (0.75, 1.125);
 
 /// The bytes of the columns that are read, row by row: as many for each row of a page.
@@ -72,7 +73,7 @@ impl RowBytes {
     }
 
     /// The rows from `start` on that take about `bytes`: whole batches, if that is one at least, else up to the end of a
-    /// page where that is near. One row at least.
+    /// page where that is near, or of a batch: a few rows more would be a batch of their own. One row at least.
     pub(super) fn window(&self, start: u64, bytes: usize, batch: u64) -> Range<u64> {
         if bytes >= self.rest(start) {
             return start..self.rows;
@@ -91,8 +92,10 @@ impl RowBytes {
             return start..start + count / batch * batch;
         }
         let from = start + (count as f64 * SNAP.0) as u64;
-        let to = start + (count as f64 * SNAP.1) as u64;
+        let most = (count as f64 * SNAP.1) as u64;
+        let to = start + most.min(batch);
         let near = self.page_ends[self.page_ends.partition_point(|end| *end <= from)..].first();
+        let count = if batch <= most { batch } else { count };
         start..near.copied().filter(|end| *end <= to).unwrap_or(start + count)
     }
 
@@ -141,6 +144,11 @@ mod tests {
         assert_eq!(bytes.window(0, 1_300, 5_000), 0..100);
         assert_eq!(bytes.window(0, 700, 5_000), 0..63);
         assert_eq!(bytes.window(0, 2_500, 5_000), 0..148);
+        // A batch if that is near, and no page ends before.
+        assert_eq!(bytes.window(0, 1_050, 98), 0..98);
+        assert_eq!(bytes.window(0, 1_050, 103), 0..100);
+        assert_eq!(bytes.window(0, 1_050, 5_000), 0..100);
+        assert_eq!(bytes.window(895, 2_900, 110), 895..1000, "no further than there are rows");
         // One row at least, and all that are left at most.
         assert_eq!(bytes.window(100, 0, 5_000), 100..101);
         assert_eq!(bytes.window(990, 1_000_000, 8), 990..1000);

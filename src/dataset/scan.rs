@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -28,8 +29,9 @@ use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 use super::handle::DatasetHandle;
 use super::resident::{Residency, ResidentRows};
 use super::storage_read::{ReadContext, Readers};
+use crate::cache::ReadQuery;
 use crate::error::{Error, Result};
-use crate::source::ValueRanges;
+use crate::source::{READ_WAIT, ValueRanges};
 use crate::store::Reads;
 
 /// Reads the rows of a dataset that pass a filter: logical columns, then `_rowid`.
@@ -116,6 +118,29 @@ impl Drop for Reading {
     }
 }
 
+/// Tells how long reads of single rows of a dataset waited for the read budget while it lived.
+struct Waiting {
+    handle: Arc<DatasetHandle>,
+    before: Duration,
+    waited: Time,
+}
+
+impl Waiting {
+    fn begin(handle: &Arc<DatasetHandle>, metrics: &ExecutionPlanMetricsSet) -> Self {
+        let waited = MetricBuilder::new(metrics).subset_time(READ_WAIT, 0);
+        Self { handle: Arc::clone(handle), before: handle.read_wait(), waited }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let waited = self.handle.read_wait().saturating_sub(self.before);
+        if !waited.is_zero() {
+            self.waited.add_duration(waited);
+        }
+    }
+}
+
 /// One read from storage.
 struct StorageRead {
     shape: Shape,
@@ -135,9 +160,12 @@ impl StorageRead {
             MetricBuilder::new(&self.metrics).counter("rows_by_value", 0).add(found.rows.len() as usize);
             let (shape, time) = (self.shape, self.time);
             let batch_size = self.context.session_config().batch_size();
-            let rows = shape.handle.rows_among(&shape.columns, found, batch_size)?;
+            let query: ReadQuery = self.context;
+            let rows = shape.handle.rows_among(&shape.columns, found, batch_size, &query)?;
+            let waiting = Waiting::begin(&shape.handle, &self.metrics);
             return Ok(rows
                 .map(move |batch| {
+                    _ = &waiting;
                     let _timer = time.timer();
                     shape.select(batch?)
                 })

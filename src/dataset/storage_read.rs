@@ -1,7 +1,6 @@
 //! How the rows of a dataset come from its storage: under the read budget, file by file where rows lie in one file, and
 //! by Lance's own reader where they have to be put together.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -22,7 +21,7 @@ use super::budgeted_io::ReadFigures;
 use super::failure::{diagnose, from_plan};
 use super::file_scan::{FileColumns, FileRows, FileScan};
 use super::handle::DatasetHandle;
-use crate::cache::{ReadCharge, ReadRequest, ScanReads};
+use crate::cache::{ReadCharge, ReadQuery, ReadRequest, ScanReads};
 use crate::error::Result;
 use crate::store::from_lance;
 
@@ -37,7 +36,7 @@ pub(super) type Readers = Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>;
 pub(super) struct ReadContext {
     pub(super) task: Arc<TaskContext>,
     /// What its scans have in common; a read without one is a query of its own.
-    pub(super) query: Option<Arc<dyn Any + Send + Sync>>,
+    pub(super) query: Option<ReadQuery>,
     pub(super) figures: ReadFigures,
     /// Gets Lance's nodes.
     pub(super) readers: Readers,
@@ -46,7 +45,7 @@ pub(super) struct ReadContext {
 impl ReadContext {
     /// A scan of a query.
     pub(super) fn of_scan(task: Arc<TaskContext>, metrics: &ExecutionPlanMetricsSet, readers: &Readers) -> Self {
-        let query: Arc<dyn Any + Send + Sync> = Arc::<TaskContext>::clone(&task);
+        let query: ReadQuery = Arc::<TaskContext>::clone(&task);
         Self { task, query: Some(query), figures: ReadFigures::of(metrics), readers: Arc::clone(readers) }
     }
 }
@@ -124,7 +123,9 @@ impl DatasetHandle {
             (estimate_bytes_per_row(&data_type) as usize).max(least)
         });
         let bytes = widths.map(|width| (rows * width.max(AROUND)).min(width * self.rows())).sum();
-        self.read_budget().take(bytes).await
+        let charge = self.read_budget().take(bytes).await;
+        self.add_wait(charge.waited());
+        charge
     }
 }
 

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::settings::SearchEffort;
 use crate::store::from_lance;
 use crate::task;
-use crate::vector_index::squared_length;
+use crate::vector_index::{known_distance, squared_length};
 
 /// Partitions that are looked into at least, of those nearest to the query.
 const PARTITIONS: f64 = 8.0;
@@ -68,8 +68,8 @@ impl Allowed {
 /// What tells how far hits are. What the same estimates say of rows of different datasets can be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Estimates {
-    /// Product codes.
-    Product,
+    /// Product codes by the codebook with this fingerprint: how much codes leave out of distances depends on it.
+    Product(u64),
     /// Codes of so many bits a dimension (RQ): estimates of distances that are right on average.
     Rabit(u32),
     /// The vectors themselves.
@@ -143,11 +143,30 @@ impl DatasetVectorIndex {
     /// What tells how far its hits are; `None` if that cannot be compared with what other indexes tell.
     pub fn estimates(&self) -> Option<Estimates> {
         match self.kind.codes {
-            Codes::Product if self.codes.iter().all(Option::is_some) => Some(Estimates::Product),
+            Codes::Product => self.codebook().map(Estimates::Product),
             Codes::Rabit(bits) => Some(Estimates::Rabit(bits)),
             Codes::Flat => Some(Estimates::Exact),
             _ => None,
         }
+    }
+
+    /// The fingerprint of the codebook that all its product codes are by; `None` if there are several, or codes of one
+    /// cannot be read.
+    fn codebook(&self) -> Option<u64> {
+        let mut codebooks = self.with_rows().map(|(_, codes)| codes.map(|codes| codes.fingerprint()));
+        let first = codebooks.next()??;
+        codebooks.all(|codebook| codebook == Some(first)).then_some(first)
+    }
+
+    /// How many segments give hits.
+    pub fn segments(&self) -> usize {
+        self.with_rows().count()
+    }
+
+    /// The segments that have rows, and their codes.
+    fn with_rows(&self) -> impl Iterator<Item = (&Arc<dyn VectorIndex>, Option<&Arc<ProductCodes>>)> {
+        let all = self.segments.iter().zip(self.codes.iter().map(Option::as_ref));
+        all.filter(|(segment, _)| segment.num_rows() > 0)
     }
 
     /// How many hits make `k` rows that are hardly others than the nearest.
@@ -181,8 +200,7 @@ impl DatasetVectorIndex {
         let key = self.key(query);
         let values: ArrayRef = Arc::new(Float32Array::from(key.clone()));
         let asked = Asked { key, values, wanted, effort, allowed, share };
-        let segments = self.segments.iter().zip(&self.codes).filter(|(segment, _)| segment.num_rows() > 0);
-        let of_segments = segments.map(|(segment, codes)| self.hits_of(segment, codes.as_ref(), &asked));
+        let of_segments = self.with_rows().map(|(segment, codes)| self.hits_of(segment, codes, &asked));
         let mut found = Hits { rows: Vec::new(), partitions: 0, more: false };
         for hits in try_join_all(of_segments).await? {
             found.partitions += hits.partitions;
@@ -306,7 +324,7 @@ impl DatasetVectorIndex {
         for batch in read.into_iter().flatten() {
             let distances = batch.column(0).as_primitive::<Float32Type>().values();
             let ids = batch.column(1).as_primitive::<UInt64Type>().values();
-            rows.extend(distances.iter().copied().zip(ids.iter().copied()));
+            rows.extend(distances.iter().copied().map(known_distance).zip(ids.iter().copied()));
         }
         rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         rows.truncate(most);

@@ -1,15 +1,19 @@
 //! Reading what queries would wait for, before there are any.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::dataset::fragment::FragReadConfig;
 use lance_core::Error as LanceError;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 
 use super::files::{all_index_files, data_files};
 use super::handle::DatasetHandle;
+use crate::cache::{BLOCK, ReadRequest};
 use crate::distance::Metric;
 use crate::error::Result;
 use crate::store::from_lance;
@@ -17,7 +21,7 @@ use crate::text_search::TextAnalyzer;
 
 /// How much is done at once.
 const AT_ONCE: usize = 16;
-/// Bytes that are read at once.
+/// Bytes that are read at once at most.
 const READ: u64 = 8 << 20;
 
 impl DatasetHandle {
@@ -60,12 +64,12 @@ impl DatasetHandle {
         stream::iter(opening).buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// Reads its files as they are, indexes first, so that who keeps blocks of files has these: whole files of together
-    /// at most `most` bytes. Returns how many bytes there were.
+    /// Reads its files as they are, indexes first, so that who keeps blocks of files has these: whole files, as far as there
+    /// is `room` for so many bytes, which it takes, and as the read budget lets. Returns how many bytes there were.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails.
-    pub async fn read_files(&self, most: u64) -> Result<u64> {
+    pub async fn read_files(&self, room: &AtomicU64) -> Result<u64> {
         let store = self.dataset().object_store(None).await.map_err(from_lance)?;
         let mut files = all_index_files(self.dataset()).await?;
         files.extend(data_files(self.dataset()));
@@ -75,17 +79,36 @@ impl DatasetHandle {
                 Some(size) => size,
                 None => store.size(&file.path).await.map_err(from_lance)?,
             };
-            if all + size <= most {
+            let take = |left: u64| left.checked_sub(size);
+            if room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
                 all += size;
                 let starts = (0..size).step_by(READ as usize);
                 ranges.extend(starts.map(|start| (file.path.clone(), start..size.min(start + READ))));
             }
         }
-        let read = ranges.into_iter().map(|(path, range)| {
-            let store = Arc::clone(&store);
-            async move { store.inner.get_range(&path, range).await.map(drop) }
+        let reads = self.read_budget().scan(Some(Arc::clone(self.read_budget().for_all())), self.is_near());
+        let parts = stream::unfold((ranges.into_iter(), None), |(mut ranges, left)| {
+            let reads = Arc::clone(&reads);
+            async move {
+                let (path, Range { start, end }): (Path, Range<u64>) = left.or_else(|| ranges.next())?;
+                let rest = end - start;
+                let charge = reads.admit(ReadRequest::Rows { rest: rest as usize, columns: 1 }).await;
+                // Whoever keeps blocks reads whole ones.
+                let bytes = (charge.bytes() as u64).next_multiple_of(BLOCK).min(rest);
+                charge.request(bytes as usize);
+                let left = (bytes < rest).then(|| (path.clone(), start + bytes..end));
+                Some(((path, start..start + bytes, charge), (ranges, left)))
+            }
         });
-        let read = stream::iter(read).buffer_unordered(AT_ONCE).try_collect::<()>().await;
+        let read = parts.map(|(path, range, charge)| {
+            let store = Arc::clone(&store);
+            async move {
+                let read = store.inner.get_range(&path, range).await.map(drop);
+                drop(charge);
+                read
+            }
+        });
+        let read = read.buffer_unordered(AT_ONCE).try_collect::<()>().await;
         read.map_err(|error| from_lance(LanceError::from(error)).with_context("dataset", self.dataset().uri()))?;
         Ok(all)
     }

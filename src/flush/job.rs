@@ -74,13 +74,17 @@ pub(super) async fn flush(
         rows: table.physical_rows,
         key_bytes: table.primary_key_bytes,
     };
-    Generation::open(&context.opener, context.io.uri(), request.shard, &record, schema).await.map(Some)
+    let generation = Generation::open(&context.opener, context.io.uri(), request.shard, &record, schema).await?;
+    // Who writes asks the keys of what it flushed while it holds its lock, and can load none there.
+    generation.keys().await?;
+    Ok(Some(generation))
 }
 
-/// The generation, open and prepared for queries, if that can be done. What that reads of it is what readers who have
-/// nothing of it in memory need: they get it in one object.
+/// The generation, open and prepared for queries, if that can be done in time: nobody waits longer for its commit. What
+/// that reads of it is what readers who have nothing of it in memory need: they get it in one object.
 async fn warmed(context: &FlushContext, request: &FlushRequest, record: &GenerationRecord) -> Option<Arc<Generation>> {
     let (opener, uri, shard) = (&context.opener, context.io.uri(), request.shard);
+    let deadline = version::deadline();
     let is_not = |what: &str, error: &Error| {
         tracing::warn!(%shard, generation = %record.id, %error, "a generation is not {what}");
     };
@@ -89,12 +93,14 @@ async fn warmed(context: &FlushContext, request: &FlushRequest, record: &Generat
         let generation = Generation::open_written(opener, uri, shard, record, request.memtable.schema()).await?;
         Ok::<_, Error>((recording, generation))
     };
-    let (recording, generation) = opening.await.inspect_err(|error| is_not("warm", error)).ok()?;
-    version::warm(context.warmer.as_ref(), shard, &generation, &context.control).await;
-    if let Some(recording) = recording
-        && let Err(error) = recording.write().await
-    {
-        is_not("summarised", &error);
+    let opened = version::in_time(deadline, opening).await;
+    let (recording, generation) = opened.inspect_err(|error| is_not("warm", error)).ok()?;
+    version::warm(context.warmer.as_ref(), shard, &generation, &context.control, deadline).await;
+    if let Some(recording) = recording {
+        let write = async { recording.write(generation.stored_filter()?).await };
+        if let Err(error) = version::in_time(version::deadline(), write).await {
+            is_not("summarised", &error);
+        }
     }
     Some(generation)
 }

@@ -57,8 +57,10 @@ pub async fn verify(io: &ObjectIo, shard: ShardId, record: &GenerationRecord) ->
     let checksums: Vec<Checksum> = serde_json::from_slice(&bytes).map_err(|e| damaged(&list).with_source(e))?;
     for expected in checksums {
         let path = format!("{dir}/{}", expected.path);
-        if !io.exists(&path).await? || io.checksum(&path).await? != (expected.length, expected.crc32) {
-            return Err(damaged(&path));
+        match io.checksum(&path).await {
+            Ok(found) if found == (expected.length, expected.crc32) => {}
+            Err(error) if io.exists(&path).await? => return Err(error),
+            _ => return Err(damaged(&path)),
         }
     }
     Ok(())

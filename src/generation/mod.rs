@@ -14,18 +14,21 @@ mod write;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use lance::Dataset;
+use tokio::sync::OnceCell;
 use tracing::{Instrument, Span};
 
 use crate::cache::{CacheCounts, IndexView};
 use crate::dataset::{DatasetHandle, DatasetOpener};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{GenerationId, ShardId};
-use crate::key::KeyMap;
+use crate::key::{KeyFilter, KeyMap, KeyRange, KeyRef};
 use crate::schema::TableSchema;
 use crate::store::{Recording, TablePaths};
+use crate::task;
 
 pub use checksum::verify;
 pub use index_files::{IndexFiles, IndexTarget, IndexWriter, NewIndex};
@@ -36,6 +39,10 @@ pub use write::{Contents, discard, write};
 
 /// The only version of a generation's dataset.
 const VERSION: u64 = 1;
+/// What a key takes in memory beside its value, about: its row id and its slot in a table that is not full.
+const BYTES_BESIDE_KEY: u64 = 18;
+/// What the value of a key takes, where nobody wrote that down.
+const BYTES_OF_KEY: u64 = 32;
 
 /// What a shard manifest says about a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,16 +67,21 @@ impl GenerationRecord {
 }
 
 /// One open generation.
+///
+/// Its keys are loaded when they are asked for, if it has a [`KeyFilter`] in its summary that tells which it can have;
+/// else when it is opened.
 #[derive(Debug)]
 pub struct Generation {
     record: GenerationRecord,
     handle: Arc<DatasetHandle>,
-    keys: KeyMap,
+    filter: Option<KeyFilter>,
+    keys: Arc<OnceCell<Arc<KeyMap>>>,
     view: IndexView,
 }
 
 impl Generation {
-    /// Opens a generation and loads its keys, unless somebody of this process did so before.
+    /// Opens a generation, unless somebody of this process did so before, and loads its keys, unless a filter in its summary
+    /// tells which it can have: without a summary are those in near stores, and Lance's.
     ///
     /// # Errors
     /// `Corrupt`, naming the directory, if the generation is missing, damaged or of another table.
@@ -86,21 +98,24 @@ impl Generation {
         let open = async {
             let span = opening(table_uri, shard, record);
             async {
-                let dataset = match summarised(&own, &uri).await {
-                    Some(dataset) => dataset,
-                    None => own.latest(&uri).await?.ok_or_else(|| {
-                        Error::corrupt(
-                            "a generation that the shard manifest names is missing: restore it from a backup",
-                        )
-                        .with_context("generation", &uri)
-                    })?,
+                let (dataset, filter) = match summarised(&own, &uri).await {
+                    Some(found) => found,
+                    None => {
+                        let missing = || {
+                            Error::corrupt(
+                                "a generation that the shard manifest names is missing: restore it from a backup",
+                            )
+                            .with_context("generation", &uri)
+                        };
+                        (own.latest(&uri).await?.ok_or_else(missing)?, None)
+                    }
                 };
-                Self::of(&own, dataset, record, schema).await
+                Self::of(&own, dataset, filter, record, schema).await
             }
             .instrument(span)
             .await
         };
-        opener.shared(&path, schema, Self::memory, open).await
+        opener.shared(&path, schema, Self::weight, open).await
     }
 
     /// Notes what is read of a generation that [`write`](fn@write) has just written, for a summary of it.
@@ -116,7 +131,7 @@ impl Generation {
         opener.record(&uri(table_uri, shard, &record.path)).await
     }
 
-    /// Opens a generation that [`write`](fn@write) has just written, which has one version.
+    /// Opens a generation that [`write`](fn@write) has just written, which has one version, and loads its keys.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -133,24 +148,31 @@ impl Generation {
             let span = opening(table_uri, shard, record);
             async {
                 let dataset = own.version(&uri(table_uri, shard, &record.path), VERSION).await?;
-                Self::of(&own, dataset, record, schema).await
+                Self::of(&own, dataset, None, record, schema).await
             }
             .instrument(span)
             .await
         };
-        opener.shared(&path, schema, Self::memory, open).await
+        opener.shared(&path, schema, Self::weight, open).await
     }
 
     /// `opener` has opened nothing else.
     async fn of(
         opener: &DatasetOpener,
         dataset: Arc<Dataset>,
+        filter: Option<KeyFilter>,
         record: &GenerationRecord,
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
         let handle = opener.handle(dataset, Arc::clone(schema), format!("generation {}", record.id)).await?;
-        let keys = handle.key_map().await.map_err(damaged)?;
-        Ok(Arc::new(Self { record: record.clone(), handle, keys, view: opener.view().clone() }))
+        // One that counts otherwise is not of this generation.
+        let filter = filter.filter(|filter| filter.keys() == handle.rows() as u64);
+        let (record, view) = (record.clone(), opener.view().clone());
+        let generation = Self { record, handle, filter, keys: Arc::default(), view };
+        if generation.filter.is_none() {
+            generation.keys().await?;
+        }
+        Ok(Arc::new(generation))
     }
 
     /// Its number.
@@ -163,9 +185,68 @@ impl Generation {
         &self.record
     }
 
-    /// Where its keys are.
-    pub fn keys(&self) -> &KeyMap {
-        &self.keys
+    /// Where its keys are: loaded at the first call. Those who ask meanwhile wait for that, and it goes on although the one
+    /// who asked first is not polled.
+    ///
+    /// # Errors
+    /// `Corrupt` if a key cannot be read, `Unavailable` if the storage fails; the next call tries again.
+    pub async fn keys(&self) -> Result<Arc<KeyMap>> {
+        if let Some(keys) = self.known_keys() {
+            return Ok(Arc::clone(keys));
+        }
+        let (cell, handle) = (Arc::clone(&self.keys), Arc::clone(&self.handle));
+        let load = async move {
+            let load = || async { handle.key_map().await.map(Arc::new).map_err(damaged) };
+            cell.get_or_try_init(load).await.cloned()
+        };
+        task::driven(load.in_current_span()).await.flatten()
+    }
+
+    /// Its keys, if they are in memory.
+    pub fn known_keys(&self) -> Option<&Arc<KeyMap>> {
+        self.keys.get()
+    }
+
+    /// Whether `key`, whose hash is `hash`, may be one of its keys: certain if these are in memory.
+    pub fn may_hold(&self, key: KeyRef<'_>, hash: u64) -> bool {
+        match (self.known_keys(), &self.filter) {
+            (Some(keys), _) => keys.get(key, hash).is_some(),
+            (None, Some(filter)) => filter.may_hold(key),
+            (None, None) => true,
+        }
+    }
+
+    /// From which key to which it has some, if that is known.
+    pub fn key_range(&self) -> Option<&KeyRange> {
+        match self.known_keys() {
+            Some(keys) => keys.range(),
+            None => self.filter.as_ref().and_then(KeyFilter::range),
+        }
+    }
+
+    /// How many of its rows have keys: all.
+    pub fn key_count(&self) -> usize {
+        self.known_keys().map_or(self.handle.rows(), |keys| keys.keys().len())
+    }
+
+    /// Whether some of its rows may be tombstones: certain if its keys or their filter are in memory.
+    pub fn may_have_tombstones(&self) -> bool {
+        match (self.known_keys(), &self.filter) {
+            (Some(keys), _) => !keys.tombstones().is_empty(),
+            (None, Some(filter)) => filter.tombstones() > 0,
+            (None, None) => true,
+        }
+    }
+
+    /// The filter of its keys, as a summary has it; nothing if they are not in memory.
+    ///
+    /// # Errors
+    /// `Internal` if there can be none.
+    pub fn stored_filter(&self) -> Result<Bytes> {
+        match self.known_keys() {
+            Some(keys) => Ok(KeyFilter::of(keys)?.to_bytes().into()),
+            None => Ok(Bytes::new()),
+        }
     }
 
     /// How many rows it has, tombstones included.
@@ -183,9 +264,20 @@ impl Generation {
         self.handle.is_resident()
     }
 
-    /// Bytes of memory held by its keys.
+    /// Bytes of memory held by its keys, as far as they are loaded, and by their filter.
     pub fn memory(&self) -> usize {
-        self.keys.memory()
+        self.known_keys().map_or(0, |keys| keys.memory()) + self.filter.as_ref().map_or(0, KeyFilter::memory)
+    }
+
+    /// Bytes of memory that it holds or may come to hold: keys that are not loaded are counted by what they will take.
+    fn weight(&self) -> usize {
+        if self.known_keys().is_some() {
+            return self.memory();
+        }
+        let rows = self.rows() as u64;
+        let values = self.record.key_bytes.unwrap_or(rows.saturating_mul(BYTES_OF_KEY));
+        let keys = values.saturating_add(rows.saturating_mul(BYTES_BESIDE_KEY));
+        self.memory().saturating_add(usize::try_from(keys).unwrap_or(usize::MAX))
     }
 
     /// What the index cache has of it.
@@ -216,10 +308,18 @@ impl Generation {
     }
 }
 
-/// The dataset of a generation that has a summary: then it is one of ours, and its version is known.
-async fn summarised(opener: &DatasetOpener, uri: &str) -> Option<Arc<Dataset>> {
-    let open =
-        async { if opener.recall(uri).await? { opener.version(uri, VERSION).await.map(Some) } else { Ok(None) } };
+/// The dataset of a generation that has a summary, and the filter of its keys if there is one: then it is one of ours, and
+/// its version is known.
+async fn summarised(opener: &DatasetOpener, uri: &str) -> Option<(Arc<Dataset>, Option<KeyFilter>)> {
+    let open = async {
+        let Some(filter) = opener.recall(uri).await? else { return Ok(None) };
+        let dataset = opener.version(uri, VERSION).await?;
+        let filter = KeyFilter::of_bytes(&filter).unwrap_or_else(|error| {
+            tracing::warn!(generation = uri, %error, "the filter of a generation's keys is of no use");
+            None
+        });
+        Ok::<_, Error>(Some((dataset, filter)))
+    };
     open.await.unwrap_or_else(|error| {
         tracing::warn!(generation = uri, %error, "a generation is opened without its summary");
         None

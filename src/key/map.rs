@@ -3,7 +3,7 @@
 use hashbrown::HashTable;
 use roaring::RoaringTreemap;
 
-use super::{KeyRef, Keys};
+use super::{KeyRange, KeyRef, Keys};
 
 /// The keys of an immutable source with the id of the row that holds each, and which of them are tombstones.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub struct KeyMap {
     rows: Vec<u64>,
     tombstones: RoaringTreemap,
     table: HashTable<u32>,
+    range: Option<KeyRange>,
 }
 
 impl KeyMap {
@@ -31,7 +32,8 @@ impl KeyMap {
                 }
             }
         }
-        Self { keys, rows, tombstones, table }
+        let range = KeyRange::of(&keys);
+        Self { keys, rows, tombstones, table, range }
     }
 
     /// The id of the row that holds `key`, whose hash is `hash`.
@@ -48,6 +50,11 @@ impl KeyMap {
     /// The ids of the rows that are tombstones.
     pub fn tombstones(&self) -> &RoaringTreemap {
         &self.tombstones
+    }
+
+    /// From which key to which there are some; `None` if there are none.
+    pub fn range(&self) -> Option<&KeyRange> {
+        self.range.as_ref()
     }
 
     /// How many distinct keys there are.

@@ -4,7 +4,9 @@
 //! eight bytes is a number ([`Keys::Fixed`]); any other is bytes ([`Keys::Bytes`]). Two rows have the same key exactly
 //! if their [`KeyRef`]s are equal, whatever batch, memtable or file they come from.
 
+mod filter;
 mod map;
+mod range;
 
 use std::hash::BuildHasher;
 use std::sync::{Arc, LazyLock};
@@ -17,7 +19,9 @@ use foldhash::quality::RandomState;
 
 use crate::error::{Error, Result};
 
+pub use filter::KeyFilter;
 pub use map::KeyMap;
+pub use range::KeyRange;
 
 /// One seed for the whole process: a key's hash is computed once and used against every source.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
@@ -337,11 +341,19 @@ pub enum KeyRef<'a> {
 }
 
 impl KeyRef<'_> {
-    /// The key's image on its own.
+    /// The key's image on its own: numbers as eight bytes, the highest first, so that images have the order of keys.
     pub fn to_bytes(self) -> Vec<u8> {
         match self {
             Self::Fixed(v) => v.to_be_bytes().to_vec(),
             Self::Bytes(v) => v.to_vec(),
+        }
+    }
+
+    /// What `read` makes of the key's image.
+    fn with_image<T>(self, read: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Self::Fixed(v) => read(&v.to_be_bytes()),
+            Self::Bytes(v) => read(v),
         }
     }
 

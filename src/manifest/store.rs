@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::{try_join, try_join_all};
+use futures::future::{join, try_join_all};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -107,10 +107,11 @@ impl ManifestStore {
     }
 
     /// The newest version, from one that should exist; `None` if it does not. That there is none behind it is found out
-    /// while it is read.
+    /// while it is read. If there is one, it does not matter what became of the older.
     async fn newest(&self, from: ManifestVersion) -> Result<Option<Arc<ShardManifest>>> {
-        let (manifest, ahead) = try_join(self.load(from), self.ahead(from)).await?;
-        let Some(mut newest) = ahead.filter(|_| manifest.is_some()) else { return Ok(manifest) };
+        let (manifest, ahead) = join(self.load(from), self.ahead(from)).await;
+        let is_there = !matches!(manifest, Ok(None));
+        let Some(mut newest) = ahead?.filter(|_| is_there) else { return manifest };
         // Versions are gap-free, but another process may commit between two of these requests.
         while let Some(further) = self.ahead(newest).await? {
             newest = further;

@@ -42,6 +42,26 @@ async fn a_shard_is_claimed_committed_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_damaged_manifest_with_newer_ones_behind_it_is_nobodys_matter() {
+    let (_dir, local, _) = local().await;
+    for io in [local, remote().await.0] {
+        let store = open(&io);
+        let (epoch, _) = store.claim(1).await.unwrap();
+        for position in 1..=2 {
+            store.commit(epoch, seen(position)).await.unwrap();
+        }
+        // The hint is as old as if no later one could have been written.
+        let hint = TablePaths::version_hint(ShardId::unsharded());
+        io.put(&hint, Bytes::from_static(br#"{"version":1}"#)).await.unwrap();
+        io.put(&path(1), Bytes::from_static(b"not a manifest")).await.unwrap();
+        assert_eq!(open(&io).latest().await.unwrap().unwrap().version, 3);
+        // That the newest one is damaged matters.
+        io.put(&path(3), Bytes::from_static(b"not a manifest")).await.unwrap();
+        assert_eq!(open(&io).latest().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[tokio::test]
 async fn the_newer_claim_fences_the_older() {
     let (io, _) = remote().await;
     let (old, new) = (open(&io), open(&io));

@@ -20,6 +20,10 @@ use datafusion::physical_plan::{
 use futures::{TryStreamExt, stream};
 
 use super::leaf;
+use crate::task;
+
+/// Partitions that a task of its own is worth.
+const PART: usize = 3;
 
 /// What rows are ranked by.
 #[derive(Debug, Clone)]
@@ -35,8 +39,8 @@ pub struct Rank {
 /// The `k` best rows of its input that pass a condition, the best first, and what they are ranked by.
 ///
 /// Input: any partitions, of few rows. Output: one partition and, but for no rows, one batch of the columns that are
-/// asked for and the ranks. All partitions are read side by side by the task that asks: what a merge of sorted streams
-/// takes for tasks and channels is more than the search of a source in memory.
+/// asked for and the ranks. A few partitions are read side by side by the task that asks: what a merge of sorted streams
+/// takes for tasks and channels is more than the search of a source in memory. Many are shared out among a few tasks.
 #[derive(Debug)]
 pub struct BestExec {
     input: Arc<dyn ExecutionPlan>,
@@ -138,14 +142,13 @@ impl ExecutionPlan for BestExec {
         // Memtables are last: while other threads search them, the rows of the first sources are ranked here.
         let found = partitions.rev().map(|partition| {
             let found = self.input.execute(partition, Arc::clone(&context))?;
-            Ok(found.map_ok(move |batch| (partition, batch)))
+            Ok(found.map_ok(move |batch| (partition, batch)).try_collect::<Vec<_>>())
         });
-        let mut found = stream::select_all(found.collect::<DfResult<Vec<_>>>()?);
+        let found = found.collect::<DfResult<Vec<_>>>()?;
         let mut top = self.top();
         let best = stream::once(async move {
-            while let Some((partition, batch)) = found.try_next().await? {
-                top.offer(partition, &batch)?;
-            }
+            let found = task::shared_out(found, PART).await?;
+            found.iter().flatten().try_for_each(|(partition, batch)| top.offer(*partition, batch))?;
             top.best()
         });
         let best = best.try_filter(|batch| std::future::ready(batch.num_rows() > 0));

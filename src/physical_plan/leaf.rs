@@ -1,6 +1,7 @@
 //! What every node of this crate does alike: properties of lazy, bounded streams, and counting what they yield.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -14,7 +15,7 @@ use datafusion::physical_plan::{PlanProperties, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
 use crate::size::row_bytes;
-use crate::source::Work;
+use crate::source::{READ_WAIT, Work};
 
 /// Properties of a leaf with `partitions` unordered partitions that yields as it goes.
 pub(super) fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanProperties> {
@@ -55,7 +56,15 @@ pub(super) fn counted(
 /// Shows the work of a source among the metrics.
 pub(super) fn record(work: &Work, metrics: &ExecutionPlanMetricsSet, partition: usize) {
     for (kind, much) in work.iter() {
-        MetricBuilder::new(metrics).counter(kind, partition).add(much);
+        match kind {
+            READ_WAIT => {
+                let waited = MetricBuilder::new(metrics).subset_time(kind, partition);
+                if much > 0 {
+                    waited.add_duration(Duration::from_nanos(much as u64));
+                }
+            }
+            _ => MetricBuilder::new(metrics).counter(kind, partition).add(much),
+        }
     }
 }
 

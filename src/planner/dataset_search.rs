@@ -34,7 +34,6 @@ const CHUNK: usize = 1024;
 #[derive(Debug)]
 pub(super) struct DatasetSearch {
     hits: Arc<HitSearch>,
-    kind: String,
     near_hits: Arc<NearHits>,
     place: usize,
 }
@@ -50,10 +49,10 @@ impl DatasetSearch {
     ) -> Option<Self> {
         let handle = rows.handle();
         let kind = handle.vector_index_kind(search.column, search.metric).filter(|_| !handle.is_resident())?;
-        let hits = HitSearch { rows: rows.clone(), search: Arc::clone(search), texts: Arc::clone(texts) };
+        let hits = HitSearch { rows: rows.clone(), kind, search: Arc::clone(search), texts: Arc::clone(texts) };
         let (hits, near_hits) = (Arc::new(hits), if search.is_shared { Arc::clone(near_hits) } else { Arc::default() });
         let place = near_hits.enter(Arc::clone(&hits));
-        Some(Self { hits, kind, near_hits, place })
+        Some(Self { hits, near_hits, place })
     }
 
     /// The nearest of the `candidates`, hits no further away than `furthest` among them.
@@ -72,10 +71,12 @@ impl DatasetSearch {
                 work.flat(Flat::FewPass, passing.len());
                 ranking
             }
-            By::Index { index, hits, wanted } => match pass.by_index(index, (hits.clone(), *wanted), work).await? {
-                Some(ranking) => ranking,
-                None => pass.flat(Flat::FellShort, work).await?,
-            },
+            By::Index { index, hits, asked, wanted } => {
+                match pass.by_index(index, hits, (*asked, *wanted), work).await? {
+                    Some(ranking) => ranking,
+                    None => pass.flat(Flat::FellShort, work).await?,
+                }
+            }
             By::Flat(why) => pass.flat(*why, work).await?,
         };
         work.add("distances", ranking.compared());
@@ -125,18 +126,37 @@ impl<'a> Pass<'a> {
         self.verify(ids, ranking, &mut RoaringTreemap::new()).await
     }
 
-    /// The nearest of `hits`, of which `wanted` were asked for, and of the rows that the index does not have; `None` if it
-    /// gives too few, or is damaged.
+    /// Which rows may be found.
+    fn allowed(&self, stale: &Arc<RoaringTreemap>) -> Allowed {
+        match &self.candidates.passing {
+            Some(passing) => Allowed::Only(Arc::clone(passing)),
+            None => Allowed::Except(Arc::clone(stale)),
+        }
+    }
+
+    /// The nearest of the hits, of which so many were `asked` for and so many are `wanted`, and of the rows that the index
+    /// does not have; `None` if it gives too few, or is damaged.
     async fn by_index(
         &self,
         index: &DatasetVectorIndex,
-        (mut hits, mut wanted): (Result<Hits>, usize),
+        hits: &Hits,
+        (asked, mut wanted): (usize, usize),
         work: &mut Work,
     ) -> Result<Option<Ranking<'a>>> {
         let (search, coverage) = (self.search, index.coverage());
         let Candidates { live, passing, .. } = self.candidates;
         let mut stale = live.dropped_rows().map_or_else(Arc::default, Arc::clone);
         let mut share = share(passing.as_deref(), self.handle().rows());
+        let is_share = asked < wanted && hits.more;
+        // Those of a share that is not beyond what is wanted of all sources may not be all.
+        let are_all = !is_share || hits.rows.iter().any(|hit| self.is_beyond(hit.0));
+        let mut hits = match are_all {
+            true => Ok(hits.clone()),
+            false => {
+                work.add("partitions", hits.partitions);
+                index.hits(&search.query, wanted, search.effort, &self.allowed(&stale), share).await
+            }
+        };
         let (mut ranking, mut found);
         loop {
             let of_index = match hits {
@@ -151,7 +171,11 @@ impl<'a> Pass<'a> {
             let mut found_stale = RoaringTreemap::new();
             let near = of_index.rows.iter().filter(|hit| !self.is_beyond(hit.0)).map(|hit| hit.1).collect::<Vec<_>>();
             self.verify(&near, &mut ranking, &mut found_stale).await?;
-            let beyond = of_index.rows.len() - near.len();
+            let mut beyond = of_index.rows.len() - near.len();
+            if is_share && beyond > 0 {
+                // Whatever was not asked for is beyond as well.
+                beyond = beyond.max(search.k);
+            }
             ranking.leave_out(beyond);
             found = ranking.compared() + beyond;
             // Superseded rows took the places of others that may be nearer than what is left.
@@ -164,11 +188,7 @@ impl<'a> Pass<'a> {
             }
             work.add("distances", ranking.compared());
             (wanted, share) = (wanted.saturating_mul(2), share / 2.0);
-            let allowed = match passing {
-                Some(passing) => Allowed::Only(Arc::clone(passing)),
-                None => Allowed::Except(Arc::clone(&stale)),
-            };
-            hits = index.hits(&search.query, wanted, search.effort, &allowed, share).await;
+            hits = index.hits(&search.query, wanted, search.effort, &self.allowed(&stale), share).await;
         }
         let is_allowed = |id: &u64| match passing {
             Some(passing) => passing.contains(*id),
@@ -234,7 +254,7 @@ impl<'a> Pass<'a> {
         let Candidates { live, passing, .. } = self.candidates;
         let mut columns = vec![self.search.column];
         columns.extend(live.key_columns());
-        let mut rows = self.handle().rows_of(&columns, fragments)?;
+        let mut rows = live.rows_of(&columns, fragments)?;
         while let Some(batch) = rows.try_next().await? {
             let (values, ids) = batch.columns().split_at(columns.len());
             let ids = ids[0].as_primitive::<UInt64Type>().values();
@@ -256,9 +276,9 @@ impl TopKSource for DatasetSearch {
     }
 
     fn label(&self) -> String {
-        let HitSearch { rows, search, .. } = self.hits.as_ref();
+        let HitSearch { rows, kind, search, .. } = self.hits.as_ref();
         let superseded_by = rows.mask().label();
-        format!("source={}, index={}, k={}, superseded_by={superseded_by}", rows.label(), self.kind, search.k)
+        format!("source={}, index={kind}, k={}, superseded_by={superseded_by}", rows.label(), search.k)
     }
 
     fn limit(&self) -> usize {

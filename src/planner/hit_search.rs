@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures::try_join;
 use roaring::RoaringTreemap;
 
 use super::live_rows::LiveRows;
 use super::reading::Reading;
+use super::side_by_side::SourceSearch;
 use super::sources::StoredRows;
 use super::stored_texts::passing;
 use super::vector_search::VectorSearch;
@@ -18,6 +20,8 @@ use crate::vector_index::squared_length;
 
 /// Rows left by a filter up to which they are compared one by one.
 const FEW: u64 = 1024;
+/// Hits of a source that are asked for beyond twice its share.
+const FEW_MORE: usize = 8;
 /// Squared lengths of queries from which on the estimates of an index mean nothing.
 const HUGE: f64 = 1e30;
 
@@ -25,6 +29,8 @@ const HUGE: f64 = 1e30;
 #[derive(Debug)]
 pub(super) struct HitSearch {
     pub(super) rows: StoredRows,
+    /// What the index is called.
+    pub(super) kind: String,
     pub(super) search: Arc<VectorSearch>,
     pub(super) texts: Arc<[TextSearch]>,
 }
@@ -32,8 +38,8 @@ pub(super) struct HitSearch {
 /// How the nearest rows are found.
 #[derive(Debug)]
 pub(super) enum By {
-    /// Among hits of the index, `wanted` of them at first.
-    Index { index: Arc<DatasetVectorIndex>, hits: Result<Hits>, wanted: usize },
+    /// Among hits of the index: `asked` of them, `wanted` of all sources whose distances are told alike.
+    Index { index: Arc<DatasetVectorIndex>, hits: Hits, asked: usize, wanted: usize },
     /// Among the few that pass the filter.
     Few(Vec<u64>),
     /// Among all.
@@ -50,12 +56,11 @@ pub(super) struct Candidates {
     pub(super) work: Work,
 }
 
-impl HitSearch {
-    /// Looks for them.
-    ///
-    /// # Errors
-    /// What reading raises.
-    pub(super) async fn candidates(&self) -> Result<Candidates> {
+#[async_trait]
+impl SourceSearch for HitSearch {
+    type Found = Candidates;
+
+    async fn find(&self, all: &[Arc<Self>]) -> Result<Candidates> {
         let (handle, search) = (self.rows.handle(), &self.search);
         let reading = Reading::begin(handle);
         let index = handle.vector_index(search.column, search.metric);
@@ -81,9 +86,18 @@ impl HitSearch {
                     None => Allowed::Except(live.dropped_rows().map_or_else(Arc::default, Arc::clone)),
                 };
                 let wanted = index.wanted(search.k, search.effort);
+                let is_by_row = passing.is_some() || live.dropped_rows().is_some();
+                let is_shared = is_by_row && index.estimates().is_some() && index.segments() == 1;
+                let alike = all.iter().filter(|other| is_shared && other.kind == self.kind).count();
+                let asked = share_of(wanted, alike);
                 let share = share(passing.as_deref(), handle.rows());
-                let hits = index.hits(&search.query, wanted, search.effort, &allowed, share).await;
-                By::Index { index, hits, wanted }
+                match index.hits(&search.query, asked, search.effort, &allowed, share).await {
+                    Ok(hits) => By::Index { index, hits, asked, wanted },
+                    Err(error) => {
+                        handle.give_up_vector_index(search.column, search.metric, error).await?;
+                        By::Flat(Flat::FellShort)
+                    }
+                }
             }
             (_, Some(_)) => By::Flat(Flat::HugeQuery),
             (_, None) => By::Flat(Flat::NoIndex),
@@ -102,10 +116,16 @@ impl Candidates {
     /// What tells how far its hits are; `None` if that cannot be compared with other sources', or not all of them are live.
     pub(super) fn estimates(&self) -> Option<Estimates> {
         match &self.by {
-            By::Index { index, hits: Ok(_), .. } if !self.is_by_key() => index.estimates(),
+            By::Index { index, .. } if !self.is_by_key() => index.estimates(),
             _ => None,
         }
     }
+}
+
+/// How many hits each of so many sources is asked for at first, if so many are `wanted` of all: what one has too few of is
+/// asked for again.
+fn share_of(wanted: usize, sources: usize) -> usize {
+    wanted.min(wanted.saturating_mul(2).div_ceil(sources.max(1)).saturating_add(FEW_MORE))
 }
 
 /// How densely the rows lie that pass, among so many.

@@ -50,10 +50,9 @@ impl Seat {
         }
     }
 
-    /// Takes what the best rows of the source score, none below 0. Gives what the `k` best of all sources score at least,
-    /// about: rows with less are not wanted. `None` as long as there are fewer than `k`.
-    pub(super) fn offer(&self, scores: Vec<f32>) -> Option<f32> {
-        let k = self.leaders.k?;
+    /// Takes what the best rows of the source score, none below 0.
+    pub(super) fn offer(&self, scores: Vec<f32>) {
+        let Some(k) = self.leaders.k else { return };
         let mut known = self.leaders.scores.lock();
         known[self.number] = scores;
         let mut all: Vec<f32> = known.iter().flatten().copied().collect();
@@ -62,7 +61,13 @@ impl Seat {
         }
         let floor = self.leaders.floor.get();
         known.iter_mut().for_each(|scores| scores.retain(|score| *score >= floor));
-        (floor > 0.0).then_some(floor)
+    }
+
+    /// What the `k` best rows of all sources score at least, about, as far as they were offered: rows with less are not
+    /// wanted. `None` as long as there are fewer than `k`.
+    pub(super) fn least(&self) -> Option<f32> {
+        let floor = self.leaders.floor.get();
+        (self.leaders.k.is_some() && floor > 0.0).then_some(floor)
     }
 }
 
@@ -75,12 +80,17 @@ mod tests {
         let near = |told: Option<f32>, score: f32| told.is_some_and(|told| (score * 0.9999..=score).contains(&told));
         let leaders = Leaders::new(Some(3));
         let (first, second) = (leaders.enter(), leaders.enter());
-        assert_eq!(second.offer(vec![5.0, 1.0]), None);
-        assert!(near(first.offer(vec![4.0, 3.0]), 3.0));
-        assert!(near(first.offer(vec![4.0, 3.0]), 3.0), "the same rows again");
-        assert!(near(leaders.enter().offer(vec![9.0]), 4.0));
-        assert!(near(second.offer(vec![5.0, 1.0]), 4.0));
-        assert_eq!(Leaders::new(Some(0)).enter().offer(vec![1.0]), None);
+        let told = |seat: &Seat, scores: &[f32]| {
+            seat.offer(scores.to_vec());
+            seat.least()
+        };
+        assert_eq!(told(&second, &[5.0, 1.0]), None);
+        assert!(near(told(&first, &[4.0, 3.0]), 3.0));
+        assert!(near(told(&first, &[4.0, 3.0]), 3.0), "the same rows again");
+        assert!(near(told(&leaders.enter(), &[9.0]), 4.0));
+        assert!(near(second.least(), 4.0), "it is told what others offered since");
+        assert!(near(told(&second, &[5.0, 1.0]), 4.0));
+        assert_eq!(told(&Leaders::new(Some(0)).enter(), &[1.0]), None);
     }
 
     #[test]
@@ -88,10 +98,12 @@ mod tests {
         let leaders = Leaders::new(Some(2));
         let (first, second) = (leaders.enter(), leaders.enter());
         first.floor().raise(7.0);
-        assert!(second.offer(vec![1.0]).is_some_and(|floor| floor > 6.9));
+        second.offer(vec![1.0]);
+        assert!(second.least().is_some_and(|floor| floor > 6.9));
         let apart = Leaders::new(None);
         let (first, second) = (apart.enter(), apart.enter());
         first.floor().raise(7.0);
-        assert_eq!((second.floor().get(), second.offer(vec![1.0; 9])), (0.0, None));
+        second.offer(vec![1.0; 9]);
+        assert_eq!((second.floor().get(), second.least()), (0.0, None));
     }
 }

@@ -7,6 +7,7 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use datafusion::physical_expr::PhysicalExpr;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::sources::StoredRows;
@@ -35,9 +36,27 @@ impl LiveRows {
         Ok(Self { rows: rows.clone(), dropped: rows.mask().resolve().await? })
     }
 
+    /// All rows of the source, live or not.
+    pub(super) fn source(&self) -> &StoredRows {
+        &self.rows
+    }
+
     /// The dataset.
     pub(super) fn handle(&self) -> &Arc<DatasetHandle> {
         self.rows.handle()
+    }
+
+    /// All rows, or those of the given fragments, superseded ones among them: the stored columns `columns`, nullable as
+    /// stored, then `_rowid`. Nothing is read before the stream is polled.
+    ///
+    /// # Errors
+    /// `Internal` if Lance cannot plan the read.
+    pub(super) fn rows_of(
+        &self,
+        columns: &[usize],
+        fragments: Option<&RoaringBitmap>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        self.rows.rows_of(columns, fragments)
     }
 
     /// The rows that are superseded, if that is known by row.
@@ -78,7 +97,7 @@ impl LiveRows {
             return Ok(rows);
         }
         let columns = self.key_columns();
-        let (mut superseded, mut rows) = (RoaringTreemap::new(), self.handle().rows_of(columns, None)?);
+        let (mut superseded, mut rows) = (RoaringTreemap::new(), self.rows_of(columns, None)?);
         while let Some(batch) = rows.try_next().await? {
             let (keys, ids) = batch.columns().split_at(columns.len());
             let ids = ids[0].as_primitive::<UInt64Type>().values();
@@ -111,8 +130,8 @@ impl LiveRows {
         let left = found.as_ref().map(|found| found.rows.len());
         let few = few.map(|rows| ValueCandidates { rows: rows.clone(), uncovered: RoaringBitmap::new() });
         let mut rows = match few.or(found) {
-            Some(found) => self.handle().rows_among(&columns, found, TAKEN)?,
-            None => self.handle().rows_of(&columns, None)?,
+            Some(found) => self.handle().rows_among(&columns, found, TAKEN, self.rows.query())?,
+            None => self.rows_of(&columns, None)?,
         };
         while let Some(batch) = rows.try_next().await? {
             let (values, ids) = batch.columns().split_at(columns.len());

@@ -1,21 +1,21 @@
-//! Keys to rows: each key is asked of the newest source first and of no older one than the first that holds it.
+//! Keys to rows: where they are, and what is there.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
-use arrow::buffer::NullBuffer;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 
 use super::reading::Reading;
+use super::whereabouts::{GenerationPlace, Located, Place, locate, picked};
 use crate::block_list::BlockLists;
 use crate::error::Result;
 use crate::key::Keys;
 use crate::memtable::MemTableView;
-use crate::source::{Found, PointSource, Work};
-use crate::version::{ShardVersion, Snapshot};
+use crate::source::{Found, PointSource};
+use crate::version::Snapshot;
 
 /// A lookup of keys in a snapshot, for plans.
 #[derive(Debug)]
@@ -23,12 +23,14 @@ pub struct PointLookup {
     snapshot: Arc<Snapshot>,
     lists: Arc<BlockLists>,
     keys: Vec<ArrayRef>,
+    lookahead: usize,
 }
 
 impl PointLookup {
-    /// Looks up `keys`, the key columns in key order.
-    pub fn new(snapshot: Arc<Snapshot>, lists: Arc<BlockLists>, keys: Vec<ArrayRef>) -> Self {
-        Self { snapshot, lists, keys }
+    /// Looks up `keys`, the key columns in key order; while the keys of a generation are loaded, those of `lookahead` others
+    /// are.
+    pub fn new(snapshot: Arc<Snapshot>, lists: Arc<BlockLists>, keys: Vec<ArrayRef>, lookahead: usize) -> Self {
+        Self { snapshot, lists, keys, lookahead }
     }
 }
 
@@ -39,49 +41,27 @@ impl PointSource for PointLookup {
     }
 
     async fn lookup(&self, projection: &[usize], schema: &SchemaRef) -> Result<Found> {
-        lookup(&self.snapshot, &self.lists, &self.keys, projection, schema).await
-    }
-}
-
-/// Where the newest row of a key is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    MemTable { shard: usize, memtable: usize, row: usize },
-    Generation { shard: usize, generation: usize, row: u64 },
-    Base { row: u64 },
-}
-
-impl Place {
-    /// What the source is called, as in EXPLAIN; of the base not which version of it.
-    fn name(&self, snapshot: &Snapshot) -> String {
-        let (shard, name) = match *self {
-            Self::MemTable { shard, memtable, .. } => {
-                (shard, format!("memtable {}", snapshot.memtables(shard)[memtable].generation()))
-            }
-            Self::Generation { shard, generation, .. } => {
-                (shard, format!("generation {}", snapshot.version().shards[shard].generations[generation].id()))
-            }
-            Self::Base { .. } => return "base".into(),
-        };
-        if snapshot.version().shards.len() > 1 { format!("shard {shard}, {name}") } else { name }
+        lookup((self.snapshot.as_ref(), self.lists.as_ref()), &self.keys, self.lookahead, projection, schema).await
     }
 }
 
 /// The live rows of `keys` (the key columns in key order, no NULL), projected, in the order of the keys; a key without
-/// a live row is left out.
+/// a live row is left out. While the keys of a generation are loaded, those of `lookahead` others are.
 ///
 /// # Errors
 /// `Invalid` if the columns are not the key's; whatever reading raises.
 pub async fn lookup(
-    snapshot: &Snapshot,
-    lists: &BlockLists,
+    (snapshot, lists): (&Snapshot, &BlockLists),
     keys: &[ArrayRef],
+    lookahead: usize,
     projection: &[usize],
     schema: &SchemaRef,
 ) -> Result<Found> {
     let images = snapshot.version().base.schema().key().of_columns(keys)?;
-    let Located { mut places, missing, probed } = locate_fresh(snapshot, &images)?;
-    let readings = readings(snapshot, &places, !missing.is_empty());
+    let Located { mut places, missing, probed, readings: loaded, mut work } =
+        locate(snapshot, &images, lookahead).await?;
+    let known: Vec<GenerationPlace> = loaded.iter().map(|(place, _)| *place).collect();
+    let readings = readings(snapshot, &places, &known, !missing.is_empty());
     let from_base = match base_rows(snapshot, lists, &images, &missing).await? {
         InBase::At(rows) => {
             for (i, row) in rows {
@@ -97,19 +77,25 @@ pub async fn lookup(
     let sources = 1 + snapshot.shards().map(|(s, memtables)| memtables.len() + s.generations.len()).sum::<usize>();
     let probed = probed + usize::from(!missing.is_empty());
     let rows = gather(snapshot, &places, from_base, projection, schema).await?;
-    let mut work = Work::default();
-    readings.iter().for_each(|reading| reading.tell(&mut work));
+    loaded.iter().map(|(_, reading)| reading).chain(&readings).for_each(|reading| reading.tell(&mut work));
     Ok(Found { rows, probed, skipped: sources - probed, work })
 }
 
-/// What is read of the generations that have rows at `places`, and of the base if it is asked.
-fn readings<'a>(snapshot: &'a Snapshot, places: &[Option<Place>], asks_base: bool) -> Vec<Reading<'a>> {
+/// What is read of the generations that have rows at `places`, but for those `known` to be read, and of the base if it is
+/// asked.
+fn readings<'a>(
+    snapshot: &'a Snapshot,
+    places: &[Option<Place>],
+    known: &[GenerationPlace],
+    asks_base: bool,
+) -> Vec<Reading<'a>> {
     let version = snapshot.version();
     let of_generation = |place: &Place| match *place {
         Place::Generation { shard, generation, .. } => Some((shard, generation)),
         Place::MemTable { .. } | Place::Base { .. } => None,
     };
-    let mut generations: Vec<(usize, usize)> = places.iter().flatten().filter_map(of_generation).collect();
+    let generations = places.iter().flatten().filter_map(of_generation).filter(|place| !known.contains(place));
+    let mut generations: Vec<GenerationPlace> = generations.collect();
     generations.sort_unstable();
     generations.dedup();
     let generations =
@@ -122,9 +108,13 @@ fn readings<'a>(snapshot: &'a Snapshot, places: &[Option<Place>], asks_base: boo
 ///
 /// # Errors
 /// As [`lookup`].
-pub async fn present(snapshot: &Snapshot, lists: &BlockLists, keys: &[ArrayRef]) -> Result<Vec<bool>> {
+pub async fn present(
+    (snapshot, lists): (&Snapshot, &BlockLists),
+    keys: &[ArrayRef],
+    lookahead: usize,
+) -> Result<Vec<bool>> {
     let images = snapshot.version().base.schema().key().of_columns(keys)?;
-    let Located { places, missing, .. } = locate_fresh(snapshot, &images)?;
+    let Located { places, missing, .. } = locate(snapshot, &images, lookahead).await?;
     let mut present: Vec<bool> = places.iter().map(Option::is_some).collect();
     match base_rows(snapshot, lists, &images, &missing).await? {
         InBase::At(rows) => rows.iter().for_each(|(i, _)| present[*i] = true),
@@ -134,55 +124,6 @@ pub async fn present(snapshot: &Snapshot, lists: &BlockLists, keys: &[ArrayRef])
         }
     }
     Ok(present)
-}
-
-/// What the source is called that each of `keys` (the key columns in key order) is in: where the newest row of the key
-/// is, or the base if it is in no memtable and in no generation, without looking there. NULL for a key that is deleted,
-/// and for one with a NULL in it.
-///
-/// # Errors
-/// `Invalid` if the columns are not the key's; why a shard is damaged.
-pub fn source_names(snapshot: &Snapshot, keys: &[ArrayRef]) -> Result<StringArray> {
-    let nulls =
-        keys.iter().fold(None, |nulls, column| NullBuffer::union(nulls.as_ref(), column.logical_nulls().as_ref()));
-    let rows = keys.first().map_or(0, |column| column.len());
-    let whole: Vec<usize> = (0..rows).filter(|row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row))).collect();
-    let images = snapshot.version().base.schema().key().of_columns(&picked(keys, &whole)?)?;
-    let Located { places, missing, .. } = locate_fresh(snapshot, &images)?;
-    let mut names: Vec<Option<String>> = vec![None; rows];
-    for (row, place) in whole.iter().zip(&places) {
-        names[*row] = place.as_ref().map(|place| place.name(snapshot));
-    }
-    for i in missing {
-        names[whole[i]] = Some("base".into());
-    }
-    Ok(names.into())
-}
-
-/// Where keys are outside the base.
-struct Located {
-    places: Vec<Option<Place>>,
-    /// Keys that no source but the base can hold.
-    missing: Vec<usize>,
-    /// Sources that were asked for the key that took most.
-    probed: usize,
-}
-
-fn locate_fresh(snapshot: &Snapshot, images: &Keys) -> Result<Located> {
-    let mut located = Located { places: vec![None; images.len()], missing: Vec::new(), probed: 0 };
-    for i in 0..images.len() {
-        let (whereabouts, probed) = find_fresh(snapshot, images, i)?;
-        located.probed = located.probed.max(probed);
-        match whereabouts {
-            Whereabouts::Row(place) => located.places[i] = Some(place),
-            Whereabouts::Deleted => {}
-            Whereabouts::Nowhere => located.missing.push(i),
-        }
-    }
-    if !located.missing.is_empty() {
-        snapshot.check()?;
-    }
-    Ok(located)
 }
 
 /// What is known of keys in the base without reading rows.
@@ -207,54 +148,6 @@ async fn base_rows(snapshot: &Snapshot, lists: &BlockLists, images: &Keys, missi
         Some((*i, map.get(key, key.hash())?))
     };
     Ok(InBase::At(missing.iter().filter_map(row).collect()))
-}
-
-fn picked(keys: &[ArrayRef], rows: &[usize]) -> Result<Vec<ArrayRef>> {
-    let rows = UInt32Array::from_iter_values(rows.iter().map(|i| *i as u32));
-    keys.iter().map(|c| Ok(take(c, &rows, None)?)).collect()
-}
-
-enum Whereabouts {
-    Row(Place),
-    Deleted,
-    Nowhere,
-}
-
-/// Looks for key `i` in every source but the base. All shards are asked: the shard of a key is a matter of writing.
-fn find_fresh(snapshot: &Snapshot, keys: &Keys, i: usize) -> Result<(Whereabouts, usize)> {
-    let key = keys.get(i);
-    let hash = key.hash();
-    let mut probed = 0;
-    for (s, (shard, memtables)) in snapshot.shards().enumerate() {
-        for (m, memtable) in memtables.iter().enumerate() {
-            probed += 1;
-            match memtable.find(key, hash) {
-                Some((_, true)) => return found(shard, Whereabouts::Deleted, probed),
-                Some((row, false)) => {
-                    return found(shard, Whereabouts::Row(Place::MemTable { shard: s, memtable: m, row }), probed);
-                }
-                None => {}
-            }
-        }
-        for (g, generation) in shard.generations.iter().enumerate() {
-            probed += 1;
-            if let Some(row) = generation.keys().get(key, hash) {
-                if generation.keys().tombstones().contains(row) {
-                    return found(shard, Whereabouts::Deleted, probed);
-                }
-                return found(shard, Whereabouts::Row(Place::Generation { shard: s, generation: g, row }), probed);
-            }
-        }
-    }
-    Ok((Whereabouts::Nowhere, probed))
-}
-
-/// A damaged shard may hold a newer version of the key where it cannot be read.
-fn found(shard: &ShardVersion, whereabouts: Whereabouts, probed: usize) -> Result<(Whereabouts, usize)> {
-    match &shard.damage {
-        Some(error) => Err(error.clone()),
-        None => Ok((whereabouts, probed)),
-    }
 }
 
 /// Takes the rows, source by source, and brings them into the order of the keys.

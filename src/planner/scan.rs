@@ -15,12 +15,13 @@ use super::point_lookup::{PointLookup, projected};
 use super::pushdown::{FilterSupport, key_filter, support};
 use super::sources::{Source, of_source};
 use super::stored_matches::StoredMatches;
-use super::stored_ranking::StoredRanking;
+use super::stored_ranking::{BestTexts, StoredRanking};
 use super::text_match::TextMatches;
 use super::text_ranking::{MemTableRanking, TextRanking};
 use super::text_scorer::TextScorer;
 use super::value_match::{ValueMatches, value_ranges};
 use super::vector_search::{MemTableSearch, VectorSearch};
+use super::whereabouts::KeyLoading;
 use crate::block_list::BlockLists;
 use crate::distance::Metric;
 use crate::error::Result;
@@ -48,6 +49,10 @@ pub struct ScanRequest<'a> {
     pub flat: Option<&'static str>,
     /// What must be known before rows are looked at.
     pub scorers: &'a [Arc<TextScorer>],
+    /// Whether the keys of all generations are in memory before a row comes out.
+    pub with_keys: bool,
+    /// How many generations have their keys loaded while those of one are, to find the rows of some keys.
+    pub lookahead: usize,
     /// What traces the search.
     pub span: Option<&'a Span>,
 }
@@ -59,6 +64,13 @@ pub enum Search {
     Vector(Arc<VectorSearch>),
     /// Those whose texts score most.
     Text(Arc<TextRanking>),
+}
+
+/// What the sources of one query tell each other.
+#[derive(Debug, Default)]
+struct Together {
+    near_hits: Arc<NearHits>,
+    best_texts: Arc<BestTexts>,
 }
 
 impl Search {
@@ -79,25 +91,25 @@ impl Search {
     }
 
     /// The best rows of a source that match `texts`; `None` if no index finds them. All sources of a query have the same
-    /// `near_hits`.
+    /// `together`.
     fn in_source(
         &self,
         source: &Source,
         texts: &Arc<[TextSearch]>,
-        near_hits: &Arc<NearHits>,
+        together: &Together,
     ) -> Option<Arc<dyn TopKSource>> {
         match (self, source) {
             (Self::Vector(search), Source::MemTable(rows)) => {
                 Some(Arc::new(MemTableSearch::try_new(rows, search, texts)?))
             }
             (Self::Vector(search), Source::Stored(rows)) => {
-                Some(Arc::new(DatasetSearch::try_new(rows, search, texts, near_hits)?))
+                Some(Arc::new(DatasetSearch::try_new(rows, search, texts, &together.near_hits)?))
             }
             (Self::Text(ranking), Source::MemTable(rows)) => {
                 Some(Arc::new(MemTableRanking::try_new(rows, ranking, texts)?))
             }
             (Self::Text(ranking), Source::Stored(rows)) => {
-                Some(Arc::new(StoredRanking::try_new(rows, ranking, texts)?))
+                Some(Arc::new(StoredRanking::try_new(rows, ranking, texts, &together.best_texts)?))
             }
         }
     }
@@ -128,10 +140,13 @@ pub fn plan_scan(
     request: ScanRequest<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let rows = plan_rows(snapshot, lists, request)?;
-    if request.scorers.is_empty() {
+    let scorers = request.scorers.iter().map(|scorer| Arc::clone(scorer) as Arc<dyn Preparation>);
+    let keys = request.with_keys.then(|| KeyLoading::of(snapshot)).flatten();
+    let preparations: Vec<Arc<dyn Preparation>> =
+        keys.into_iter().map(|keys| Arc::new(keys) as Arc<dyn Preparation>).chain(scorers).collect();
+    if preparations.is_empty() {
         return Ok(rows);
     }
-    let preparations = request.scorers.iter().map(|scorer| Arc::clone(scorer) as Arc<dyn Preparation>).collect();
     Ok(Arc::new(PrepareExec::new(rows, preparations).within(request.span)))
 }
 
@@ -140,7 +155,7 @@ fn plan_rows(
     lists: &Arc<BlockLists>,
     request: ScanRequest<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let ScanRequest { projection, filters, limit, texts, search, flat, .. } = request;
+    let ScanRequest { projection, filters, limit, texts, search, flat, lookahead, .. } = request;
     let table = snapshot.version().base.schema();
     let all: Vec<usize>;
     let projection = match projection {
@@ -155,7 +170,7 @@ fn plan_rows(
         if keys[0].is_empty() {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        let source = PointLookup::new(Arc::clone(snapshot), Arc::clone(lists), keys);
+        let source = PointLookup::new(Arc::clone(snapshot), Arc::clone(lists), keys, lookahead);
         return Ok(Arc::new(FirstMatchExec::new(Arc::new(source), projection.to_vec(), schema)));
     }
     snapshot.check()?;
@@ -164,11 +179,11 @@ fn plan_rows(
 
     let texts: Arc<[TextSearch]> = texts.into();
     let ranges: Arc<[ValueRanges]> = value_ranges(table, filters).into();
-    let near_hits = Arc::new(NearHits::default());
+    let together = Together::default();
     let mut resident: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut arms: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     for source in Source::all(snapshot, lists) {
-        if let Some(best) = search.and_then(|search| search.in_source(&source, &texts, &near_hits)) {
+        if let Some(best) = search.and_then(|search| search.in_source(&source, &texts, &together)) {
             arms.push(Arc::new(TopKExec::new(best, projection.to_vec(), Arc::clone(&schema)).within(request.span)));
             continue;
         }

@@ -3,12 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::stream::BoxStream;
+use roaring::RoaringBitmap;
 
 use crate::base::BaseTable;
 use crate::block_list::{BaseMask, BlockLists, GenerationMask, KeySource, MemTableRows, SourceId};
+use crate::cache::ReadQuery;
 use crate::dataset::DatasetHandle;
 use crate::error::Result;
 use crate::generation::Generation;
@@ -33,6 +37,8 @@ pub(super) struct StoredRows {
     /// Columns that the mask reads behind the projected ones.
     extra: Vec<usize>,
     label: String,
+    /// The query that they are read for: all that is read of one snapshot is one.
+    query: ReadQuery,
 }
 
 #[derive(Clone)]
@@ -56,6 +62,24 @@ impl StoredRows {
         }
     }
 
+    /// The query that they are read for.
+    pub(super) fn query(&self) -> &ReadQuery {
+        &self.query
+    }
+
+    /// All rows of the dataset, or those of the given fragments: the stored columns `columns`, nullable as stored, then
+    /// `_rowid`. Nothing is read before the stream is polled.
+    ///
+    /// # Errors
+    /// `Internal` if Lance cannot plan the read.
+    pub(super) fn rows_of(
+        &self,
+        columns: &[usize],
+        fragments: Option<&RoaringBitmap>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        self.handle().rows_for(&self.query, columns, fragments)
+    }
+
     /// What newer sources supersede of it.
     pub(super) fn mask(&self) -> &Arc<dyn RowMask> {
         &self.mask
@@ -74,9 +98,10 @@ impl StoredRows {
 
 impl Source {
     /// All of `snapshot`.
-    pub(super) fn all(snapshot: &Snapshot, lists: &Arc<BlockLists>) -> Vec<Self> {
+    pub(super) fn all(snapshot: &Arc<Snapshot>, lists: &Arc<BlockLists>) -> Vec<Self> {
         let (mut found, mut everything) = (Vec::new(), Vec::<KeySource>::new());
         let shards = snapshot.shards().count();
+        let query: ReadQuery = Arc::<Snapshot>::clone(snapshot);
         for (s, (shard, views)) in snapshot.shards().enumerate() {
             let place: Arc<str> = if shards > 1 { format!("shard {s}, ").into() } else { Arc::default() };
             let sources = snapshot.key_sources(s);
@@ -94,6 +119,7 @@ impl Source {
                     mask: Arc::new(GenerationMask::new(Arc::clone(lists), Arc::clone(generation), id, newer)),
                     extra: Vec::new(),
                     label: format!("{place}generation {}", generation.id()),
+                    query: Arc::clone(&query),
                 }));
             }
             everything.extend(sources);
@@ -106,6 +132,7 @@ impl Source {
                 extra: mask.extra_columns().to_vec(),
                 mask: Arc::new(mask),
                 label: format!("base {}", base.version()),
+                query,
             }));
         }
         found

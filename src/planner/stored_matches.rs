@@ -73,7 +73,7 @@ impl RowSource for StoredMatches {
             reading.tell(&mut work);
             told(&work);
             if found.len() > all / FEW {
-                let read = live.handle().rows_of(&projection, None)?;
+                let read = live.rows_of(&projection, None)?;
                 return Ok::<_, Error>(read.map(move |batch| among(&batch?, &found, &schema)).boxed());
             }
             let ids: Vec<u64> = found.iter().collect();

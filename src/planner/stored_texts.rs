@@ -28,7 +28,7 @@ impl StoredTexts {
     /// # Errors
     /// What reading raises.
     pub(super) async fn open(live: &LiveRows, search: &TextSearch) -> Result<Self> {
-        let columns = TextColumns::open(live.handle(), search).await?;
+        let columns = TextColumns::open(live.source(), search).await?;
         Ok(Self { superseded: live.superseded().await?, columns })
     }
 

@@ -10,6 +10,7 @@ use futures::TryStreamExt;
 use futures::future::try_join_all;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
+use super::sources::StoredRows;
 use super::text_scorer::Surveyed;
 use crate::dataset::{DatasetHandle, DatasetTextIndex, Dead, TextPart};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +30,7 @@ const POSTINGS: usize = 8;
 /// The columns of one query in one dataset.
 #[derive(Debug)]
 pub(super) struct TextColumns {
-    handle: Arc<DatasetHandle>,
+    rows: StoredRows,
     search: TextSearch,
     columns: Vec<Column>,
 }
@@ -53,7 +54,7 @@ struct Indexed {
 impl Indexed {
     /// `None` if there is no index that can be used.
     async fn open(
-        handle: &DatasetHandle,
+        handle: &Arc<DatasetHandle>,
         column: usize,
         analyzer: &TextAnalyzer,
         asked: &AnalyzedQuery,
@@ -73,14 +74,15 @@ impl TextColumns {
     ///
     /// # Errors
     /// What reading raises.
-    pub(super) async fn open(handle: &Arc<DatasetHandle>, search: &TextSearch) -> Result<Self> {
+    pub(super) async fn open(rows: &StoredRows, search: &TextSearch) -> Result<Self> {
+        let handle = rows.handle();
         let opening = search.columns.iter().enumerate().map(|(place, column)| async move {
             let (at, asked) = (handle.schema().logical().index_of(&column.name)?, search.asked_of(place));
             let indexed = Indexed::open(handle, at, &column.analyzer, &asked).await?;
             Ok::<_, Error>(Column { at, asked, indexed })
         });
         let columns = try_join_all(opening).await?;
-        Ok(Self { handle: Arc::clone(handle), search: search.clone(), columns })
+        Ok(Self { rows: rows.clone(), search: search.clone(), columns })
     }
 
     /// What is searched for.
@@ -146,7 +148,7 @@ impl TextColumns {
         if unknown.is_some_and(RoaringBitmap::is_empty) {
             return Ok(survey);
         }
-        let mut rows = self.handle.rows_of(&[column.at], unknown)?;
+        let mut rows = self.rows.rows_of(&[column.at], unknown)?;
         while let Some(batch) = rows.try_next().await? {
             let ids = batch.column(1).as_primitive::<UInt64Type>().values();
             let dead = superseded.map(|superseded| dead(ids, superseded));
@@ -178,7 +180,7 @@ impl TextColumns {
             return Ok(());
         }
         let columns: Vec<usize> = self.columns.iter().map(|column| column.at).collect();
-        let mut rows = self.handle.rows_of(&columns, unknown)?;
+        let mut rows = self.rows.rows_of(&columns, unknown)?;
         while let Some(batch) = rows.try_next().await? {
             let (texts, ids) = batch.columns().split_at(columns.len());
             let (texts, look) = (texts.to_vec(), look.clone());

@@ -119,7 +119,8 @@ impl MemTableRanking {
             best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             best.truncate(self.ranking.k);
         }
-        let least = self.seat.offer(best.iter().map(|(score, _)| *score).collect());
+        self.seat.offer(best.iter().map(|(score, _)| *score).collect());
+        let least = self.seat.least();
         best.retain(|(score, _)| least.is_none_or(|least| *score >= least));
         best.sort_unstable_by_key(|(_, row)| *row);
         if best.len() < self.ranking.k && least.is_none() {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, ArrayRef, Float32Array, RecordBatch};
 use async_trait::async_trait;
-use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 
 use super::found_texts::FoundTexts;
@@ -28,6 +27,8 @@ use crate::version::Snapshot;
 
 /// Texts without an index that are looked at together.
 const BATCH: usize = 8192;
+/// Sources whose words a task of its own is worth.
+const SOURCES: usize = 6;
 
 /// Scores the texts of some columns for one query.
 ///
@@ -36,14 +37,20 @@ const BATCH: usize = 8192;
 pub struct TextScorer {
     snapshot: Arc<Snapshot>,
     lists: Arc<BlockLists>,
-    search: TextSearch,
-    stats: SearchStats,
-    /// What is looked for in each column.
-    patterns: Vec<Arc<[Pattern]>>,
+    asked: Arc<Asked>,
     weights: OnceCell<Known>,
     /// Whether somebody was told what that took.
     told: AtomicBool,
     found: FoundTexts,
+}
+
+/// What is asked of every source.
+#[derive(Debug)]
+struct Asked {
+    search: TextSearch,
+    stats: SearchStats,
+    /// What is looked for in each column.
+    patterns: Vec<Arc<[Pattern]>>,
 }
 
 #[derive(Debug)]
@@ -75,9 +82,7 @@ impl TextScorer {
         Ok(Self {
             snapshot,
             lists,
-            search,
-            stats,
-            patterns,
+            asked: Arc::new(Asked { search, stats, patterns }),
             weights: OnceCell::new(),
             told: AtomicBool::new(false),
             found: FoundTexts::default(),
@@ -86,12 +91,12 @@ impl TextScorer {
 
     /// What is searched for.
     pub fn search(&self) -> &TextSearch {
-        &self.search
+        &self.asked.search
     }
 
     /// Which rows say what words weigh.
     pub fn stats(&self) -> SearchStats {
-        self.stats
+        self.asked.stats
     }
 
     /// What words weigh in each column, found out at the first call.
@@ -109,7 +114,7 @@ impl TextScorer {
     /// `Internal` before [`prepare`](Preparation::prepare), if any text is not NULL.
     pub fn scores(&self, texts: &[ArrayRef]) -> Result<Float32Array> {
         // Above a side of a join that has no rows nobody counts words.
-        let says_nothing = matches!(self.search.query, Query::Empty);
+        let says_nothing = matches!(self.asked.search.query, Query::Empty);
         if says_nothing || texts.iter().all(|texts| texts.null_count() == texts.len()) {
             return Ok(vec![0.0; texts.first().map_or(0, |texts| texts.len())].into());
         }
@@ -117,14 +122,14 @@ impl TextScorer {
             return Ok(scores.into());
         }
         let known = self.weights.get().ok_or_else(|| Error::internal("texts are scored before words are counted"))?;
-        let indexes = self.search.indexes_of(texts)?;
+        let indexes = self.asked.search.indexes_of(texts)?;
         let indexes: Vec<&TextIndex> = indexes.iter().collect();
-        Ok(scores(&self.search, &known.weights, &indexes).into())
+        Ok(scores(&self.asked.search, &known.weights, &indexes).into())
     }
 
     /// Keeps what the rows of `batch` score, which a source found, for those who ask for [`scores`](Self::scores) again.
     pub(super) fn keep(&self, batch: &RecordBatch, scores: &[f32]) {
-        let columns = self.search.columns.iter().map(|column| batch.column_by_name(&column.name).cloned());
+        let columns = self.asked.search.columns.iter().map(|column| batch.column_by_name(&column.name).cloned());
         if let Some(texts) = columns.collect::<Option<Vec<_>>>() {
             self.found.keep(&texts, scores);
         }
@@ -141,10 +146,14 @@ impl TextScorer {
 
     async fn survey(&self) -> Result<Known> {
         self.snapshot.check()?;
-        let sources = Source::all(&self.snapshot, &self.lists);
-        let surveys: Vec<_> = sources.iter().map(|source| self.survey_of(source)).collect();
-        let (mut all, mut work) = (vec![Survey::default(); self.patterns.len()], Work::default());
-        let surveyed = try_join_all(surveys).await?;
+        let survey_of = |source: Source| {
+            let asked = Arc::clone(&self.asked);
+            async move { asked.survey_of(&source).await }
+        };
+        let sources = Source::all(&self.snapshot, &self.lists).into_iter();
+        let surveyed = task::shared_out(sources.map(survey_of).collect(), SOURCES).await?;
+        let patterns = &self.asked.patterns;
+        let (mut all, mut work) = (vec![Survey::default(); patterns.len()], Work::default());
         for (surveys, _) in &surveyed {
             all.iter_mut().zip(surveys).for_each(|(all, survey)| all.add(survey));
         }
@@ -152,10 +161,12 @@ impl TextScorer {
         work.add("words", all.iter().map(|survey| survey.words.len()).sum());
         work.add("flat", 0);
         surveyed.iter().for_each(|(_, more)| work.extend(more));
-        let weights = all.iter().zip(&self.patterns).map(|(survey, patterns)| Weights::new(survey, patterns)).collect();
+        let weights = all.iter().zip(patterns).map(|(survey, patterns)| Weights::new(survey, patterns)).collect();
         Ok(Known { weights, work })
     }
+}
 
+impl Asked {
     /// What a source knows of each column.
     async fn survey_of(&self, source: &Source) -> Result<Surveyed> {
         match source {
@@ -190,7 +201,7 @@ impl TextScorer {
     /// Asks the text indexes of a dataset, and reads the texts that these do not know.
     async fn survey_stored(&self, rows: &StoredRows) -> Result<Surveyed> {
         let reading = Reading::begin(rows.handle());
-        let texts = TextColumns::open(rows.handle(), &self.search).await?;
+        let texts = TextColumns::open(rows, &self.search).await?;
         let superseded = match self.stats {
             SearchStats::Live => Some(LiveRows::resolve(rows).await?.superseded().await?),
             SearchStats::Physical => None,
@@ -232,8 +243,8 @@ fn of_memtable(
 #[async_trait]
 impl Preparation for TextScorer {
     fn label(&self) -> String {
-        let stats = if self.stats == SearchStats::Live { "" } else { ", physical" };
-        format!("words of {}{stats}", self.search)
+        let stats = if self.stats() == SearchStats::Live { "" } else { ", physical" };
+        format!("words of {}{stats}", self.search())
     }
 
     async fn prepare(&self) -> Result<Work> {
@@ -245,6 +256,6 @@ impl Preparation for TextScorer {
 
 impl fmt::Debug for TextScorer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TextScorer").field("search", &self.search).finish_non_exhaustive()
+        f.debug_struct("TextScorer").field("search", self.search()).finish_non_exhaustive()
     }
 }

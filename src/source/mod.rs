@@ -5,6 +5,7 @@ mod value_ranges;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,6 +21,9 @@ pub use value_ranges::{ValueRange, ValueRanges};
 /// The column by which Lance names a row of a dataset.
 pub const ROW_ID: &str = "_rowid";
 
+/// What plan nodes call the time that reads waited for the read budget, each for itself.
+pub const READ_WAIT: &str = "read_wait";
+
 /// What a source did for a query: the kinds of work, as EXPLAIN ANALYZE calls them, and how much of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Work(Vec<(&'static str, usize)>);
@@ -31,6 +35,11 @@ impl Work {
             Some((_, sum)) => *sum += much,
             None => self.0.push((kind, much)),
         }
+    }
+
+    /// Adds so much time that reads waited for the read budget, in nanoseconds.
+    pub fn waited(&mut self, waited: Duration) {
+        self.add(READ_WAIT, usize::try_from(waited.as_nanos()).unwrap_or(usize::MAX));
     }
 
     /// Adds rows that were looked at one by one, and why.

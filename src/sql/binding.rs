@@ -179,7 +179,7 @@ impl Binder<'_> {
         if given.is_none_or(|given| given != names) {
             return plan_err!("{0} takes the columns of the table's key: {0}({1})", source::NAME, names.join(", "));
         }
-        Ok(source::bound(key.to_vec(), self.pins.snapshot(table)))
+        Ok(source::bound(key.to_vec(), self.pins.snapshot_with_keys(table)))
     }
 }
 

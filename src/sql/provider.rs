@@ -64,6 +64,7 @@ pub struct LsmTableProvider {
     search: Option<Arc<Search>>,
     flat: Option<&'static str>,
     scorers: Vec<Arc<TextScorer>>,
+    with_keys: bool,
 }
 
 impl LsmTableProvider {
@@ -79,6 +80,7 @@ impl LsmTableProvider {
             search: None,
             flat: None,
             scorers: Vec::new(),
+            with_keys: false,
         }
     }
 
@@ -90,12 +92,18 @@ impl LsmTableProvider {
     #[must_use]
     pub fn pinned(&self, snapshot: Arc<Snapshot>) -> Self {
         // A plan that is analyzed again is optimized again: the search is found anew, if it is still one.
-        Self { snapshot: Some(snapshot), search: None, flat: None, scorers: Vec::new(), ..self.clone() }
+        let found = Self { search: None, flat: None, scorers: Vec::new(), with_keys: false, ..self.clone() };
+        Self { snapshot: Some(snapshot), ..found }
     }
 
     /// The table whose scans know what `scorers` need before a row comes out.
     pub(super) fn scored(self, scorers: Vec<Arc<TextScorer>>) -> Self {
         Self { scorers, ..self }
+    }
+
+    /// The table whose scans have the keys of all generations in memory before a row comes out, if they are asked for.
+    pub(super) fn with_keys(self, with_keys: bool) -> Self {
+        Self { with_keys, ..self }
     }
 
     /// What scores its texts.
@@ -187,8 +195,9 @@ impl LsmTableProvider {
         let search = self.engine_search(state, &all);
         let texts: Vec<TextSearch> = all.into_iter().filter_map(text::search_of).collect();
         let (search, scorers) = (search.as_ref(), self.scorers.as_slice());
-        let (texts, flat) = (texts.as_slice(), self.flat);
-        let request = ScanRequest { projection, filters, limit, texts, search, flat, scorers, span: None };
+        let (texts, flat, with_keys) = (texts.as_slice(), self.flat, self.with_keys);
+        let wanted = ScanRequest { projection, filters, limit, texts, ..ScanRequest::default() };
+        let request = ScanRequest { search, flat, scorers, with_keys, ..wanted };
         self.table.search(&snapshot, request)
     }
 

@@ -44,6 +44,7 @@ impl AnalyzerRule for LsmStatementRule {
                 Some(provider) => {
                     let pin = pins.of(provider.table());
                     let pinned = provider.pinned(Arc::clone(&pin.snapshot)).scored(pin.scorers.clone());
+                    let pinned = pinned.with_keys(pin.with_keys);
                     Transformed::yes(LogicalPlan::TableScan(TableScan {
                         source: provider_as_source(Arc::new(pinned)),
                         ..scan
@@ -83,18 +84,28 @@ pub(super) struct Pin {
     pub(super) snapshot: Arc<Snapshot>,
     /// What its texts are scored by.
     pub(super) scorers: Vec<Arc<TextScorer>>,
+    /// Whether somebody asks which sources its rows are in.
+    with_keys: bool,
 }
 
 impl Pins {
     /// What the statement sees of `table`.
     pub(super) fn of(&mut self, table: &Arc<LsmTable>) -> &mut Pin {
         let identity = Arc::as_ptr(table) as usize;
-        self.tables.entry(identity).or_insert_with(|| Pin { snapshot: table.snapshot(), scorers: Vec::new() })
+        let pin = || Pin { snapshot: table.snapshot(), scorers: Vec::new(), with_keys: false };
+        self.tables.entry(identity).or_insert_with(pin)
     }
 
     /// The statement's snapshot of `table`.
     pub(super) fn snapshot(&mut self, table: &Arc<LsmTable>) -> Arc<Snapshot> {
         Arc::clone(&self.of(table).snapshot)
+    }
+
+    /// The same for who asks which sources rows are in.
+    pub(super) fn snapshot_with_keys(&mut self, table: &Arc<LsmTable>) -> Arc<Snapshot> {
+        let pin = self.of(table);
+        pin.with_keys = true;
+        Arc::clone(&pin.snapshot)
     }
 
     /// What scores the texts of a table that `search` is about: one for all that ask the same in the same way.

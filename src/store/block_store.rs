@@ -101,7 +101,7 @@ impl BlockStores {
             let parts = parts.into_iter().map(|(start, bytes)| Part { start, bytes }).collect();
             files.push(FileSummary { path: recorded.path_of(&file.name), size: file.size, parts });
         }
-        Summary { files }
+        Summary { files, extra: Bytes::new() }
     }
 
     /// Keeps what `summary` repeats of files below the directory `dir` of the store called `store`.
@@ -208,7 +208,46 @@ impl BlockStore {
                 Ok(GetResult { attributes, ..found(meta, range, bytes) })
             }
             // The store says what is wrong with such a range.
-            _ => self.inner.get_opts(path, GetOptions { range: asked, ..GetOptions::default() }).await,
+            _ => {
+                reads.asked();
+                self.inner.get_opts(path, GetOptions { range: asked, ..GetOptions::default() }).await
+            }
+        }
+    }
+
+    /// What is there now: of a file that changes, or on conditions. Only summaries are read for the blocks that they repeat,
+    /// and count so.
+    async fn current(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let uncounted = ReadCounters::default();
+        let is_summary = path.filename() == Some(summary::NAME);
+        let reads = if is_summary { &**self.shared.reads.all() } else { &uncounted };
+        let ask = || {
+            reads.asked();
+            self.inner.get_opts(path, options.clone())
+        };
+        let result = asked(reads, ask).await?;
+        if !options.head {
+            reads.came(result.range.end - result.range.start);
+        }
+        Ok(result)
+    }
+
+    /// Whether a file of `size` bytes, of which a read ended with `error`, is no longer there as it was. A store that does
+    /// not answer, or denies access, says nothing of its files: what is kept of them is as good as before.
+    async fn is_gone(&self, path: &Path, size: u64, error: &Error, reads: &ReadCounters) -> bool {
+        match error {
+            Error::NotFound { .. } => true,
+            // Or what was asked for lies behind the end of what is there.
+            Error::Generic { .. } => {
+                reads.asked();
+                let head = self.inner.get_opts(path, GetOptions { head: true, ..GetOptions::default() });
+                match tokio::time::timeout(PATIENCE, head).await {
+                    Ok(Ok(there)) => there.meta.size != size,
+                    Ok(Err(error)) => matches!(error, Error::NotFound { .. }),
+                    Err(_) => false,
+                }
+            }
+            _ => false,
         }
     }
 
@@ -298,7 +337,7 @@ impl ObjectStore for BlockStore {
             && options.if_unmodified_since.is_none()
             && options.version.is_none();
         if !is_plain || !is_immutable(location) {
-            return asked(self.shared.reads.all(), || self.inner.get_opts(location, options.clone())).await;
+            return self.current(location, options).await;
         }
         let file = self.file(location);
         let Some(meta) = self.shared.files.get(&file).await else {
@@ -319,17 +358,27 @@ impl ObjectStore for BlockStore {
             self.shared.recordings.note(&file, meta.size, 0..0);
             return Ok(found((*meta).clone(), 0..meta.size, Bytes::new()));
         }
+        let reads = self.shared.reads.of_file(&file);
         let Some(range) = absolute(options.range.as_ref(), meta.size) else {
+            reads.asked();
             return self.inner.get_opts(location, options).await;
         };
         self.shared.recordings.note(&file, meta.size, range.start / BLOCK..range.end.div_ceil(BLOCK));
-        let reads = self.shared.reads.of_file(&file);
-        let missed = AtomicU64::new(0);
+        let (missed, size) = (AtomicU64::new(0), meta.size);
         let fetch = |range: Range<u64>| {
             missed.fetch_add((range.end - range.start).div_ceil(BLOCK), Ordering::Relaxed);
             let (inner, path, reads) = (Arc::clone(&self.inner), location.clone(), Arc::clone(&reads));
-            let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-            async move { Ok(whole(&inner, &path, options, &reads).await?.3) }.boxed()
+            let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+            let fetch = async move {
+                let (found, read, _, bytes) = whole(&inner, &path, options, &reads).await?;
+                if (found.size, &read) == (size, &range) {
+                    return Ok(bytes);
+                }
+                // A store gives what there is of a range whose end there is not.
+                let source = format!("{path}: {read:?} of {} bytes came, not {range:?} of {size}", found.size).into();
+                Err(Error::Generic { store: "BlockStore", source })
+            };
+            fetch.boxed()
         };
         match self.shared.reader.read(&file, meta.size, range.clone(), fetch).await {
             Ok(bytes) => {
@@ -338,8 +387,10 @@ impl ObjectStore for BlockStore {
                 Ok(found((*meta).clone(), range, bytes))
             }
             Err(error) => {
-                // The file may be gone, or be another one than it was: who looks next must see what is there.
-                self.forget(location).await;
+                // Who looks next must see what is there.
+                if self.is_gone(location, meta.size, &error, &reads).await {
+                    self.forget(location).await;
+                }
                 Err(error)
             }
         }
@@ -392,7 +443,7 @@ impl ObjectStore for BlockStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        asked(self.shared.reads.all(), || self.inner.list_with_delimiter(prefix)).await
+        asked(&ReadCounters::default(), || self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

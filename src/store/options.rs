@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lance_io::object_store::{ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -19,7 +20,7 @@ use crate::error::Result;
 
 /// Schemes of stores that are in memory, or on a disk that the operating system keeps blocks of.
 const NEAR: [&str; 4] = ["file", "file+uring", "file-object-store", "memory"];
-/// How many sets of options the process remembers the stores of.
+/// How many sets of options the process remembers the stores of, beside those that are in use.
 const REMEMBERED: usize = 64;
 
 type Options = Arc<HashMap<String, String>>;
@@ -89,23 +90,25 @@ impl StoreOptions {
         Ok(Some(Recording { blocks: Arc::clone(blocks), recorded, store, dir }))
     }
 
-    /// Keeps what the [summary](Recording::write) of the directory at `uri` repeats of its files; whether there was one.
+    /// Keeps what the [summary](Recording::write) of the directory at `uri` repeats of its files. Returns what else it says,
+    /// which may be nothing; `None` if there is none.
     ///
     /// # Errors
     /// `Corrupt` if the summary is damaged, `Unavailable` if the storage fails.
-    pub async fn recall(&self, uri: &str) -> Result<bool> {
-        let Some(blocks) = self.blocks_of(uri) else { return Ok(false) };
+    pub async fn recall(&self, uri: &str) -> Result<Option<Bytes>> {
+        let Some(blocks) = self.blocks_of(uri) else { return Ok(None) };
         let (store, dir) = self.store(uri).await?;
         let path = dir.clone().join(summary::NAME);
         let read = async { store.inner.get(&path).await?.bytes().await };
         let bytes = match read.await {
             Ok(bytes) => bytes,
-            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(from_object_store(error, "reading", path.as_ref())),
         };
         let summary = Summary::of_bytes(&bytes).map_err(|error| error.with_context("path", &path))?;
         blocks.keep(&store.store_prefix, &dir, &summary).await;
-        Ok(true)
+        // Not a part of what was read, which would stay in memory with it.
+        Ok(Some(Bytes::copy_from_slice(&summary.extra)))
     }
 
     /// What is kept in blocks of the store called `store_prefix` that `uri` is in; `None` if nothing is. Reading what is
@@ -141,12 +144,12 @@ pub struct Recording {
 
 impl Recording {
     /// Writes a summary of the files beside them: the parts that were read, of each file at most 1 MiB and of all at most
-    /// 4 MiB.
+    /// 4 MiB, and `extra`, which means something to who gives it.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails.
-    pub async fn write(self) -> Result<()> {
-        let summary = self.blocks.summary(&self.recorded).await;
+    pub async fn write(self, extra: Bytes) -> Result<()> {
+        let summary = Summary { extra, ..self.blocks.summary(&self.recorded).await };
         let path = self.dir.clone().join(summary::NAME);
         let put = self.store.inner.put(&path, summary.to_bytes().into()).await;
         put.map(|_| ()).map_err(|error| from_object_store(error, "writing", path.as_ref()))
@@ -180,8 +183,11 @@ fn shared(options: HashMap<String, String>) -> (Options, Arc<BlockStores>) {
     if let Some((options, stores)) = shared.iter().find(|(known, _)| **known == options) {
         return (Arc::clone(options), Arc::clone(stores));
     }
-    if shared.len() >= REMEMBERED {
-        shared.remove(0);
+    // Who has a set in use must find its stores again: those that nobody has go, the oldest first.
+    if shared.len() >= REMEMBERED
+        && let Some(idle) = shared.iter().position(|(options, _)| Arc::strong_count(options) == 1)
+    {
+        shared.remove(idle);
     }
     let new = (Arc::new(options), BlockStores::new(MemoryBlocks::global()));
     shared.push((Arc::clone(&new.0), Arc::clone(&new.1)));
@@ -202,5 +208,17 @@ mod tests {
         let own = of("a").with_cache(MemoryBlocks::global());
         assert!(is_same(&own, &own.clone()) && !is_same(&own, &of("a")));
         assert!(of("a").params("memory://x").object_store_wrapper.is_none());
+    }
+
+    #[test]
+    fn stores_that_are_in_use_are_remembered_whatever_else_is_opened() {
+        let of = |key: &str| StoreOptions::new(HashMap::from([("token".to_string(), key.to_string())]));
+        let (live, idle) = (of("live"), of("idle").params("s3://x/y"));
+        for other in 0..=REMEMBERED {
+            of(&other.to_string());
+        }
+        assert!(live == of("live"));
+        assert!(live.params("s3://x/y") == of("live").params("s3://x/y"));
+        assert!(idle != of("idle").params("s3://x/y"), "what nobody has is forgotten in the end");
     }
 }

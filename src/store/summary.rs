@@ -11,12 +11,17 @@ use crate::error::{Error, Result};
 pub(super) const NAME: &str = "summary.binpb";
 /// How every summary begins.
 const MAGIC: [u8; 8] = *b"LSMSUM1\n";
+/// The most bytes that a file is believed to have: a generation was in memory once.
+const LARGEST: u64 = 1 << 40;
 
 /// Parts of files of a directory.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Summary {
     #[prost(message, repeated, tag = "1")]
     pub(super) files: Vec<FileSummary>,
+    /// What else who wrote it knows of the files, in a form of its own; empty if nothing.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) extra: Bytes,
 }
 
 /// Parts of a file.
@@ -65,9 +70,9 @@ impl Summary {
         }
         let summary = Self::decode(bytes.slice(MAGIC.len()..sealed)).map_err(|e| damaged().with_source(e))?;
         let fits = |file: &FileSummary| {
-            file.parts
-                .iter()
-                .all(|part| part.start.checked_add(part.bytes.len() as u64).is_some_and(|end| end <= file.size))
+            let is_within =
+                |part: &Part| part.start.checked_add(part.bytes.len() as u64).is_some_and(|end| end <= file.size);
+            file.size <= LARGEST && file.parts.iter().all(is_within)
         };
         if summary.files.iter().all(fits) { Ok(summary) } else { Err(damaged()) }
     }
@@ -81,7 +86,8 @@ mod tests {
     fn a_summary_comes_back_and_damage_is_found() {
         let part = Part { start: 64, bytes: Bytes::from_static(b"footer") };
         let file = FileSummary { path: "data/x.lance".into(), size: 70, parts: vec![part] };
-        let summary = Summary { files: vec![file, FileSummary { path: "y".into(), size: 7, parts: Vec::new() }] };
+        let files = vec![file, FileSummary { path: "y".into(), size: 7, parts: Vec::new() }];
+        let summary = Summary { files, extra: Bytes::from_static(b"keys") };
         let bytes = summary.to_bytes();
         assert_eq!(Summary::of_bytes(&bytes).unwrap(), summary);
         for at in 0..bytes.len() {
@@ -90,8 +96,15 @@ mod tests {
             assert!(Summary::of_bytes(&damaged.into()).is_err(), "byte {at}");
             assert!(Summary::of_bytes(&bytes.slice(..at)).is_err(), "{at} bytes");
         }
+        let plain = Summary { extra: Bytes::new(), ..summary.clone() };
+        assert_eq!(Summary::of_bytes(&plain.to_bytes()).unwrap(), plain);
         let mut outside = summary.clone();
         outside.files[0].size = 69;
         assert!(Summary::of_bytes(&outside.to_bytes()).is_err());
+        for size in [LARGEST + 1, 1 << 60, u64::MAX] {
+            let mut huge = summary.clone();
+            huge.files[1].size = size;
+            assert!(Summary::of_bytes(&huge.to_bytes()).is_err(), "{size}");
+        }
     }
 }

@@ -370,6 +370,8 @@ impl TableBuilder {
             health: supervisor.health(),
             publisher: Publisher::new(Arc::clone(&control)),
             room: Notify::new(),
+            refreshing: tokio::sync::Mutex::default(),
+            base_adopted: Notify::new(),
             base_in_doubt: AtomicBool::new(false),
             budget: Arc::clone(&budget),
             read_budget,

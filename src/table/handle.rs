@@ -75,6 +75,12 @@ impl LsmTable {
                 if let Err(error) = warm_all(&context, warmth).await {
                     tracing::warn!(%error, "not all was read ahead of queries");
                 }
+                if warmth >= Warmth::All {
+                    loop {
+                        context.base_adopted.notified().await;
+                        context.read_base().await;
+                    }
+                }
             });
         }
         Arc::new(Self { io, settings, control, shards, clock, context, index_change: Mutex::default(), supervisor })
@@ -195,7 +201,8 @@ impl LsmTable {
     async fn lookup(&self, keys: &[ArrayRef], table: &TableSchema) -> Result<RecordBatch> {
         let projection: Vec<usize> = (0..table.logical().fields().len()).collect();
         let snapshot = self.control.snapshot();
-        let found = planner::lookup(&snapshot, self.control.block_lists(), keys, &projection, table.logical()).await?;
+        let (of, lookahead) = ((&snapshot, self.control.block_lists().as_ref()), self.settings.read_lookahead);
+        let found = planner::lookup(of, keys, lookahead, &projection, table.logical()).await?;
         Ok(found.rows)
     }
 
@@ -238,7 +245,7 @@ impl LsmTable {
         let span = request
             .search
             .map(|search| tracing::debug_span!("lsm.search", table = self.uri(), kind = search.kind(), k = search.k()));
-        let request = ScanRequest { span: span.as_ref(), ..request };
+        let request = ScanRequest { span: span.as_ref(), lookahead: self.settings.read_lookahead, ..request };
         planner::plan_scan(snapshot, self.control.block_lists(), request)
     }
 

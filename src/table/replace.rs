@@ -143,6 +143,7 @@ impl LsmTable {
             version.shards.iter_mut().for_each(|shard| shard.generations.clear());
         });
         self.context.base_in_doubt.store(false, Ordering::Release);
+        self.context.base_adopted.notify_one();
         self.control.release().await;
         self.context.adopt_indexes()?;
         for (shard, generation) in compacted {

@@ -277,7 +277,8 @@ impl Statement {
     ) -> Result<BooleanArray> {
         let columns: Vec<ArrayRef> =
             self.schema.key().columns().iter().map(|c| Arc::clone(rows.column(c.index))).collect();
-        let present = planner::present(snapshot, self.table.control.block_lists(), &columns).await?;
+        let of = (snapshot, self.table.control.block_lists().as_ref());
+        let present = planner::present(of, &columns, self.table.settings.read_lookahead).await?;
         let keys = self.schema.key().of_columns(&columns)?;
         let mut keep = Vec::with_capacity(rows.num_rows());
         for (i, present) in present.iter().enumerate() {

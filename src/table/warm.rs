@@ -1,5 +1,7 @@
 //! Reading ahead of queries.
 
+use std::sync::atomic::AtomicU64;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use tracing::Instrument;
 
@@ -44,14 +46,15 @@ async fn warm_sources(context: &WriterContext, warmth: Warmth) -> Result<Warmed>
     let mut generations: Vec<_> = generations.collect();
     generations.sort_by_key(|(_, generation)| std::cmp::Reverse(generation.id()));
     let most = context.opener.cache_capacity(context.io.uri());
-    let each = most / (generations.len() as u64 + 1);
+    // One room for all: of generations that differ much a large one has what the small ones leave.
+    let room = AtomicU64::new(most);
     let warming = generations.iter().map(|(shard, generation)| {
         let of = (*shard, *generation);
-        warm_generation(context.warmer.as_ref(), of, &context.control, warmth, each)
+        warm_generation(context.warmer.as_ref(), of, &context.control, warmth, &room)
     });
     let warming: Vec<_> = warming.collect();
     let bytes: Vec<u64> = stream::iter(warming).buffer_unordered(AT_ONCE).try_collect().await?;
     let bytes: u64 = bytes.iter().sum();
-    let of_base = warm_base(&version.base, &context.control, warmth, most.saturating_sub(bytes)).await?;
+    let of_base = warm_base(&version.base, &context.control, warmth, room.into_inner()).await?;
     Ok(Warmed { sources: generations.len() + 1, bytes: bytes + of_base })
 }

@@ -11,7 +11,10 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use futures::future::try_join_all;
+use futures::try_join;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::error::{Error, Result};
 
@@ -60,6 +63,27 @@ where
     }
 }
 
+/// Does all of `work`, each `part` of it that is worth a task in another one, and the rest here; what comes out is in its
+/// order.
+///
+/// # Errors
+/// Of what fails first; `Internal` if it panics; `Closed` if the runtime is shutting down.
+pub async fn shared_out<T, E, F>(mut work: Vec<F>, part: usize) -> Result<Vec<T>, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    let tasks = threads().min(work.len() / part.max(1)).max(1);
+    let parts = split(work.len(), tasks);
+    let others = parts.iter().skip(1).rev().map(|part| work.split_off(part.start)).collect::<Vec<_>>();
+    let others = others.into_iter().rev().map(|part| async { driven(try_join_all(part).in_current_span()).await? });
+    // The others start first.
+    let (others, mut done) = try_join!(try_join_all(others), try_join_all(work))?;
+    done.extend(others.into_iter().flatten());
+    Ok(done)
+}
+
 /// Runs work off the async workers if it is heavy, and here if not: the way to another thread takes longer than light
 /// work.
 ///
@@ -76,11 +100,16 @@ where
 /// Vectors that a thread of its own is worth.
 const PART: usize = 16 * 1024;
 
+/// How many threads the machine runs at a time.
+pub fn threads() -> usize {
+    static THREADS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    *THREADS
+}
+
 /// How many threads looking at so many vectors, or what takes as long, is worth: at most as many as the machine runs at a
 /// time.
 pub fn threads_for(rows: usize) -> usize {
-    static THREADS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
-    (rows / PART).clamp(1, *THREADS)
+    (rows / PART).clamp(1, threads())
 }
 
 /// `count` things in order as ranges of about one length, one for each of so many threads; none is empty.
@@ -150,6 +179,20 @@ mod tests {
         assert_eq!(received.recv().await, None);
         let error = driven(async { panic!("boom {}", 2) }).await.map(|()| 0).unwrap_err();
         assert!(error.kind() == ErrorKind::Internal && error.message().contains("boom 2"));
+    }
+
+    #[tokio::test]
+    async fn work_that_is_shared_out_is_done_in_order_and_fails_at_once() {
+        for count in [0, 1, 2, 5, 40] {
+            let work: Vec<_> = (0..count).map(|i| async move { Ok::<_, Error>(i) }).collect();
+            assert_eq!(shared_out(work, 2).await.unwrap(), (0..count).collect::<Vec<_>>());
+        }
+        for bad in [0, 39] {
+            let one = |i| async move {
+                if i == bad { Err(Error::invalid("no")) } else { std::future::pending::<Result<()>>().await }
+            };
+            assert_eq!(shared_out((0..40).map(one).collect(), 2).await.unwrap_err().kind(), ErrorKind::Invalid);
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use index::{IndexError, VectorIndex};
 pub use mask::Mask;
 pub use nearest::Nearest;
 pub use product::{ProductCodebook, ProductList, ProductTable};
-pub use rank::{accepts, rank, squared_length};
+pub use rank::{accepts, known_distance, rank, squared_length};
 pub use search::{Effort, Request, Vectors, Work};
 pub use simd::Simd;
 pub use top::{Neighbour, Top};

@@ -6,6 +6,9 @@
 //! bounds the distance from below, and is taken of 64 rows at a time by look-ups within registers (after André, Kermarrec,
 //! Le Scouarnec: Cache locality is not enough, VLDB 2015). Few rows are left to be summed up exactly.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::rank::known_distance;
 use super::simd::{Level, Simd};
 use super::top::{Neighbour, Top};
 
@@ -61,6 +64,14 @@ impl ProductCodebook {
     /// Bytes it takes.
     pub fn memory(&self) -> usize {
         size_of_val(self.values.as_slice())
+    }
+
+    /// A number that is the same for equal codebooks of one process, and hardly ever for others.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.pieces, self.width, self.names).hash(&mut hasher);
+        self.values.as_flattened().iter().for_each(|value| hasher.write_u32(value.to_bits()));
+        hasher.finish()
     }
 
     /// The length of the longest vector that codes can stand for.
@@ -197,7 +208,7 @@ impl ProductList {
                 let row = block * BLOCK + hits.trailing_zeros() as usize;
                 hits &= hits - 1;
                 if allowed(row) {
-                    let distance = at + terms[row % BLOCK] + self.sum(row, &table.exact);
+                    let distance = known_distance(at + terms[row % BLOCK] + self.sum(row, &table.exact));
                     top.offer(Neighbour { row: first + row as u32, distance });
                 }
             }
@@ -398,6 +409,30 @@ mod tests {
         let (list, mut top) = (ProductList::new(&same, 70, |_, _| 9), Top::new(70));
         list.search(Simd::detect(), &same.by_product(&[1.0, 2.0]), 0.5, 0, |_| true, &mut top);
         assert!(top.into_sorted().iter().all(|found| found.distance == -2.5));
+    }
+
+    #[test]
+    fn a_row_whose_distance_is_undefined_is_the_farthest() {
+        // Sums of these are no numbers, of whatever sign.
+        for odd in [[f32::INFINITY, f32::NEG_INFINITY], [-f32::NAN, 0.0], [f32::NAN, 0.0]] {
+            let codebook = ProductCodebook::new(2, 2, &[1.0, odd[0], 1.0, odd[1]]).unwrap();
+            let (list, mut top) = (ProductList::new(&codebook, 4, |row, _| u8::from(row < 3)), Top::new(1));
+            list.search(Simd::detect(), &codebook.by_product(&[-1.0, -1.0]), 0.0, 0, |_| true, &mut top);
+            let found: Vec<(u32, f32)> = top.into_sorted().iter().map(|found| (found.row, found.distance)).collect();
+            assert_eq!(found, [(3, 2.0)], "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn codebooks_are_told_apart() {
+        let codebook = |pieces, names, last| {
+            let mut centroids = [0.5; 16];
+            centroids[15] = last;
+            ProductCodebook::new(pieces, names, &centroids).unwrap().fingerprint()
+        };
+        assert_eq!(codebook(2, 4, 1.0), codebook(2, 4, 1.0));
+        let all = [codebook(2, 4, 1.0), codebook(2, 4, 2.0), codebook(4, 4, 1.0), codebook(2, 2, 1.0)];
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
     }
 
     #[test]

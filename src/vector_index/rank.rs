@@ -28,6 +28,12 @@ pub(super) fn wide_rank(metric: Metric, simd: Simd, a: &[f32], b: &[f32]) -> f64
     }
 }
 
+/// An estimate of a distance, the largest of all if it is undefined: that says nothing for a row.
+#[inline]
+pub fn known_distance(distance: f32) -> f32 {
+    if distance.is_nan() { f32::INFINITY } else { distance }
+}
+
 /// The sum of the squares of a vector's values.
 pub fn squared_length(vector: &[f32]) -> f64 {
     vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum()

@@ -3,10 +3,13 @@
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::control::{Version, VersionControl};
@@ -14,12 +17,15 @@ use crate::base::BaseTable;
 use crate::dataset::DatasetHandle;
 use crate::error::{Error, Result};
 use crate::generation::Generation;
-use crate::ids::ShardId;
+use crate::ids::{GenerationId, ShardId};
+use crate::key::KeyMap;
 use crate::settings::Warmth;
 use crate::task;
 
-/// How long a generation waits for its warmer before it is committed.
+/// How long it is waited for what prepares a generation or a version of the base before it is committed, or taken over.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Generations whose keys are loaded at once.
+const AT_ONCE: usize = 8;
 
 /// Prepares a generation for queries: before its manifest commit where this process writes it, else before queries see
 /// it.
@@ -33,7 +39,7 @@ pub trait GenerationWarmer: Debug + Send + Sync {
     async fn warm(&self, shard: ShardId, generation: &Arc<Generation>, control: &Arc<VersionControl>) -> Result<()>;
 }
 
-/// Opens the indexes of a generation, and finds out which rows of older sources it supersedes.
+/// Opens the indexes of a generation, loads its keys, and finds out which rows of older sources it supersedes.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct IndexWarmer;
 
@@ -42,12 +48,7 @@ impl GenerationWarmer for IndexWarmer {
     async fn warm(&self, shard: ShardId, generation: &Arc<Generation>, control: &Arc<VersionControl>) -> Result<()> {
         let version = control.current();
         open(generation.handle(), &version.base, Warmth::Indexes).await?;
-        let (generation, control) = (Arc::clone(generation), Arc::clone(control));
-        task::blocking(move || {
-            relate(shard, &generation, &control, &version);
-            Ok(())
-        })
-        .await
+        relate(shard, generation, control, version).await
     }
 }
 
@@ -67,7 +68,7 @@ async fn open(handle: &Arc<DatasetHandle>, base: &BaseTable, warmth: Warmth) -> 
 /// # Errors
 /// `Unavailable` if the storage fails.
 pub async fn warm_base(base: &BaseTable, control: &VersionControl, warmth: Warmth, most: u64) -> Result<u64> {
-    let read = if warmth >= Warmth::All { base.handle().read_files(most).await? } else { 0 };
+    let read = if warmth >= Warmth::All { base.handle().read_files(&AtomicU64::new(most)).await? } else { 0 };
     open(base.handle(), base, warmth).await?;
     let lists = control.block_lists();
     if warmth >= Warmth::Indexes && lists.may_hold_keys_of(base) {
@@ -76,7 +77,8 @@ pub async fn warm_base(base: &BaseTable, control: &VersionControl, warmth: Warmt
     Ok(read)
 }
 
-/// Prepares a generation for queries: what `warmth` says, its files up to `most` bytes. Returns their bytes.
+/// Prepares a generation for queries: what `warmth` says, its files as far as there is `room` for so many bytes, which it
+/// takes. Returns their bytes.
 ///
 /// # Errors
 /// `Unavailable` if the storage fails.
@@ -85,25 +87,48 @@ pub async fn warm_generation(
     (shard, generation): (ShardId, &Arc<Generation>),
     control: &Arc<VersionControl>,
     warmth: Warmth,
-    most: u64,
+    room: &AtomicU64,
 ) -> Result<u64> {
-    let read = if warmth >= Warmth::All { generation.handle().read_files(most).await? } else { 0 };
+    let read = if warmth >= Warmth::All { generation.handle().read_files(room).await? } else { 0 };
     if warmth >= Warmth::Indexes {
-        warm(warmer, shard, generation, control).await;
+        warm(warmer, shard, generation, control, deadline()).await;
     } else {
         open(generation.handle(), &control.current().base, warmth).await?;
     }
     Ok(read)
 }
 
-/// Finds out which rows of the older sources of its shard a generation supersedes, as far as their keys are in memory.
-fn relate(shard: ShardId, generation: &Arc<Generation>, control: &VersionControl, version: &Version) {
-    let lists = control.block_lists();
+/// The keys of a generation.
+type KeysOf = (GenerationId, Arc<KeyMap>);
+
+/// Finds out which rows a generation supersedes of the older ones of its shard that may have keys of it, and of the base if
+/// its keys are in memory.
+async fn relate(
+    shard: ShardId,
+    generation: &Arc<Generation>,
+    control: &VersionControl,
+    version: Arc<Version>,
+) -> Result<()> {
+    let (id, keys) = (generation.id(), generation.keys().await?);
+    let is_near = |older: &&Arc<Generation>| match (older.key_range(), keys.range()) {
+        (Some(older), Some(newer)) => older.overlaps(newer),
+        _ => true,
+    };
     let of_shard = version.shards.iter().filter(|s| s.shard == shard).flat_map(|s| &s.generations);
-    for older in of_shard.filter(|older| older.id() < generation.id()) {
-        lists.relate(shard, older, generation);
-    }
-    lists.relate_base(&version.base, shard, generation);
+    let older = of_shard.filter(|older| older.id() < id).filter(is_near).cloned();
+    // Boxed, or the compiler asks for more of the borrows in the iterator than is true.
+    let loading: Vec<BoxFuture<'static, Result<KeysOf>>> =
+        older.map(|older| async move { Ok((older.id(), older.keys().await?)) }.boxed()).collect();
+    let older: Vec<KeysOf> = stream::iter(loading).buffer_unordered(AT_ONCE).try_collect().await?;
+    let lists = Arc::clone(control.block_lists());
+    task::blocking(move || {
+        for (older, older_keys) in &older {
+            lists.relate(shard, (*older, older_keys.as_ref()), (id, &keys));
+        }
+        lists.relate_base(&version.base, shard, (id, &keys));
+        Ok(())
+    })
+    .await
 }
 
 /// Does no more than opening does.
@@ -117,20 +142,33 @@ impl GenerationWarmer for NoWarmer {
     }
 }
 
-/// Lets `warmer` prepare a generation, whatever becomes of it.
+/// Until when it is waited for what begins to be prepared now.
+pub fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// What `preparing` comes to, if it ends before a [`deadline`]; else it is given up.
+///
+/// # Errors
+/// Its own; `Unavailable` if it takes longer.
+pub async fn in_time<T>(deadline: Instant, preparing: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::unavailable(format!("it took more than {PATIENCE:?}"));
+    timeout_at(deadline, preparing).await.map_err(late).flatten()
+}
+
+/// Lets `warmer` prepare a generation before a [`deadline`], whatever becomes of it.
 pub async fn warm(
     warmer: &dyn GenerationWarmer,
     shard: ShardId,
     generation: &Arc<Generation>,
     control: &Arc<VersionControl>,
+    deadline: Instant,
 ) {
     let span = tracing::debug_span!("lsm.warm.generation", %shard, generation = %generation.id());
     let warming = AssertUnwindSafe(warmer.warm(shard, generation, control)).catch_unwind().instrument(span);
-    let error = match tokio::time::timeout(PATIENCE, warming).await {
-        Ok(Ok(Ok(()))) => return,
-        Ok(Ok(Err(error))) => error,
-        Ok(Err(_)) => Error::internal("the warmer of generations panicked"),
-        Err(_) => Error::unavailable(format!("the warmer of generations took more than {PATIENCE:?}")),
-    };
-    tracing::warn!(%shard, generation = %generation.id(), %error, "a generation is not warm");
+    let panicked = |_| Err(Error::internal("the warmer of generations panicked"));
+    let warming = warming.map(|warmed| warmed.unwrap_or_else(panicked));
+    if let Err(error) = in_time(deadline, warming).await {
+        tracing::warn!(%shard, generation = %generation.id(), %error, "a generation is not warm");
+    }
 }

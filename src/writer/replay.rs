@@ -44,8 +44,30 @@ impl ShardWriter {
         Box::pin(self.follow(manifest, epoch, known)).await
     }
 
-    /// Reads what `manifest`, the newest there is, says, and the WAL behind it.
+    /// Reads what `manifest`, the newest there is, says, and the WAL behind it. What is missing of that may have been
+    /// deleted since by a process that committed another manifest: then that one tells where the rows are.
     async fn follow(
+        self: &Arc<Self>,
+        manifest: Option<Arc<ShardManifest>>,
+        epoch: Option<Epoch>,
+        known: WalPosition,
+    ) -> Result<()> {
+        let version = |manifest: &Option<Arc<ShardManifest>>| manifest.as_ref().map(|manifest| manifest.version);
+        let followed = version(&manifest);
+        let error = match self.follow_once(manifest, epoch, known).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => error,
+            other => return other,
+        };
+        match self.manifest.latest().await {
+            Ok(newer) if version(&newer) > followed => {
+                tracing::debug!(shard = %self.shard, %error, "the manifest is another one by now");
+                self.follow_once(newer, epoch, known).await
+            }
+            _ => Err(error),
+        }
+    }
+
+    async fn follow_once(
         self: &Arc<Self>,
         manifest: Option<Arc<ShardManifest>>,
         epoch: Option<Epoch>,
@@ -153,7 +175,8 @@ impl ShardWriter {
                         let uri = context.io.uri();
                         let opened = Generation::open(&context.opener, uri, shard, &record, &context.schema).await?;
                         if is_open {
-                            version::warm(context.warmer.as_ref(), shard, &opened, &context.control).await;
+                            let (warmer, deadline) = (context.warmer.as_ref(), version::deadline());
+                            version::warm(warmer, shard, &opened, &context.control, deadline).await;
                         }
                         Ok(opened)
                     }

@@ -10,6 +10,7 @@ use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::index_set::IndexSet;
 use super::outcome::Outcome;
@@ -28,7 +29,7 @@ use crate::metrics::TableMetrics;
 use crate::schema::TableSchema;
 use crate::settings::{Settings, Warmth};
 use crate::store::ObjectIo;
-use crate::task::Health;
+use crate::task::{self, Health};
 use crate::version::{self, FlushListener, FlushRequest, GenerationWarmer, VersionControl};
 use crate::wal::{QuarantineReport, WalWriter};
 
@@ -60,6 +61,10 @@ pub struct WriterContext {
     pub publisher: Publisher,
     /// A queue or a memtable shrank, or a shard failed.
     pub room: Notify,
+    /// Held while it is looked for a newer base.
+    pub refreshing: tokio::sync::Mutex<()>,
+    /// Another version of the base was taken over.
+    pub base_adopted: Notify,
     /// A commit of the base whose end nobody saw: what is known of its rows may be old.
     pub base_in_doubt: AtomicBool,
     /// What the tables of the process may hold together.
@@ -75,11 +80,19 @@ pub struct WriterContext {
 }
 
 impl WriterContext {
-    /// Takes a newer base over, if there is one.
+    /// Takes a newer base over, if there is one. Others wait for it, so it goes on though nobody polls this.
     ///
     /// # Errors
     /// `Invalid` if its columns are others; what reading raises.
-    pub async fn refresh_base(&self) -> Result<()> {
+    pub async fn refresh_base(self: &Arc<Self>) -> Result<()> {
+        let context = Arc::clone(self);
+        let refresh = async move { context.refresh_base_now().await };
+        task::driven(refresh.in_current_span()).await.flatten()
+    }
+
+    async fn refresh_base_now(&self) -> Result<()> {
+        // Shards that look for the same version do not all prepare it.
+        let _one_at_a_time = self.refreshing.lock().await;
         let known = Arc::clone(&self.control.current().base);
         if let Some(newer) = known.refresh().await? {
             self.warm_base(&newer).await;
@@ -89,13 +102,22 @@ impl WriterContext {
         Ok(())
     }
 
-    /// Prepares a newer base before queries see it, as far as can be: those of now have its predecessor's indexes open.
+    /// Prepares a newer base before queries see it, as far as can be in time: those of now have its predecessor's indexes
+    /// open.
     async fn warm_base(&self, newer: &BaseTable) {
-        let most = self.opener.cache_capacity(self.io.uri());
-        if let Err(error) =
-            version::warm_base(newer, &self.control, self.settings.warm.max(Warmth::Indexes), most).await
-        {
+        let warming = version::warm_base(newer, &self.control, Warmth::Indexes, 0);
+        if let Err(error) = version::in_time(version::deadline(), warming).await {
             tracing::warn!(version = newer.version(), %error, "a version of the base is not warm");
+        }
+    }
+
+    /// Reads the files of the base as they are, up to what is kept of files: after it was taken over, since that may take
+    /// long.
+    pub async fn read_base(&self) {
+        let base = Arc::clone(&self.control.current().base);
+        let most = self.opener.cache_capacity(self.io.uri());
+        if let Err(error) = version::warm_base(&base, &self.control, Warmth::All, most).await {
+            tracing::warn!(version = base.version(), %error, "a version of the base was not read ahead of queries");
         }
     }
 
@@ -110,6 +132,7 @@ impl WriterContext {
         }
         let version = newer.version();
         self.publisher.adopt_base(newer);
+        self.base_adopted.notify_one();
         self.adopt_indexes()?;
         self.events.on_base_refresh(version);
         Ok(())
@@ -119,7 +142,7 @@ impl WriterContext {
     ///
     /// # Errors
     /// As [`refresh_base`](Self::refresh_base).
-    pub async fn settle_base(&self) -> Result<()> {
+    pub async fn settle_base(self: &Arc<Self>) -> Result<()> {
         if self.base_in_doubt.load(Ordering::Acquire) {
             self.refresh_base().await?;
             self.base_in_doubt.store(false, Ordering::Release);

@@ -1,25 +1,22 @@
 //! Stores that are busy, slow, break off, lose files: queries find what there is or say what is wrong, and give back what
 //! they hold.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::cache::ReadBudget;
 use datafusion_lsm::error::{Error, ErrorKind};
-use datafusion_lsm::sql::{LsmEngine, LsmSessionExt};
+use datafusion_lsm::sql::{LsmEngine, LsmSessionExt, LsmTableProvider};
 use datafusion_lsm::table::Components;
 use futures::StreamExt;
 
 use crate::support::remote::{Bucket, Weather};
 use crate::support::remote_table::{answer, filled, hybrid, queries, reopened, reopened_in, run};
-use crate::support::{soon, until};
+use crate::support::{poll_times, soon, until};
 
 /// Nothing that is read is kept.
-const NO_CACHE: &str = ", 'lsm.cache.memory' '0'";
+pub(crate) const NO_CACHE: &str = ", 'lsm.cache.memory' '0'";
 
 /// The answers of all queries.
 async fn answers(session: &SessionContext) -> Vec<Vec<String>> {
@@ -31,7 +28,7 @@ async fn answers(session: &SessionContext) -> Vec<Vec<String>> {
 }
 
 /// A session whose tables charge what they read to `budget`.
-fn charging(budget: &Arc<ReadBudget>) -> SessionContext {
+pub(crate) fn charging(budget: &Arc<ReadBudget>) -> SessionContext {
     let components = Components { read_budget: Arc::clone(budget), ..Components::default() };
     SessionContext::new().with_lsm_engine(LsmEngine::with_components(move |_| components.clone()))
 }
@@ -39,20 +36,6 @@ fn charging(budget: &Arc<ReadBudget>) -> SessionContext {
 /// Waits until nothing is charged: tasks of a query end soon after it.
 async fn all_back(budget: &ReadBudget, bucket: &Bucket, held: u64, what: &str) {
     until(what, || budget.used() == 0 && budget.waiting() == 0 && bucket.bytes_held() <= held).await;
-}
-
-/// Polls a query so often, if it does not end before; then it is given up. Whether it ended.
-async fn give_up(session: &SessionContext, sql: &str, polls: usize) -> bool {
-    let mut query = pin!(answer(session, sql));
-    let mut left = polls;
-    poll_fn(|cx| {
-        left -= 1;
-        match query.as_mut().poll(cx) {
-            Poll::Pending if left > 0 => Poll::Pending,
-            polled => Poll::Ready(polled.is_ready()),
-        }
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,6 +142,72 @@ async fn a_read_that_hangs_is_waited_for_and_given_up_with_its_query() {
     assert!(answers(&session).await == expected);
 }
 
+#[tokio::test]
+async fn a_read_that_fails_takes_nothing_from_memory() {
+    let (bucket, uri) = Bucket::new();
+    let session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let session = reopened(&session, &uri).await;
+    // Both rows are in one file, and their vectors in blocks of their own.
+    let [known, other] = [100, 600].map(|id| format!("SELECT * FROM t WHERE id = {id}"));
+    let expected = answer(&session, &known).await.unwrap();
+    assert!(answer(&session, &known).await.unwrap() == expected);
+    for weather in [Weather::Down, Weather::Throttled(1)] {
+        // Nobody waits for the pauses between attempts.
+        tokio::time::pause();
+        bucket.set_weather(weather);
+        let error = Error::from(answer(&session, &other).await.unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{weather:?}: {error}");
+        bucket.reset();
+        assert!(answer(&session, &known).await.unwrap() == expected, "{weather:?}");
+        let (requests, read) = bucket.reset();
+        assert_eq!(requests.all(), 0, "{weather:?}: {read:#?}");
+        tokio::time::resume();
+    }
+    bucket.set_weather(Weather::Fine);
+    assert_eq!(run(&session, &other).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_a_live_generation_that_was_cut_is_corrupt() {
+    let (bucket, uri) = Bucket::new();
+    let mut session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let whole = bucket.fork();
+    let expected = answers(&session).await;
+    let budget = ReadBudget::new(1 << 20);
+    for options in ["", NO_CACHE] {
+        let (bucket, uri) = whole.0.fork();
+        // Sizes and footers are known before.
+        session = reopened_in(&session, charging(&budget), &uri, options).await;
+        bucket.rewrite(".lance", |all| all.slice(..all.len() / 2)).await.unwrap();
+        for again in [false, true] {
+            let error = Error::from(answer(&session, "SELECT * FROM t").await.unwrap_err());
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{options} {again}: {error}");
+        }
+        all_back(&budget, &bucket, u64::MAX, "the end of the scan").await;
+    }
+    session = reopened_in(&session, charging(&budget), &whole.1, "").await;
+    assert!(answers(&session).await == expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_again_was_asked() {
+    let (bucket, uri) = Bucket::new();
+    let mut session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    for weather in [Weather::Fine, Weather::Busy(3)] {
+        bucket.set_weather(weather);
+        session = reopened(&session, &uri).await;
+        bucket.set_weather(Weather::Fine);
+        // Manifests and lists are no part of it; a summary of each of three generations is.
+        let figure = |name: &str| format!("max(CASE WHEN name = 'lsm.cache.{name}' THEN value END)");
+        let figures = format!("SELECT {} AS asked, {} AS again", figure("requests"), figure("retries"));
+        let told = format!("SELECT * FROM ({figures} FROM lsm_metrics('t')) WHERE asked >= 3 + again");
+        assert_eq!(run(&session, &told).await, 1, "{weather:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_file_of_a_live_generation_is_corrupt() {
     let (bucket, uri) = Bucket::new();
@@ -209,7 +258,7 @@ async fn a_query_that_is_given_up_at_any_moment_leaves_the_next_one_its_answer()
         for polls in 1..40 {
             let mut given_up = 0;
             for sql in &all {
-                given_up += usize::from(!give_up(&session, sql, polls).await);
+                given_up += usize::from(poll_times(polls, answer(&session, sql)).await.is_none());
             }
             all_back(&budget, &bucket, u64::MAX, "the end of what was given up").await;
             assert!(polls > 1 || given_up > 0, "the first poll is not the last");
@@ -224,4 +273,28 @@ async fn a_query_that_is_given_up_at_any_moment_leaves_the_next_one_its_answer()
         all_back(&budget, &bucket, u64::MAX, "the end of all queries").await;
         assert!(budget.peak() > 0);
     }
+}
+
+#[tokio::test]
+async fn an_index_is_opened_for_others_though_nobody_polls_who_asked_first() {
+    let (bucket, uri) = Bucket::new();
+    let session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let session = reopened_in(&session, SessionContext::new().with_lsm(), &uri, NO_CACHE).await;
+    let provider = session.table_provider("t").await.unwrap();
+    let snapshot = provider.downcast_ref::<LsmTableProvider>().unwrap().table().snapshot();
+    let version = snapshot.version();
+    let (handle, analyzer) = (version.shards[0].generations[0].handle(), version.base.indexes().text_analyzer("body"));
+    bucket.set_weather(Weather::Late(1, Duration::from_millis(20)));
+    let mut first = Box::pin(handle.stored_text_index(2, &analyzer));
+    let asks = async {
+        while bucket.hanging() == 0 {
+            assert!(futures::poll!(&mut first).is_pending());
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a read of the index", asks).await;
+    bucket.set_weather(Weather::Fine);
+    let second = Box::pin(soon("the index", handle.stored_text_index(2, &analyzer))).await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&second, &soon("the same", first).await.unwrap().unwrap()));
 }

@@ -7,6 +7,10 @@ use std::iter::repeat_n;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use datafusion::physical_plan::collect;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_lsm::distance::Metric;
 use datafusion_lsm::error::{Error, ErrorKind};
@@ -28,8 +32,8 @@ const METRICS: [Metric; 3] = [Metric::L2, Metric::Cosine, Metric::InnerProduct];
 const GENERATIONS: usize = 6;
 const ROWS: usize = 200;
 const K: usize = 12;
-/// Of four to seven sources all together compare three times as many rows as one source does.
-const SHARE: usize = 3;
+/// How many rows are compared for each that is wanted, by all sources together.
+const SHARE: usize = 2;
 const QUERY: [f32; WIDTH] = [1.0; WIDTH];
 
 type Rows = Vec<(i64, i64, Option<Vec<f32>>)>;
@@ -102,12 +106,12 @@ impl Table {
         self.model.extend(rows.into_iter().map(|(id, n, e)| (id, (n, e))));
     }
 
-    /// A session that compares one candidate for each row that is wanted.
+    /// A session that compares [`SHARE`] candidates for each row that is wanted.
     async fn session(&self, partitions: usize) -> SessionContext {
         let config = SessionConfig::new().with_target_partitions(partitions);
         let session = SessionContext::new_with_config(config).with_lsm();
         session.register_table("t", Arc::new(LsmTableProvider::new(Arc::clone(&self.table)))).unwrap();
-        session.sql("SET lsm.search.refine = 1").await.unwrap().collect().await.unwrap();
+        session.sql(&format!("SET lsm.search.refine = {SHARE}")).await.unwrap().collect().await.unwrap();
         session
     }
 
@@ -148,7 +152,7 @@ async fn where_one_generation_has_all_the_nearest_rows_few_others_are_compared()
         for partitions in [1, 4] {
             let (compared, plan) = table.compared(K, partitions, 1..=GENERATIONS).await;
             let all: usize = compared.iter().sum();
-            assert_eq!(compared[2], K, "{metric:?}: {compared:?}\n{plan}");
+            assert!(compared[2] >= K, "{metric:?}: {compared:?}\n{plan}");
             assert!(all <= SHARE * K && 2 * all <= GENERATIONS * K, "{metric:?}: {compared:?}\n{plan}");
         }
         table.table.close().await.unwrap();
@@ -258,6 +262,34 @@ async fn a_generation_that_cannot_be_read_fails_the_query_and_not_the_next_one()
         tokio::time::resume();
         bucket.set_weather(Weather::Fine);
         table.check(&session, K).await;
+    }
+    table.table.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_that_failed_is_executed_again_when_its_cause_is_gone() {
+    let (bucket, uri) = Bucket::new();
+    let counts: Vec<_> = (0..GENERATIONS).map(|n| if n == 2 { (K, ROWS - K) } else { (0, ROWS) }).collect();
+    let table = Table::of(&uri, Metric::L2, sources(&counts)).await;
+    let (bucket, table) = table.forked(&bucket).await;
+    for partitions in [1, 4] {
+        let session = table.session(partitions).await;
+        let mut plan = session.sql(&table.search(K)).await.unwrap().create_physical_plan().await.unwrap();
+        tokio::time::pause();
+        bucket.set_weather(Weather::Lost("_gen_3/"));
+        let failed = collect(Arc::clone(&plan), session.task_ctx()).await.unwrap_err();
+        assert_eq!(Error::from(failed).kind(), ErrorKind::Unavailable);
+        tokio::time::resume();
+        bucket.set_weather(Weather::Fine);
+        for _ in 0..2 {
+            plan = reset_plan_states(plan).unwrap();
+            let rows = collect(Arc::clone(&plan), session.task_ctx()).await.unwrap();
+            let found: i64 =
+                rows.iter().map(|rows| rows.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>()).sum();
+            // Those of the third generation come first.
+            let first = 2 * ROWS as i64 + 1;
+            assert_eq!(found, (first..first + K as i64).sum::<i64>());
+        }
     }
     table.table.close().await.unwrap();
 }

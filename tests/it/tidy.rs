@@ -51,6 +51,7 @@ const ROOMS: &[(&str, u8)] = &[
 /// Imports beside the levels: importer, imported and why.
 const BESIDE: &[(&str, &str, &str)] = &[
     ("store", "task", "file calls block, and only `task` may spawn for them"),
+    ("physical_plan", "task", "sources are searched by many threads, and only `task` may spawn for them"),
     ("store", "cache", "what is read from a store stays in memory, which `cache` bounds"),
 ];
 

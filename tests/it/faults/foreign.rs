@@ -7,9 +7,9 @@ use arrow::datatypes::UInt64Type;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::error::{ErrorKind, Result};
-use datafusion_lsm::settings::OnConflict;
+use datafusion_lsm::settings::{OnConflict, Settings};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
-use datafusion_lsm::store::IoOp;
+use datafusion_lsm::store::{IoOp, TablePaths};
 use datafusion_lsm::table::{LsmTable, StatementKind};
 use datafusion_lsm::version::Snapshot;
 
@@ -198,6 +198,48 @@ async fn a_base_that_was_read_before_a_merge_is_read_again_when_the_manifest_tel
         gate.open();
         refresh.await.unwrap();
         assert_eq!(numbers(&place.rows(&table).await), expected, "refreshed meanwhile");
+    }
+}
+
+#[tokio::test]
+async fn what_a_writer_deletes_behind_its_commit_is_looked_for_where_the_commit_says() {
+    for path in ["checksums.json", "/wal/"] {
+        let place = Place::simple();
+        let writer = place.open(quiet()).await.unwrap();
+        write(&writer, Where::Generation, &[(1, 10)]).await;
+        write(&writer, Where::Wal, &[(2, 20)]).await;
+        let (faults, events) = (Arc::new(Faults::default()), Arc::new(Events::default()));
+
+        // The manifest is read before generations and WAL entries are.
+        let gate = faults.hold(IoOp::Get, path, At::Before);
+        let opening = place.try_open_with(Settings { verify: true, ..quiet() }, &faults, &events);
+        tokio::pin!(opening);
+        tokio::select! {
+            _ = &mut opening => panic!("opening is held"),
+            () = gate.reached() => {}
+        }
+        let expected = Box::pin(merge(&writer, &[(1, 11), (2, 20)], true)).await;
+        let wal = writer.wal().await.unwrap();
+        let shard = place.root().join(TablePaths::shard_dir(wal[0].shard));
+        let mut deleted = 0;
+        for name in std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap()) {
+            let number = TablePaths::parse_generation(name.file_name().to_str().unwrap());
+            if number.is_some_and(|number| number.0 < 3) {
+                std::fs::remove_dir_all(name.path()).unwrap();
+                deleted += 1;
+            }
+        }
+        assert_eq!(deleted, 2, "the generations that the base has now");
+        for position in place.wal_slots(wal[0].shard).into_iter().filter(|position| *position <= wal[0].replay_after) {
+            std::fs::remove_file(place.wal_file(position)).unwrap();
+            deleted += 1;
+        }
+        assert!(deleted > 2, "entries whose rows are in generations");
+        gate.open();
+        let table = opening.await.unwrap();
+        assert_eq!(numbers(&place.rows(&table).await), expected, "held at {path}");
+        table.put(some(&[(9, 90)])).await.unwrap();
+        assert_eq!(place.rows(&table).await.len(), expected.len() + 1);
     }
 }
 

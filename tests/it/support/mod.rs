@@ -14,6 +14,9 @@ pub(crate) mod remote;
 pub(crate) mod remote_table;
 pub(crate) mod rows;
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 /// How long a test waits for what must happen before it fails.
@@ -35,6 +38,21 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
         }
     };
     soon(what, poll).await;
+}
+
+/// Polls so often, if what is polled does not end before; then it is given up. What it returned if it ended.
+pub(crate) async fn poll_times<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| {
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Pending if left > 0 => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+        }
+    })
+    .await
 }
 
 /// A number from the environment.

@@ -22,6 +22,7 @@ use object_store::{
     ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use url::Url;
 
 /// A scheme that Lance commits to by conditional puts, and no store of this build has.
@@ -67,6 +68,8 @@ pub(crate) enum Weather {
     Late(u64, Duration),
     /// Reads of objects with this in their names are refused.
     Lost(&'static str),
+    /// What is asked of objects with this in their names is not done before there is other weather.
+    Stuck(&'static str),
     /// Nothing is answered but that it is not.
     Down,
 }
@@ -85,9 +88,12 @@ pub(crate) struct Bucket {
     read: Mutex<Vec<String>>,
     is_silent: AtomicBool,
     copies: AtomicBool,
-    weather: Mutex<Weather>,
+    weather: watch::Sender<Weather>,
     asked: AtomicU64,
     hanging: AtomicU64,
+    counted: Mutex<&'static str>,
+    under_way: AtomicU64,
+    most_under_way: AtomicU64,
 }
 
 impl Bucket {
@@ -132,10 +138,21 @@ impl Bucket {
 
     /// From now on things go wrong so.
     pub(crate) fn set_weather(&self, weather: Weather) {
-        *self.weather.lock() = weather;
+        self.weather.send_replace(weather);
     }
 
-    /// Reads that are late now.
+    /// From now on counts how many reads of objects with this in their names are under way at a time.
+    pub(crate) fn count_under_way(&self, part: &'static str) {
+        *self.counted.lock() = part;
+        self.most_under_way.store(0, Ordering::SeqCst);
+    }
+
+    /// The most of these that there were.
+    pub(crate) fn most_under_way(&self) -> u64 {
+        self.most_under_way.load(Ordering::SeqCst)
+    }
+
+    /// Requests that are late or stuck now.
     pub(crate) fn hanging(&self) -> u64 {
         self.hanging.load(Ordering::SeqCst)
     }
@@ -150,6 +167,23 @@ impl Bucket {
             }
         }
         Ok(())
+    }
+
+    /// Gives all objects whose names end so what `content` makes of theirs.
+    pub(crate) async fn rewrite(&self, suffix: &str, content: impl Fn(Bytes) -> Bytes) -> Result<()> {
+        let all: Vec<ObjectMeta> = self.inner.list(None).try_collect().await?;
+        for object in all.into_iter().filter(|object| object.location.as_ref().ends_with(suffix)) {
+            let old = self.inner.get(&object.location).await?.bytes().await?;
+            self.inner.put(&object.location, content(old).into()).await?;
+        }
+        Ok(())
+    }
+
+    /// The sizes of all objects with this in their names.
+    pub(crate) async fn sizes(&self, part: &str) -> Result<Vec<u64>> {
+        let all: Vec<ObjectMeta> = self.inner.list(None).try_collect().await?;
+        let named = all.iter().filter(|object| object.location.as_ref().contains(part));
+        Ok(named.map(|object| object.size).collect())
     }
 
     /// From now on it does not take down what it reads: that takes time.
@@ -192,6 +226,17 @@ impl Bucket {
         (requests, std::mem::take(&mut *self.read.lock()))
     }
 
+    /// Waits until there is other weather, if requests for this object are stuck.
+    async fn get_unstuck(&self, location: &Path) {
+        let weather = *self.weather.borrow();
+        if let Weather::Stuck(part) = weather
+            && location.as_ref().contains(part)
+        {
+            let _hanging = Counted::new(&self.hanging);
+            let _ = self.weather.subscribe().wait_for(|now| *now != weather).await;
+        }
+    }
+
     fn count(&self, counter: &AtomicU64, what: impl FnOnce() -> String) {
         counter.fetch_add(1, Ordering::Relaxed);
         if !self.is_silent.load(Ordering::Relaxed) {
@@ -217,17 +262,17 @@ impl Delay {
     }
 }
 
-/// A read that is late, until it is answered or given up.
-struct Hanging<'a>(&'a AtomicU64);
+/// A request that is counted until it is answered or given up.
+struct Counted<'a>(&'a AtomicU64);
 
-impl<'a> Hanging<'a> {
-    fn new(hanging: &'a AtomicU64) -> Self {
-        hanging.fetch_add(1, Ordering::SeqCst);
-        Self(hanging)
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
     }
 }
 
-impl Drop for Hanging<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -288,6 +333,7 @@ impl ObjectStoreProvider for Provider {
 impl ObjectStore for Bucket {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.delay.pass().await;
+        self.get_unstuck(location).await;
         self.inner.put_opts(location, payload, options).await
     }
 
@@ -306,9 +352,13 @@ impl ObjectStore for Bucket {
             true => self.count(&self.heads, || format!("HEAD {location}")),
             false => self.count(&self.gets, || format!("GET {location} {:?}", options.range)),
         }
+        let is_counted = location.as_ref().contains(*self.counted.lock());
+        let _under_way = is_counted.then(|| Counted::new(&self.under_way));
+        self.most_under_way.fetch_max(self.under_way.load(Ordering::SeqCst), Ordering::SeqCst);
         self.delay.pass().await;
+        self.get_unstuck(location).await;
         let refused = |why: &str| Error::Generic { store: "Bucket", source: format!("{why}: {location}").into() };
-        let weather = *self.weather.lock();
+        let weather = *self.weather.borrow();
         let is_due = |every: u64| self.asked.fetch_add(1, Ordering::Relaxed) % every == every - 1;
         match weather {
             Weather::Down => return Err(refused("500 Internal Server Error")),
@@ -317,7 +367,7 @@ impl ObjectStore for Bucket {
                 return Err(refused("Server returned non-2xx status code: 429 Too Many Requests"));
             }
             Weather::Late(every, delay) if is_due(every) => {
-                let _hanging = Hanging::new(&self.hanging);
+                let _hanging = Counted::new(&self.hanging);
                 tokio::time::sleep(delay).await;
             }
             Weather::Lost(part) if location.as_ref().contains(part) => return Err(refused("503 Service Unavailable")),

@@ -9,6 +9,8 @@ use datafusion_lsm::sql::LsmSessionExt;
 /// each, which is soon made.
 const WIDTH: usize = 768;
 const ROWS: usize = 1_700;
+/// Rows of the memtable.
+const FRESH: usize = 100;
 
 /// How many rows a statement returns.
 pub(crate) async fn run(session: &SessionContext, sql: &str) -> usize {
@@ -23,25 +25,30 @@ fn vector(seed: usize) -> String {
 
 /// A table with three generations and a memtable, each of which replaces rows of the one before.
 pub(crate) async fn filled(session: &SessionContext, uri: &str) {
+    filled_by(session, uri, &[ROWS; 3]).await;
+}
+
+/// The same with generations of so many rows, the oldest first.
+pub(crate) async fn filled_by(session: &SessionContext, uri: &str, generations: &[usize]) {
     let create = format!(
         "CREATE EXTERNAL TABLE t (id BIGINT PRIMARY KEY, n BIGINT, body VARCHAR, e FLOAT[{WIDTH}]) STORED AS LSM \
          LOCATION '{uri}' OPTIONS ('lsm.index.e' 'vector(l2)', 'lsm.index.body' 'fts', 'lsm.index.n' 'btree', \
          'lsm.base.refresh' '1h')"
     );
     run(session, &create).await;
-    for generation in 0..4 {
+    let mut first = 0;
+    for (generation, rows) in generations.iter().copied().chain([FRESH]).enumerate() {
         let vectors = format!("(array_repeat(CAST((i * 7 + {generation}) % 97 AS FLOAT), {WIDTH}))");
-        let first = generation * ROWS / 2;
-        let rows = if generation == 3 { 100 } else { ROWS };
         let insert = format!(
             "INSERT INTO t SELECT i, i % 50, concat('word', i % 30, ' log'), {vectors} \
              FROM (SELECT value AS i FROM generate_series({first}, {}))",
             first + rows - 1
         );
         run(session, &insert).await;
-        if generation < 3 {
+        if generation < generations.len() {
             run(session, "SELECT * FROM lsm_flush('t')").await;
         }
+        first += rows / 2;
     }
 }
 
