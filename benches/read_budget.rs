@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         // When everything is tiny the least latency and the most are enough.
         let is_run = |case: &Case| bench.size(true, case.latency.is_multiple_of(FAR)) && bench.wants(&case.metrics());
         let cases: Vec<Case> = Case::all().filter(is_run).collect();
-        let sides = Box::pin(Sides::new(bench.size(100_000, 4_000), bench.size(1_024, 192))).await?;
+        let sides = Box::pin(Sides::new(bench.size(100_000, 8_000), bench.size(1_024, 192))).await?;
         let budget = bench.size(64 << 20, 1 << 20);
         let readers = [budget, NO_BOUND].map(|bytes| [Reader::Ours(bytes), Reader::Lance(bytes)]);
         sides.check(&readers.concat()).await?;
