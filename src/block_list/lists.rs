@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use futures::TryFutureExt;
 use parking_lot::Mutex;
 use roaring::RoaringTreemap;
 use tokio::sync::OnceCell;
-use tracing::Instrument;
 
 use super::loaded::LoadedKeys;
 use super::pair::Pair;
@@ -57,11 +57,9 @@ impl KeySource {
 
     /// Whether it may have a key of a source whose keys are in `range`, if that is known. A memtable may: it grows.
     pub(super) fn may_overlap(&self, range: Option<&KeyRange>) -> bool {
-        match (self, range) {
-            (Self::Generation(_, generation), Some(range)) => {
-                generation.key_range().is_none_or(|own| own.overlaps(range))
-            }
-            _ => true,
+        match self {
+            Self::MemTable(_) => true,
+            Self::Generation(_, generation) => generation.may_overlap(range),
         }
     }
 }
@@ -212,17 +210,7 @@ impl BlockLists {
                 }
             }
         };
-        let keys = match cell.get() {
-            Some(keys) => Arc::clone(keys),
-            None => {
-                let read = base.keys();
-                let load = async move {
-                    let load = || async move { read.await.map(Arc::new) };
-                    cell.get_or_try_init(load).await.cloned()
-                };
-                task::driven(load.in_current_span()).await.flatten()?
-            }
-        };
+        let keys = task::once(&cell, || base.keys().map_ok(Arc::new)).await?;
         if keys.memory() > self.base_key_bytes {
             *self.too_large.lock() = Some(base.version());
             self.base_keys.lock().take_if(|(version, _)| *version == base.version());

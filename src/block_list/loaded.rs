@@ -3,16 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-
 use super::lists::{KeySource, SourceId};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::generation::Generation;
 use crate::key::{KeyMap, KeyRef};
 use crate::memtable::MemTableView;
-
-/// Generations whose keys are loaded at once.
-const AT_ONCE: usize = 8;
 
 /// A source whose keys are in memory.
 #[derive(Debug, Clone)]
@@ -66,19 +61,17 @@ impl LoadedKeys {
 /// # Errors
 /// What loading keys raises.
 pub(super) async fn load(sources: &[KeySource]) -> Result<Vec<LoadedKeys>> {
-    let loading: Vec<BoxFuture<'static, Result<LoadedKeys>>> = sources
-        .iter()
-        .cloned()
-        .map(|source| {
-            async move {
-                let id = source.id();
-                match source {
-                    KeySource::MemTable(view) => Ok(LoadedKeys::MemTable(view)),
-                    KeySource::Generation(_, generation) => Ok(LoadedKeys::Generation(id, generation.keys().await?)),
-                }
-            }
-            .boxed()
-        })
-        .collect();
-    stream::iter(loading).buffered(AT_ONCE).try_collect().await
+    let generations = sources.iter().filter_map(|source| match source {
+        KeySource::MemTable(_) => None,
+        KeySource::Generation(_, generation) => Some(Arc::clone(generation)),
+    });
+    let mut keys = Generation::keys_of(generations).await?.into_iter();
+    let loaded = |source: &KeySource| match source {
+        KeySource::MemTable(view) => Ok(LoadedKeys::MemTable(view.clone())),
+        KeySource::Generation(..) => {
+            let keys = keys.next().ok_or_else(|| Error::internal("the keys of a generation are gone"))?;
+            Ok(LoadedKeys::Generation(source.id(), keys))
+        }
+    };
+    sources.iter().map(loaded).collect()
 }

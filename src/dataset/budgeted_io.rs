@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::cache::ReadCharge;
-use crate::source::READ_WAIT;
+use crate::source::{READ_WAIT, add_wait};
 
 /// What a scan has read.
 #[derive(Debug, Clone, Default)]
@@ -54,9 +54,7 @@ impl ReadFigures {
     }
 
     pub(super) fn waited(&self, waited: Duration) {
-        if !waited.is_zero() {
-            self.waited.add_duration(waited);
-        }
+        add_wait(&self.waited, waited);
     }
 }
 

@@ -35,7 +35,7 @@ use crate::distance::Metric;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSchema;
 use crate::size::row_bytes;
-use crate::source::ValueRanges;
+use crate::source::{ValueRanges, add_wait};
 use crate::store::{ReadCounters, Reads, StoreOptions, from_lance};
 use crate::text_search::TextAnalyzer;
 
@@ -418,9 +418,7 @@ impl DatasetHandle {
 
     /// A read that is no scan's waited so long.
     pub(super) fn add_wait(&self, waited: Duration) {
-        if !waited.is_zero() {
-            self.waited.add_duration(waited);
-        }
+        add_wait(&self.waited, waited);
     }
 
     /// Its rows, if they are in memory.

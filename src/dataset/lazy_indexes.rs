@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
-use tracing::Instrument;
 
 use crate::error::Result;
 use crate::task;
@@ -35,12 +34,7 @@ impl<K: Eq + Hash, T> LazyIndexes<K, T> {
         Opening: Future<Output = Result<Option<Arc<T>>>> + Send + 'static,
     {
         let lazy = Arc::clone(self.0.lock().entry(key).or_default());
-        if let Some(there) = lazy.get() {
-            return Ok(there.clone());
-        }
-        let opening = open();
-        let opened = async move { lazy.get_or_try_init(|| opening).await.cloned() };
-        task::driven(opened.in_current_span()).await.flatten()
+        task::once(&lazy, open).await
     }
 
     /// From now on there is none.

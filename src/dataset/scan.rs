@@ -31,7 +31,7 @@ use super::resident::{Residency, ResidentRows};
 use super::storage_read::{ReadContext, Readers};
 use crate::cache::ReadQuery;
 use crate::error::{Error, Result};
-use crate::source::{READ_WAIT, ValueRanges};
+use crate::source::{READ_WAIT, ValueRanges, add_wait};
 use crate::store::Reads;
 
 /// Reads the rows of a dataset that pass a filter: logical columns, then `_rowid`.
@@ -134,10 +134,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let waited = self.handle.read_wait().saturating_sub(self.before);
-        if !waited.is_zero() {
-            self.waited.add_duration(waited);
-        }
+        add_wait(&self.waited, self.handle.read_wait().saturating_sub(self.before));
     }
 }
 

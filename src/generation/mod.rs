@@ -17,9 +17,11 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use tokio::sync::OnceCell;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use crate::cache::{CacheCounts, IndexView};
 use crate::dataset::{DatasetHandle, DatasetOpener};
@@ -39,6 +41,8 @@ pub use write::{Contents, discard, write};
 
 /// The only version of a generation's dataset.
 const VERSION: u64 = 1;
+/// Generations whose keys are loaded at once.
+const AT_ONCE: usize = 8;
 /// What a key takes in memory beside its value, about: its row id and its slot in a table that is not full.
 const BYTES_BESIDE_KEY: u64 = 18;
 /// What the value of a key takes, where nobody wrote that down.
@@ -92,30 +96,18 @@ impl Generation {
         record: &GenerationRecord,
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
-        let path = TablePaths::generation_dir(shard, &record.path);
-        let uri = uri(table_uri, shard, &record.path);
-        let own = opener.anew();
-        let open = async {
-            let span = opening(table_uri, shard, record);
-            async {
-                let (dataset, filter) = match summarised(&own, &uri).await {
-                    Some(found) => found,
-                    None => {
-                        let missing = || {
-                            Error::corrupt(
-                                "a generation that the shard manifest names is missing: restore it from a backup",
-                            )
-                            .with_context("generation", &uri)
-                        };
-                        (own.latest(&uri).await?.ok_or_else(missing)?, None)
-                    }
-                };
-                Self::of(&own, dataset, filter, record, schema).await
+        let (own, uri) = (opener.anew(), uri(table_uri, shard, &record.path));
+        let dataset = async {
+            if let Some(found) = summarised(&own, &uri).await {
+                return Ok(found);
             }
-            .instrument(span)
-            .await
+            let missing = || {
+                Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
+                    .with_context("generation", &uri)
+            };
+            Ok((own.latest(&uri).await?.ok_or_else(missing)?, None))
         };
-        opener.shared(&path, schema, Self::weight, open).await
+        Self::shared(&own, (table_uri, shard), record, schema, dataset.boxed()).await
     }
 
     /// Notes what is read of a generation that [`write`](fn@write) has just written, for a summary of it.
@@ -142,32 +134,44 @@ impl Generation {
         record: &GenerationRecord,
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
+        let (own, uri) = (opener.anew(), uri(table_uri, shard, &record.path));
+        let dataset = async { Ok((own.version(&uri, VERSION).await?, None)) };
+        Self::shared(&own, (table_uri, shard), record, schema, dataset.boxed()).await
+    }
+
+    /// The generation, of `dataset` and the filter of its keys unless it is open. `own` opens nothing else.
+    async fn shared(
+        own: &DatasetOpener,
+        (table_uri, shard): (&str, ShardId),
+        record: &GenerationRecord,
+        schema: &Arc<TableSchema>,
+        dataset: BoxFuture<'_, Result<(Arc<Dataset>, Option<KeyFilter>)>>,
+    ) -> Result<Arc<Self>> {
         let path = TablePaths::generation_dir(shard, &record.path);
-        let own = opener.anew();
         let open = async {
-            let span = opening(table_uri, shard, record);
+            // No span of one that is open.
+            let span = tracing::debug_span!("lsm.dataset.open", table = table_uri, %shard, generation = %record.id);
             async {
-                let dataset = own.version(&uri(table_uri, shard, &record.path), VERSION).await?;
-                Self::of(&own, dataset, None, record, schema).await
+                let (dataset, filter) = dataset.await?;
+                Self::of(own, dataset, filter, record, schema).await
             }
             .instrument(span)
             .await
         };
-        opener.shared(&path, schema, Self::weight, open).await
+        own.shared(&path, schema, Self::weight, open).await
     }
 
-    /// `opener` has opened nothing else.
     async fn of(
-        opener: &DatasetOpener,
+        own: &DatasetOpener,
         dataset: Arc<Dataset>,
         filter: Option<KeyFilter>,
         record: &GenerationRecord,
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
-        let handle = opener.handle(dataset, Arc::clone(schema), format!("generation {}", record.id)).await?;
+        let handle = own.handle(dataset, Arc::clone(schema), format!("generation {}", record.id)).await?;
         // One that counts otherwise is not of this generation.
         let filter = filter.filter(|filter| filter.keys() == handle.rows() as u64);
-        let (record, view) = (record.clone(), opener.view().clone());
+        let (record, view) = (record.clone(), own.view().clone());
         let generation = Self { record, handle, filter, keys: Arc::default(), view };
         if generation.filter.is_none() {
             generation.keys().await?;
@@ -191,15 +195,22 @@ impl Generation {
     /// # Errors
     /// `Corrupt` if a key cannot be read, `Unavailable` if the storage fails; the next call tries again.
     pub async fn keys(&self) -> Result<Arc<KeyMap>> {
-        if let Some(keys) = self.known_keys() {
-            return Ok(Arc::clone(keys));
-        }
-        let (cell, handle) = (Arc::clone(&self.keys), Arc::clone(&self.handle));
-        let load = async move {
-            let load = || async { handle.key_map().await.map(Arc::new).map_err(damaged) };
-            cell.get_or_try_init(load).await.cloned()
+        let load = || {
+            let handle = Arc::clone(&self.handle);
+            async move { handle.key_map().await.map(Arc::new).map_err(damaged) }
         };
-        task::driven(load.in_current_span()).await.flatten()
+        task::once(&self.keys, load).await
+    }
+
+    /// The keys of `generations`, in their order: of some at once.
+    ///
+    /// # Errors
+    /// As [`keys`](Self::keys).
+    pub async fn keys_of(generations: impl IntoIterator<Item = Arc<Self>>) -> Result<Vec<Arc<KeyMap>>> {
+        let keys = |generation: Arc<Self>| async move { generation.keys().await }.boxed();
+        // Collected, or the compiler asks for more of the borrows in the iterator than is true.
+        let loading: Vec<BoxFuture<'static, Result<Arc<KeyMap>>>> = generations.into_iter().map(keys).collect();
+        stream::iter(loading).buffered(AT_ONCE).try_collect().await
     }
 
     /// Its keys, if they are in memory.
@@ -222,6 +233,11 @@ impl Generation {
             Some(keys) => keys.range(),
             None => self.filter.as_ref().and_then(KeyFilter::range),
         }
+    }
+
+    /// Whether it may have keys within `range`: that and its own have to be known to say no.
+    pub fn may_overlap(&self, range: Option<&KeyRange>) -> bool {
+        self.key_range().zip(range).is_none_or(|(own, other)| own.overlaps(other))
     }
 
     /// How many of its rows have keys: all.
@@ -332,11 +348,6 @@ fn damaged(error: Error) -> Error {
         ErrorKind::Invalid => Error::corrupt("the keys of a generation cannot be read").with_source(error),
         _ => error,
     }
-}
-
-/// What traces the opening of a generation that is not open.
-fn opening(table: &str, shard: ShardId, record: &GenerationRecord) -> Span {
-    tracing::debug_span!("lsm.dataset.open", table, %shard, generation = %record.id)
 }
 
 /// Where a generation is.

@@ -76,14 +76,6 @@ impl KeyFilter {
         key.with_image(|image| range.holds_image(image) && self.bloom.check_hash(stable_hash(image)))
     }
 
-    /// Whether a key may be in both.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        match (&self.range, &other.range) {
-            (Some(own), Some(other)) => own.overlaps(other),
-            _ => false,
-        }
-    }
-
     /// From which key to which there are some; `None` if there are none.
     pub fn range(&self) -> Option<&KeyRange> {
         self.range.as_ref()
@@ -209,7 +201,6 @@ mod tests {
                 let filter = KeyFilter::of(&map).unwrap();
                 let again = KeyFilter::of_bytes(&filter.to_bytes()).unwrap().unwrap();
                 assert_eq!((again.keys(), again.range()), (keys.len() as u64, map.range()));
-                assert!(again.overlaps(&filter));
                 for key in keys.iter() {
                     assert!(filter.may_hold(key) && again.may_hold(key), "{key:?} of {:?}", columns[0].data_type());
                 }
@@ -228,7 +219,7 @@ mod tests {
         let full = KeyFilter::with_bytes(&map(Keys::Fixed((0..1000).map(|n| n * 2).collect())), BLOCK).unwrap();
         assert!(full.may_hold(KeyRef::Fixed(1)) && !full.may_hold(KeyRef::Fixed(2000)));
         let none = KeyFilter::of(&map(Keys::Fixed(Vec::new()))).unwrap();
-        assert!(!none.may_hold(KeyRef::Fixed(0)) && !none.overlaps(&full) && none.range().is_none());
+        assert!(!none.may_hold(KeyRef::Fixed(0)) && none.range().is_none());
         assert!(!KeyFilter::of_bytes(&none.to_bytes()).unwrap().unwrap().may_hold(KeyRef::Fixed(0)));
     }
 

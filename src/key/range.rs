@@ -1,6 +1,6 @@
 //! From which key to which a source has some: sources whose ranges are apart have no key in common.
 
-use super::{KeyRef, Keys};
+use super::Keys;
 
 /// Bytes of a key's image that a bound keeps.
 const KEPT: usize = 64;
@@ -37,12 +37,7 @@ impl KeyRange {
         self.most.as_deref()
     }
 
-    /// Whether `key` is within it.
-    pub fn holds(&self, key: KeyRef<'_>) -> bool {
-        key.with_image(|image| self.holds_image(image))
-    }
-
-    /// The same of the image of a key.
+    /// Whether the key with this image is within it.
     pub(super) fn holds_image(&self, image: &[u8]) -> bool {
         self.least.as_slice() <= image && self.most().is_none_or(|most| image <= most)
     }
@@ -76,13 +71,17 @@ fn bound_above(mut image: Vec<u8>) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::KeyBytes;
+    use super::super::{KeyBytes, KeyRef};
     use super::*;
 
     fn bytes(keys: &[&[u8]]) -> Keys {
         let mut all = KeyBytes::default();
         keys.iter().for_each(|key| all.push(key));
         Keys::Bytes(all)
+    }
+
+    fn holds(range: &KeyRange, key: KeyRef<'_>) -> bool {
+        key.with_image(|image| range.holds_image(image))
     }
 
     fn of(keys: &[&[u8]]) -> KeyRange {
@@ -96,8 +95,8 @@ mod tests {
         assert!(!low.overlaps(&high) && !high.overlaps(&low));
         assert!(low.overlaps(&of(&[300])) && of(&[300]).overlaps(&low));
         assert!(of(&[0, u64::MAX]).overlaps(&low));
-        assert!(low.holds(KeyRef::Fixed(300)) && low.holds(KeyRef::Fixed(6)));
-        assert!(!low.holds(KeyRef::Fixed(301)) && !low.holds(KeyRef::Fixed(4)));
+        assert!(holds(&low, KeyRef::Fixed(300)) && holds(&low, KeyRef::Fixed(6)));
+        assert!(!holds(&low, KeyRef::Fixed(301)) && !holds(&low, KeyRef::Fixed(4)));
         assert_eq!(KeyRange::of(&Keys::Fixed(Vec::new())), None);
     }
 
@@ -106,24 +105,24 @@ mod tests {
         let (a, b) = ([b'a'; 100], [b'b'; 100]);
         let range = of(&[&a, &b]);
         assert!(range.memory() <= 2 * KEPT);
-        assert!(range.holds(KeyRef::Bytes(&a)) && range.holds(KeyRef::Bytes(&b)));
-        assert!(!range.holds(KeyRef::Bytes(b"c")) && !range.holds(KeyRef::Bytes(b"a")));
+        assert!(holds(&range, KeyRef::Bytes(&a)) && holds(&range, KeyRef::Bytes(&b)));
+        assert!(!holds(&range, KeyRef::Bytes(b"c")) && !holds(&range, KeyRef::Bytes(b"a")));
         assert!(!range.overlaps(&of(&[b"c", b"d"])) && range.overlaps(&of(&[b"abc", b"d"])));
         // Nothing of 64 bytes is above all that begins so.
         let high = [u8::MAX; 100];
         let open = of(&[&high]);
         assert_eq!(open.most(), None);
-        assert!(open.holds(KeyRef::Bytes(&high)) && open.overlaps(&of(&[&[u8::MAX; 200]])));
+        assert!(holds(&open, KeyRef::Bytes(&high)) && open.overlaps(&of(&[&[u8::MAX; 200]])));
         let mut ends_high = [u8::MAX; 100];
         ends_high[0] = 7;
         assert_eq!(of(&[&ends_high]).most(), Some([8].as_slice()));
-        assert!(of(&[&ends_high]).holds(KeyRef::Bytes(&ends_high)));
+        assert!(holds(&of(&[&ends_high]), KeyRef::Bytes(&ends_high)));
     }
 
     #[test]
     fn an_empty_text_is_the_least_key() {
         let range = of(&[b"", b"m"]);
-        assert!(range.holds(KeyRef::Bytes(b"")) && !range.holds(KeyRef::Bytes(b"n")));
+        assert!(holds(&range, KeyRef::Bytes(b"")) && !holds(&range, KeyRef::Bytes(b"n")));
         assert!(range.overlaps(&of(&[b""])));
     }
 }

@@ -15,7 +15,7 @@ use datafusion::physical_plan::{PlanProperties, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
 use crate::size::row_bytes;
-use crate::source::{READ_WAIT, Work};
+use crate::source::{READ_WAIT, Work, add_wait};
 
 /// Properties of a leaf with `partitions` unordered partitions that yields as it goes.
 pub(super) fn properties(schema: &SchemaRef, partitions: usize) -> Arc<PlanProperties> {
@@ -59,9 +59,7 @@ pub(super) fn record(work: &Work, metrics: &ExecutionPlanMetricsSet, partition: 
         match kind {
             READ_WAIT => {
                 let waited = MetricBuilder::new(metrics).subset_time(kind, partition);
-                if much > 0 {
-                    waited.add_duration(Duration::from_nanos(much as u64));
-                }
+                add_wait(&waited, Duration::from_nanos(much as u64));
             }
             _ => MetricBuilder::new(metrics).counter(kind, partition).add(much),
         }

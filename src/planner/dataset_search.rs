@@ -13,14 +13,14 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
-use super::hit_search::{By, Candidates, HitSearch, share};
+use super::hit_search::{By, Candidates, HitSearch, allowed, share};
 use super::live_rows::batch_of;
 use super::near_hits::NearHits;
 use super::ranking::{Ranked, Ranking};
 use super::reading::Reading;
 use super::sources::StoredRows;
 use super::vector_search::VectorSearch;
-use crate::dataset::{Allowed, DatasetHandle, DatasetVectorIndex, Hits};
+use crate::dataset::{DatasetHandle, DatasetVectorIndex, Hits};
 use crate::error::Result;
 use crate::source::{Best, Flat, TopKSource, Work};
 use crate::text_search::TextSearch;
@@ -126,14 +126,6 @@ impl<'a> Pass<'a> {
         self.verify(ids, ranking, &mut RoaringTreemap::new()).await
     }
 
-    /// Which rows may be found.
-    fn allowed(&self, stale: &Arc<RoaringTreemap>) -> Allowed {
-        match &self.candidates.passing {
-            Some(passing) => Allowed::Only(Arc::clone(passing)),
-            None => Allowed::Except(Arc::clone(stale)),
-        }
-    }
-
     /// The nearest of the hits, of which so many were `asked` for and so many are `wanted`, and of the rows that the index
     /// does not have; `None` if it gives too few, or is damaged.
     async fn by_index(
@@ -154,7 +146,7 @@ impl<'a> Pass<'a> {
             true => Ok(hits.clone()),
             false => {
                 work.add("partitions", hits.partitions);
-                index.hits(&search.query, wanted, search.effort, &self.allowed(&stale), share).await
+                index.hits(&search.query, wanted, search.effort, &allowed(passing.as_ref(), &stale), share).await
             }
         };
         let (mut ranking, mut found);
@@ -188,7 +180,7 @@ impl<'a> Pass<'a> {
             }
             work.add("distances", ranking.compared());
             (wanted, share) = (wanted.saturating_mul(2), share / 2.0);
-            hits = index.hits(&search.query, wanted, search.effort, &self.allowed(&stale), share).await;
+            hits = index.hits(&search.query, wanted, search.effort, &allowed(passing.as_ref(), &stale), share).await;
         }
         let is_allowed = |id: &u64| match passing {
             Some(passing) => passing.contains(*id),

@@ -81,13 +81,11 @@ impl SourceSearch for HitSearch {
         let by = match (&passing, index) {
             (Some(passing), _) if passing.len() <= FEW.max(4 * search.k as u64) => By::Few(passing.iter().collect()),
             (_, Some(index)) if squared_length(&search.query) < HUGE => {
-                let allowed = match &passing {
-                    Some(passing) => Allowed::Only(Arc::clone(passing)),
-                    None => Allowed::Except(live.dropped_rows().map_or_else(Arc::default, Arc::clone)),
-                };
+                let dropped = live.dropped_rows().map_or_else(Arc::default, Arc::clone);
+                let allowed = allowed(passing.as_ref(), &dropped);
                 let wanted = index.wanted(search.k, search.effort);
-                let is_by_row = passing.is_some() || live.dropped_rows().is_some();
-                let is_shared = is_by_row && index.estimates().is_some() && index.segments() == 1;
+                let is_shared =
+                    !is_by_key(passing.as_ref(), &live) && index.estimates().is_some() && index.segments() == 1;
                 let alike = all.iter().filter(|other| is_shared && other.kind == self.kind).count();
                 let asked = share_of(wanted, alike);
                 let share = share(passing.as_deref(), handle.rows());
@@ -110,7 +108,7 @@ impl SourceSearch for HitSearch {
 impl Candidates {
     /// Whether only keys tell which rows are superseded.
     pub(super) fn is_by_key(&self) -> bool {
-        self.passing.is_none() && self.live.dropped_rows().is_none()
+        is_by_key(self.passing.as_ref(), &self.live)
     }
 
     /// What tells how far its hits are; `None` if that cannot be compared with other sources', or not all of them are live.
@@ -119,6 +117,18 @@ impl Candidates {
             By::Index { index, .. } if !self.is_by_key() => index.estimates(),
             _ => None,
         }
+    }
+}
+
+fn is_by_key(passing: Option<&Arc<RoaringTreemap>>, live: &LiveRows) -> bool {
+    passing.is_none() && live.dropped_rows().is_none()
+}
+
+/// Which rows may be found: those that pass the filter, or without one all but `stale` ones.
+pub(super) fn allowed(passing: Option<&Arc<RoaringTreemap>>, stale: &Arc<RoaringTreemap>) -> Allowed {
+    match passing {
+        Some(passing) => Allowed::Only(Arc::clone(passing)),
+        None => Allowed::Except(Arc::clone(stale)),
     }
 }
 

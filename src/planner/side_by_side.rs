@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 use parking_lot::Mutex;
-use tracing::Instrument;
 
 use crate::error::Result;
 use crate::task;
@@ -72,7 +71,7 @@ impl<S: SourceSearch> SideBySide<S> {
             .map(move |place| {
                 let searches = Arc::clone(&searches);
                 let find = async move { searches[place].find(&searches).await.map(Arc::new) };
-                async move { if is_alone { find.await } else { task::driven(find.in_current_span()).await.flatten() } }
+                async move { if is_alone { find.await } else { task::driven(find).await.flatten() } }
             })
             .buffered(AT_ONCE)
             .try_collect::<Vec<_>>();

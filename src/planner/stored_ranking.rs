@@ -118,7 +118,7 @@ impl SourceSearch for BestSearch {
         if let Some(answered) = answered {
             let (superseded, passing) = (Arc::clone(&texts.superseded), passing.clone());
             let findable = Findable { superseded, passing, read: Arc::new(read) };
-            let best = Arc::new(answered).best(search, weights, &findable, (k, &self.seat.floor()), &mut work).await?;
+            let best = Arc::new(answered).best(search, &weights, &findable, (k, &self.seat.floor()), &mut work).await?;
             best.into_iter().for_each(|(row, score)| top.offer(row, score));
         }
         let rows = top.rows.into_vec();

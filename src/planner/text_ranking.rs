@@ -162,10 +162,9 @@ impl TopKSource for MemTableRanking {
         let reads =
             self.ranking.beside_texts.is_some() || self.texts.iter().any(|text| TextFields::of(view, text).is_none());
         if !reads && view.watermark() < indexed + HEAVY {
-            return self.find(&blocked, weights, projection, schema);
+            return self.find(&blocked, &weights, projection, schema);
         }
-        let (ranking, weights, projection, schema) =
-            (self.clone(), weights.to_vec(), projection.to_vec(), Arc::clone(schema));
+        let (ranking, projection, schema) = (self.clone(), projection.to_vec(), Arc::clone(schema));
         task::blocking(move || ranking.find(&blocked, &weights, &projection, &schema)).await
     }
 }

@@ -38,7 +38,7 @@ pub struct TextScorer {
     snapshot: Arc<Snapshot>,
     lists: Arc<BlockLists>,
     asked: Arc<Asked>,
-    weights: OnceCell<Known>,
+    known: Arc<OnceCell<Arc<Known>>>,
     /// Whether somebody was told what that took.
     told: AtomicBool,
     found: FoundTexts,
@@ -56,7 +56,7 @@ struct Asked {
 #[derive(Debug)]
 struct Known {
     /// Of each column.
-    weights: Vec<Weights>,
+    weights: Arc<[Weights]>,
     work: Work,
 }
 
@@ -83,7 +83,7 @@ impl TextScorer {
             snapshot,
             lists,
             asked: Arc::new(Asked { search, stats, patterns }),
-            weights: OnceCell::new(),
+            known: Arc::default(),
             told: AtomicBool::new(false),
             found: FoundTexts::default(),
         })
@@ -103,8 +103,8 @@ impl TextScorer {
     ///
     /// # Errors
     /// What reading raises.
-    pub(super) async fn weights(&self) -> Result<&[Weights]> {
-        Ok(&self.known().await?.weights)
+    pub(super) async fn weights(&self) -> Result<Arc<[Weights]>> {
+        Ok(Arc::clone(&self.known().await?.weights))
     }
 
     /// What rows score whose texts are `texts`, those of the columns of the search; a row that does not match scores 0, and
@@ -121,7 +121,7 @@ impl TextScorer {
         if let Some(scores) = self.found.scores(texts) {
             return Ok(scores.into());
         }
-        let known = self.weights.get().ok_or_else(|| Error::internal("texts are scored before words are counted"))?;
+        let known = self.known.get().ok_or_else(|| Error::internal("texts are scored before words are counted"))?;
         let indexes = self.asked.search.indexes_of(texts)?;
         let indexes: Vec<&TextIndex> = indexes.iter().collect();
         Ok(scores(&self.asked.search, &known.weights, &indexes).into())
@@ -140,19 +140,27 @@ impl TextScorer {
         self.found.scores(texts).is_some_and(|scores| scores.iter().all(|score| *score > 0.0))
     }
 
-    async fn known(&self) -> Result<&Known> {
-        self.weights.get_or_try_init(|| self.survey()).await
+    async fn known(&self) -> Result<Arc<Known>> {
+        let survey = || {
+            let (asked, snapshot, lists) =
+                (Arc::clone(&self.asked), Arc::clone(&self.snapshot), Arc::clone(&self.lists));
+            async move { asked.survey(&snapshot, &lists).await.map(Arc::new) }
+        };
+        task::once(&self.known, survey).await
     }
+}
 
-    async fn survey(&self) -> Result<Known> {
-        self.snapshot.check()?;
+impl Asked {
+    /// What all sources know of each column.
+    async fn survey(self: Arc<Self>, snapshot: &Arc<Snapshot>, lists: &Arc<BlockLists>) -> Result<Known> {
+        snapshot.check()?;
         let survey_of = |source: Source| {
-            let asked = Arc::clone(&self.asked);
+            let asked = Arc::clone(&self);
             async move { asked.survey_of(&source).await }
         };
-        let sources = Source::all(&self.snapshot, &self.lists).into_iter();
+        let sources = Source::all(snapshot, lists).into_iter();
         let surveyed = task::shared_out(sources.map(survey_of).collect(), SOURCES).await?;
-        let patterns = &self.asked.patterns;
+        let patterns = &self.patterns;
         let (mut all, mut work) = (vec![Survey::default(); patterns.len()], Work::default());
         for (surveys, _) in &surveyed {
             all.iter_mut().zip(surveys).for_each(|(all, survey)| all.add(survey));
@@ -164,9 +172,7 @@ impl TextScorer {
         let weights = all.iter().zip(patterns).map(|(survey, patterns)| Weights::new(survey, patterns)).collect();
         Ok(Known { weights, work })
     }
-}
 
-impl Asked {
     /// What a source knows of each column.
     async fn survey_of(&self, source: &Source) -> Result<Surveyed> {
         match source {

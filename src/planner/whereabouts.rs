@@ -13,17 +13,14 @@ use arrow::compute::take;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt};
 
 use super::reading::Reading;
 use crate::error::{Error, Result};
 use crate::generation::Generation;
-use crate::key::{KeyMap, Keys};
+use crate::key::{KeyMap, KeyRef, Keys};
 use crate::source::{Preparation, Work};
 use crate::version::Snapshot;
-
-/// Generations whose keys are loaded at once, where all are.
-const AT_ONCE: usize = 8;
 
 /// Where the newest row of a key is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,13 +116,13 @@ impl<'a> Search<'a> {
         self.open.iter().any(|&i| generation.may_hold(self.keys.get(i), self.hashes[i]))
     }
 
-    /// Asks a source of a shard: `find` tells where it has a key, and whether as a tombstone.
+    /// Asks a source of a shard: `find` tells where it has a key with a hash, and whether as a tombstone.
     ///
     /// # Errors
     /// A damaged shard may hold a newer version of a key where it cannot be read.
-    fn ask(&mut self, shard: usize, find: impl Fn(usize) -> Option<(Place, bool)>) -> Result<()> {
+    fn ask(&mut self, shard: usize, find: impl Fn(KeyRef<'_>, u64) -> Option<(Place, bool)>) -> Result<()> {
         let (before, places) = (self.open.len(), &mut self.places);
-        self.open.retain(|&i| match find(i) {
+        self.open.retain(|&i| match find(self.keys.get(i), self.hashes[i]) {
             Some((place, is_deleted)) => {
                 places[i] = (!is_deleted).then_some(place);
                 false
@@ -139,25 +136,19 @@ impl<'a> Search<'a> {
     }
 
     fn ask_memtable(&mut self, shard: usize, memtable: usize) -> Result<()> {
-        let (snapshot, keys) = (self.snapshot, self.keys);
+        let snapshot = self.snapshot;
         let view = &snapshot.memtables(shard)[memtable];
-        let hashes = std::mem::take(&mut self.hashes);
-        let asked = self.ask(shard, |i| {
-            let (row, is_deleted) = view.find(keys.get(i), hashes[i])?;
+        self.ask(shard, |key, hash| {
+            let (row, is_deleted) = view.find(key, hash)?;
             Some((Place::MemTable { shard, memtable, row }, is_deleted))
-        });
-        self.hashes = hashes;
-        asked
+        })
     }
 
     fn ask_generation(&mut self, (shard, generation): GenerationPlace, map: &KeyMap) -> Result<()> {
-        let (keys, hashes) = (self.keys, std::mem::take(&mut self.hashes));
-        let asked = self.ask(shard, |i| {
-            let row = map.get(keys.get(i), hashes[i])?;
+        self.ask(shard, |key, hash| {
+            let row = map.get(key, hash)?;
             Some((Place::Generation { shard, generation, row }, map.tombstones().contains(row)))
-        });
-        self.hashes = hashes;
-        asked
+        })
     }
 
     fn located(self, readings: Vec<(GenerationPlace, Reading<'a>)>, work: Work) -> Result<Located<'a>> {
@@ -340,12 +331,7 @@ impl Preparation for KeyLoading {
         let unloaded: Vec<Arc<Generation>> = self.unloaded().cloned().collect();
         let readings: Vec<Reading<'_>> =
             unloaded.iter().map(|generation| Reading::begin(generation.handle())).collect();
-        let loading: Vec<BoxFuture<'static, Result<()>>> = unloaded
-            .iter()
-            .cloned()
-            .map(|generation| async move { generation.keys().await.map(drop) }.boxed())
-            .collect();
-        stream::iter(loading).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        Generation::keys_of(unloaded.iter().cloned()).await?;
         let mut work = Work::default();
         readings.iter().for_each(|reading| reading.tell(&mut work));
         Ok(work)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use datafusion::physical_plan::metrics::Time;
 use futures::stream::BoxStream;
 use roaring::RoaringTreemap;
 
@@ -23,6 +24,13 @@ pub const ROW_ID: &str = "_rowid";
 
 /// What plan nodes call the time that reads waited for the read budget, each for itself.
 pub const READ_WAIT: &str = "read_wait";
+
+/// Adds so long a wait to `time`, which would take none for a nanosecond.
+pub fn add_wait(time: &Time, waited: Duration) {
+    if !waited.is_zero() {
+        time.add_duration(waited);
+    }
+}
 
 /// What a source did for a query: the kinds of work, as EXPLAIN ANALYZE calls them, and how much of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

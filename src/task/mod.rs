@@ -9,10 +9,11 @@ pub use supervisor::{BackgroundTask, Health, Stop, Supervisor};
 
 use std::any::Any;
 use std::ops::Range;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use futures::future::try_join_all;
 use futures::try_join;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -52,7 +53,7 @@ where
 {
     // Dropped, it aborts what it runs.
     let mut tasks = JoinSet::new();
-    tasks.spawn(work);
+    tasks.spawn(work.in_current_span());
     match tasks.join_next().await {
         Some(Ok(done)) => Ok(done),
         Some(Err(error)) => match error.try_into_panic() {
@@ -61,6 +62,23 @@ where
         },
         None => Err(Error::internal("a task is gone")),
     }
+}
+
+/// What `cell` holds: what `load` comes to at the first call. Those who ask meanwhile wait for that, so it goes on although
+/// nobody polls who asked first.
+///
+/// # Errors
+/// Those of `load`, after which the next call tries again; those of [`driven`].
+pub async fn once<T, Load>(cell: &Arc<OnceCell<T>>, load: impl FnOnce() -> Load) -> Result<T>
+where
+    T: Clone + Send + Sync + 'static,
+    Load: Future<Output = Result<T>> + Send + 'static,
+{
+    if let Some(there) = cell.get() {
+        return Ok(there.clone());
+    }
+    let (cell, load) = (Arc::clone(cell), load());
+    driven(async move { cell.get_or_try_init(|| load).await.cloned() }).await.flatten()
 }
 
 /// Does all of `work`, each `part` of it that is worth a task in another one, and the rest here; what comes out is in its
@@ -77,7 +95,7 @@ where
     let tasks = threads().min(work.len() / part.max(1)).max(1);
     let parts = split(work.len(), tasks);
     let others = parts.iter().skip(1).rev().map(|part| work.split_off(part.start)).collect::<Vec<_>>();
-    let others = others.into_iter().rev().map(|part| async { driven(try_join_all(part).in_current_span()).await? });
+    let others = others.into_iter().rev().map(|part| async { driven(try_join_all(part)).await? });
     // The others start first.
     let (others, mut done) = try_join!(try_join_all(others), try_join_all(work))?;
     done.extend(others.into_iter().flatten());
@@ -141,6 +159,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Notify;
+
     use super::*;
     use crate::error::ErrorKind;
 
@@ -156,9 +176,9 @@ mod tests {
     #[tokio::test]
     async fn driven_work_goes_on_unpolled_and_ends_with_who_waits_for_it() {
         let (send, mut received) = tokio::sync::mpsc::unbounded_channel();
-        let gate = std::sync::Arc::new(tokio::sync::Notify::new());
-        let work = |gate: &std::sync::Arc<tokio::sync::Notify>| {
-            let (gate, send) = (std::sync::Arc::clone(gate), send.clone());
+        let gate = Arc::new(Notify::new());
+        let work = |gate: &Arc<Notify>| {
+            let (gate, send) = (Arc::clone(gate), send.clone());
             Box::pin(driven(async move {
                 send.send("begun").unwrap();
                 gate.notified().await;
@@ -179,6 +199,32 @@ mod tests {
         assert_eq!(received.recv().await, None);
         let error = driven(async { panic!("boom {}", 2) }).await.map(|()| 0).unwrap_err();
         assert!(error.kind() == ErrorKind::Internal && error.message().contains("boom 2"));
+    }
+
+    #[tokio::test]
+    async fn what_is_loaded_once_comes_to_all_though_who_asked_first_is_not_polled() {
+        let (cell, gate) = (Arc::new(OnceCell::new()), Arc::new(Notify::new()));
+        let load = |result: Result<i32>| {
+            let gate = Arc::clone(&gate);
+            move || async move {
+                gate.notified().await;
+                result
+            }
+        };
+        let mut first = Box::pin(once(&cell, load(Ok(1))));
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut second = Box::pin(once(&cell, load(Ok(2))));
+        assert!(futures::poll!(&mut second).is_pending());
+        tokio::task::yield_now().await;
+        gate.notify_one();
+        assert_eq!(second.await.unwrap(), 1, "nobody polled the first");
+        assert_eq!((first.await.unwrap(), once(&cell, load(Ok(3))).await.unwrap()), (1, 1));
+        // Nothing is kept of a failure.
+        let cell = Arc::new(OnceCell::new());
+        gate.notify_one();
+        assert_eq!(once(&cell, load(Err(Error::invalid("no")))).await.unwrap_err().kind(), ErrorKind::Invalid);
+        gate.notify_one();
+        assert_eq!(once(&cell, load(Ok(4))).await.unwrap(), 4);
     }
 
     #[tokio::test]

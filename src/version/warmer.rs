@@ -7,8 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::FutureExt;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
@@ -17,15 +16,12 @@ use crate::base::BaseTable;
 use crate::dataset::DatasetHandle;
 use crate::error::{Error, Result};
 use crate::generation::Generation;
-use crate::ids::{GenerationId, ShardId};
-use crate::key::KeyMap;
+use crate::ids::ShardId;
 use crate::settings::Warmth;
 use crate::task;
 
 /// How long it is waited for what prepares a generation or a version of the base before it is committed, or taken over.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Generations whose keys are loaded at once.
-const AT_ONCE: usize = 8;
 
 /// Prepares a generation for queries: before its manifest commit where this process writes it, else before queries see
 /// it.
@@ -98,9 +94,6 @@ pub async fn warm_generation(
     Ok(read)
 }
 
-/// The keys of a generation.
-type KeysOf = (GenerationId, Arc<KeyMap>);
-
 /// Finds out which rows a generation supersedes of the older ones of its shard that may have keys of it, and of the base if
 /// its keys are in memory.
 async fn relate(
@@ -110,20 +103,14 @@ async fn relate(
     version: Arc<Version>,
 ) -> Result<()> {
     let (id, keys) = (generation.id(), generation.keys().await?);
-    let is_near = |older: &&Arc<Generation>| match (older.key_range(), keys.range()) {
-        (Some(older), Some(newer)) => older.overlaps(newer),
-        _ => true,
-    };
     let of_shard = version.shards.iter().filter(|s| s.shard == shard).flat_map(|s| &s.generations);
-    let older = of_shard.filter(|older| older.id() < id).filter(is_near).cloned();
-    // Boxed, or the compiler asks for more of the borrows in the iterator than is true.
-    let loading: Vec<BoxFuture<'static, Result<KeysOf>>> =
-        older.map(|older| async move { Ok((older.id(), older.keys().await?)) }.boxed()).collect();
-    let older: Vec<KeysOf> = stream::iter(loading).buffer_unordered(AT_ONCE).try_collect().await?;
+    let near = of_shard.filter(|older| older.id() < id && older.may_overlap(keys.range()));
+    let older: Vec<Arc<Generation>> = near.cloned().collect();
+    let older_keys = Generation::keys_of(older.iter().cloned()).await?;
     let lists = Arc::clone(control.block_lists());
     task::blocking(move || {
-        for (older, older_keys) in &older {
-            lists.relate(shard, (*older, older_keys.as_ref()), (id, &keys));
+        for (older, older_keys) in older.iter().zip(&older_keys) {
+            lists.relate(shard, (older.id(), older_keys.as_ref()), (id, &keys));
         }
         lists.relate_base(&version.base, shard, (id, &keys));
         Ok(())

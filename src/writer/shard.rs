@@ -10,7 +10,6 @@ use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::index_set::IndexSet;
 use super::outcome::Outcome;
@@ -87,7 +86,7 @@ impl WriterContext {
     pub async fn refresh_base(self: &Arc<Self>) -> Result<()> {
         let context = Arc::clone(self);
         let refresh = async move { context.refresh_base_now().await };
-        task::driven(refresh.in_current_span()).await.flatten()
+        task::driven(refresh).await.flatten()
     }
 
     async fn refresh_base_now(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 //!
 //! No two rows are as far from the query, and rows that are near are much nearer than the others, whatever near means.
 
+use std::fmt::Debug;
 use std::iter::repeat_n;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -246,21 +247,29 @@ async fn a_generation_whose_index_is_damaged_is_compared_row_by_row_beside_the_o
     table.table.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_generation_that_cannot_be_read_fails_the_query_and_not_the_next_one() {
+/// A table all of whose nearest rows are in its third generation, on a store of its own, with nothing in memory.
+async fn near_in_the_third() -> (Arc<Bucket>, Table) {
     let (bucket, uri) = Bucket::new();
     let counts: Vec<_> = (0..GENERATIONS).map(|n| if n == 2 { (K, ROWS - K) } else { (0, ROWS) }).collect();
-    let table = Table::of(&uri, Metric::L2, sources(&counts)).await;
-    let (bucket, table) = table.forked(&bucket).await;
+    Table::of(&uri, Metric::L2, sources(&counts)).await.forked(&bucket).await
+}
+
+/// What `asked` comes to while the third generation cannot be read.
+async fn lost<T: Debug>(bucket: &Bucket, asked: impl Future<Output = datafusion::error::Result<T>>) {
+    // What is asked again waits between: nobody has to wait with it.
+    tokio::time::pause();
+    bucket.set_weather(Weather::Lost("_gen_3/"));
+    assert_eq!(Error::from(asked.await.unwrap_err()).kind(), ErrorKind::Unavailable);
+    tokio::time::resume();
+    bucket.set_weather(Weather::Fine);
+}
+
+#[tokio::test]
+async fn a_generation_that_cannot_be_read_fails_the_query_and_not_the_next_one() {
+    let (bucket, table) = near_in_the_third().await;
     for partitions in [1, 4] {
         let session = table.session(partitions).await;
-        // What is asked again waits between: nobody has to wait with it.
-        tokio::time::pause();
-        bucket.set_weather(Weather::Lost("_gen_3/"));
-        let failed = session.sql(&table.search(K)).await.unwrap().collect().await.unwrap_err();
-        assert_eq!(Error::from(failed).kind(), ErrorKind::Unavailable);
-        tokio::time::resume();
-        bucket.set_weather(Weather::Fine);
+        lost(&bucket, async { session.sql(&table.search(K)).await?.collect().await }).await;
         table.check(&session, K).await;
     }
     table.table.close().await.unwrap();
@@ -268,19 +277,11 @@ async fn a_generation_that_cannot_be_read_fails_the_query_and_not_the_next_one()
 
 #[tokio::test]
 async fn a_plan_that_failed_is_executed_again_when_its_cause_is_gone() {
-    let (bucket, uri) = Bucket::new();
-    let counts: Vec<_> = (0..GENERATIONS).map(|n| if n == 2 { (K, ROWS - K) } else { (0, ROWS) }).collect();
-    let table = Table::of(&uri, Metric::L2, sources(&counts)).await;
-    let (bucket, table) = table.forked(&bucket).await;
+    let (bucket, table) = near_in_the_third().await;
     for partitions in [1, 4] {
         let session = table.session(partitions).await;
         let mut plan = session.sql(&table.search(K)).await.unwrap().create_physical_plan().await.unwrap();
-        tokio::time::pause();
-        bucket.set_weather(Weather::Lost("_gen_3/"));
-        let failed = collect(Arc::clone(&plan), session.task_ctx()).await.unwrap_err();
-        assert_eq!(Error::from(failed).kind(), ErrorKind::Unavailable);
-        tokio::time::resume();
-        bucket.set_weather(Weather::Fine);
+        lost(&bucket, collect(Arc::clone(&plan), session.task_ctx())).await;
         for _ in 0..2 {
             plan = reset_plan_states(plan).unwrap();
             let rows = collect(Arc::clone(&plan), session.task_ctx()).await.unwrap();

@@ -269,7 +269,7 @@ async fn without_a_warmer_generations_are_opened_and_read() {
 }
 
 /// Generations that are opened at a time, and prepared at a time, at most.
-const OPENED: u64 = 32;
+const OPENED: usize = 32;
 const PREPARED: u64 = 8;
 /// Generations that are prepared at a time at least.
 const TOGETHER: usize = 4;

@@ -24,6 +24,8 @@ use object_store::{
 use tokio::sync::watch;
 use url::Url;
 
+use super::remote::Entered;
+
 /// A scheme that Lance commits to by conditional puts, and no store of this build has.
 const SCHEME: &str = "oss";
 const BLOCK: usize = 64 << 10;
@@ -162,21 +164,6 @@ impl Gated {
 
 fn generic(message: &str) -> Error {
     Error::Generic { store: "Gated", source: message.into() }
-}
-
-struct Entered<'a>(&'a AtomicUsize);
-
-impl<'a> Entered<'a> {
-    fn new(counter: &'a AtomicUsize) -> Self {
-        counter.fetch_add(1, Ordering::SeqCst);
-        Self(counter)
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 #[derive(Debug)]

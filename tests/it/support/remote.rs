@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -90,10 +90,10 @@ pub(crate) struct Bucket {
     copies: AtomicBool,
     weather: watch::Sender<Weather>,
     asked: AtomicU64,
-    hanging: AtomicU64,
+    hanging: AtomicUsize,
     counted: Mutex<&'static str>,
-    under_way: AtomicU64,
-    most_under_way: AtomicU64,
+    under_way: AtomicUsize,
+    most_under_way: AtomicUsize,
 }
 
 impl Bucket {
@@ -148,12 +148,12 @@ impl Bucket {
     }
 
     /// The most of these that there were.
-    pub(crate) fn most_under_way(&self) -> u64 {
+    pub(crate) fn most_under_way(&self) -> usize {
         self.most_under_way.load(Ordering::SeqCst)
     }
 
     /// Requests that are late or stuck now.
-    pub(crate) fn hanging(&self) -> u64 {
+    pub(crate) fn hanging(&self) -> usize {
         self.hanging.load(Ordering::SeqCst)
     }
 
@@ -232,7 +232,7 @@ impl Bucket {
         if let Weather::Stuck(part) = weather
             && location.as_ref().contains(part)
         {
-            let _hanging = Counted::new(&self.hanging);
+            let _hanging = Entered::new(&self.hanging);
             let _ = self.weather.subscribe().wait_for(|now| *now != weather).await;
         }
     }
@@ -262,17 +262,17 @@ impl Delay {
     }
 }
 
-/// A request that is counted until it is answered or given up.
-struct Counted<'a>(&'a AtomicU64);
+/// What is counted until it ends or is given up.
+pub(crate) struct Entered<'a>(&'a AtomicUsize);
 
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
+impl<'a> Entered<'a> {
+    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -353,7 +353,7 @@ impl ObjectStore for Bucket {
             false => self.count(&self.gets, || format!("GET {location} {:?}", options.range)),
         }
         let is_counted = location.as_ref().contains(*self.counted.lock());
-        let _under_way = is_counted.then(|| Counted::new(&self.under_way));
+        let _under_way = is_counted.then(|| Entered::new(&self.under_way));
         self.most_under_way.fetch_max(self.under_way.load(Ordering::SeqCst), Ordering::SeqCst);
         self.delay.pass().await;
         self.get_unstuck(location).await;
@@ -367,7 +367,7 @@ impl ObjectStore for Bucket {
                 return Err(refused("Server returned non-2xx status code: 429 Too Many Requests"));
             }
             Weather::Late(every, delay) if is_due(every) => {
-                let _hanging = Counted::new(&self.hanging);
+                let _hanging = Entered::new(&self.hanging);
                 tokio::time::sleep(delay).await;
             }
             Weather::Lost(part) if location.as_ref().contains(part) => return Err(refused("503 Service Unavailable")),
