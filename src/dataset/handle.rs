@@ -282,6 +282,11 @@ impl DatasetHandle {
         self.vector_indexes.get((column, metric), open).await
     }
 
+    /// The vector indexes that are open.
+    pub(super) fn vector_indexes(&self) -> Vec<Arc<DatasetVectorIndex>> {
+        self.vector_indexes.opened()
+    }
+
     /// Searches go without the index of the logical column `column` for `metric` from now on, which failed with `error`.
     ///
     /// # Errors
@@ -392,7 +397,7 @@ impl DatasetHandle {
     }
 
     /// Whether the storage answers at once.
-    pub(super) fn is_near(&self) -> bool {
+    pub fn is_near(&self) -> bool {
         self.is_near
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::dataset::fragment::FragReadConfig;
 use lance_core::Error as LanceError;
@@ -62,6 +62,14 @@ impl DatasetHandle {
             }
         }
         stream::iter(opening).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// Reads the codes of its vector indexes that are open.
+    ///
+    /// # Errors
+    /// `Unavailable` if the storage fails, `Corrupt` if a part of an index cannot be read.
+    pub async fn load_codes(&self) -> Result<()> {
+        try_join_all(self.vector_indexes().iter().map(|index| index.load_codes())).await.map(drop)
     }
 
     /// Reads its files as they are, indexes first, so that who keeps blocks of files has these: whole files, as far as there

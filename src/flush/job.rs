@@ -96,11 +96,15 @@ async fn warmed(context: &FlushContext, request: &FlushRequest, record: &Generat
     let opened = version::in_time(deadline, opening).await;
     let (recording, generation) = opened.inspect_err(|error| is_not("warm", error)).ok()?;
     version::warm(context.warmer.as_ref(), shard, &generation, &context.control, deadline).await;
+    let (deadline, is_in_memory) = (version::deadline(), recording.is_some() || generation.handle().is_near());
     if let Some(recording) = recording {
         let write = async { recording.write(generation.stored_filter()?).await };
-        if let Err(error) = version::in_time(version::deadline(), write).await {
+        if let Err(error) = version::in_time(deadline, write).await {
             is_not("summarised", &error);
         }
+    }
+    if is_in_memory {
+        version::load(context.warmer.as_ref(), shard, &generation, deadline).await;
     }
     Some(generation)
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::common::{DataFusionError, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::TaskContext;
@@ -13,10 +12,12 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, SendableRecordBatchStream,
 };
 use futures::{TryStreamExt, stream};
+use tokio::sync::OnceCell;
 use tracing::{Instrument, Span};
 
 use super::leaf;
 use crate::source::{Preparation, Work};
+use crate::task;
 
 /// Prepares, then yields its input as it is.
 ///
@@ -27,16 +28,16 @@ pub struct PrepareExec {
     input: Arc<dyn ExecutionPlan>,
     preparations: Vec<Arc<dyn Preparation>>,
     metrics: ExecutionPlanMetricsSet,
-    /// Whether a partition told the work, which is done once for all of them.
-    told: Arc<AtomicBool>,
+    /// Whether all is prepared, once for all partitions.
+    prepared: Arc<OnceCell<()>>,
     span: Span,
 }
 
 impl PrepareExec {
     /// `input` after `preparations`.
     pub fn new(input: Arc<dyn ExecutionPlan>, preparations: Vec<Arc<dyn Preparation>>) -> Self {
-        let (metrics, told) = (ExecutionPlanMetricsSet::new(), Arc::default());
-        Self { input, preparations, metrics, told, span: Span::none() }
+        let (metrics, prepared) = (ExecutionPlanMetricsSet::new(), Arc::default());
+        Self { input, preparations, metrics, prepared, span: Span::none() }
     }
 
     /// The same as a part of the search that `span` traces.
@@ -89,16 +90,18 @@ impl ExecutionPlan for PrepareExec {
             return internal_err!("PrepareExec has no partition {partition}");
         }
         let (input, preparations, metrics) = (Arc::clone(&self.input), self.preparations.clone(), self.metrics.clone());
-        let (told, search) = (Arc::clone(&self.told), self.span.clone());
-        let rows = stream::once(async move {
+        let (prepared, search) = (Arc::clone(&self.prepared), self.span.clone());
+        let prepare = move || async move {
             let mut work = Work::default();
             for preparation in preparations {
                 let span = tracing::debug_span!(parent: &search, "lsm.search.prepare", what = %preparation.label());
-                work.extend(&preparation.prepare().instrument(span).await.map_err(DataFusionError::from)?);
+                work.extend(&preparation.prepare().instrument(span).await?);
             }
-            if !told.swap(true, Ordering::Relaxed) {
-                leaf::record(&work, &metrics, partition);
-            }
+            leaf::record(&work, &metrics, partition);
+            Ok(())
+        };
+        let rows = stream::once(async move {
+            task::once(&prepared, prepare).await.map_err(DataFusionError::from)?;
             input.execute(partition, context)
         })
         .try_flatten();

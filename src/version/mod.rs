@@ -12,4 +12,4 @@ mod warmer;
 pub use control::{ShardVersion, Version, VersionControl};
 pub use handoff::{FlushListener, FlushRequest};
 pub use snapshot::Snapshot;
-pub use warmer::{GenerationWarmer, IndexWarmer, NoWarmer, deadline, in_time, warm, warm_base, warm_generation};
+pub use warmer::{GenerationWarmer, IndexWarmer, NoWarmer, deadline, in_time, load, warm, warm_base, warm_generation};

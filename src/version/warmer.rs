@@ -33,9 +33,20 @@ pub trait GenerationWarmer: Debug + Send + Sync {
     /// # Errors
     /// What is to be logged.
     async fn warm(&self, shard: ShardId, generation: &Arc<Generation>, control: &Arc<VersionControl>) -> Result<()>;
+
+    /// Loads what searches of `generation`, which this process wrote and of which the files are in memory, decode when they
+    /// first need it. What this reads is not in the summary of the generation, as what [`warm`](Self::warm) reads is. No
+    /// failure matters here either.
+    ///
+    /// # Errors
+    /// What is to be logged.
+    async fn load(&self, _generation: &Arc<Generation>) -> Result<()> {
+        Ok(())
+    }
 }
 
-/// Opens the indexes of a generation, loads its keys, and finds out which rows of older sources it supersedes.
+/// Opens the indexes of a generation, loads its keys, and finds out which rows of older sources it supersedes; then loads the
+/// codes of its vectors.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct IndexWarmer;
 
@@ -45,6 +56,10 @@ impl GenerationWarmer for IndexWarmer {
         let version = control.current();
         open(generation.handle(), &version.base, Warmth::Indexes).await?;
         relate(shard, generation, control, version).await
+    }
+
+    async fn load(&self, generation: &Arc<Generation>) -> Result<()> {
+        generation.handle().load_codes().await
     }
 }
 
@@ -152,9 +167,25 @@ pub async fn warm(
     deadline: Instant,
 ) {
     let span = tracing::debug_span!("lsm.warm.generation", %shard, generation = %generation.id());
-    let warming = AssertUnwindSafe(warmer.warm(shard, generation, control)).catch_unwind().instrument(span);
+    let warming = warmer.warm(shard, generation, control).instrument(span);
+    log_failure(shard, generation, deadline, warming).await;
+}
+
+/// Lets `warmer` [load](GenerationWarmer::load) what of a generation is decoded before a [`deadline`], whatever becomes of
+/// it.
+pub async fn load(warmer: &dyn GenerationWarmer, shard: ShardId, generation: &Arc<Generation>, deadline: Instant) {
+    log_failure(shard, generation, deadline, warmer.load(generation)).await;
+}
+
+/// A failure, a panic, and what lasts too long, is logged.
+async fn log_failure(
+    shard: ShardId,
+    generation: &Generation,
+    deadline: Instant,
+    warming: impl Future<Output = Result<()>>,
+) {
     let panicked = |_| Err(Error::internal("the warmer of generations panicked"));
-    let warming = warming.map(|warmed| warmed.unwrap_or_else(panicked));
+    let warming = AssertUnwindSafe(warming).catch_unwind().map(|warmed| warmed.unwrap_or_else(panicked));
     if let Err(error) = in_time(deadline, warming).await {
         tracing::warn!(%shard, generation = %generation.id(), %error, "a generation is not warm");
     }

@@ -5,6 +5,7 @@ mod exchange;
 mod indexes;
 mod lance_side;
 mod schema_change;
+mod summary;
 
 use datafusion_lsm::ids::ShardId;
 use datafusion_lsm::settings::Settings;

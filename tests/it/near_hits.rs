@@ -145,6 +145,24 @@ impl Table {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_query_after_a_flush_finds_codes_decoded() {
+    let (bucket, uri) = Bucket::new();
+    let table = Table::of(&uri, Metric::L2, sources(&[(K, ROWS), (K, ROWS)])).await;
+    let loads = |table: &Table| -> Vec<u64> {
+        let snapshot = table.table.snapshot();
+        snapshot.version().shards[0].generations.iter().map(|generation| generation.index_counts().loads).collect()
+    };
+    let before = loads(&table);
+    table.check(&table.session(4).await, K).await;
+    assert_eq!(loads(&table), before);
+    // Who opens it loads those that its searches look into.
+    let (_fork, table) = table.forked(&bucket).await;
+    let before = loads(&table);
+    table.check(&table.session(4).await, K).await;
+    assert!(loads(&table).iter().zip(&before).all(|(loads, before)| loads > before));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_one_generation_has_all_the_nearest_rows_few_others_are_compared() {
     for metric in METRICS {
         let (bucket, uri) = Bucket::new();

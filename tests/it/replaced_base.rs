@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::prelude::SessionContext;
+use datafusion_lsm::cache::ReadBudget;
 use datafusion_lsm::error::{Error, ErrorKind, Result};
 use datafusion_lsm::sql::{LsmEngine, LsmSessionExt};
 use datafusion_lsm::store::registry;
@@ -15,6 +16,7 @@ use lance::session::Session;
 
 use crate::support::remote::{Bucket, Weather};
 use crate::support::remote_table::run;
+use crate::support::until;
 
 /// Dimensions: rows take more than what stays in memory as rows.
 const WIDTH: usize = 512;
@@ -89,6 +91,9 @@ async fn old_or_gone(session: &SessionContext, when: &str) {
                 assert!(kinds.contains(&error.kind()), "{when}: {sql}: {error}");
             }
         }
+        // Tasks end soon after those who wait for them.
+        let budget = ReadBudget::global();
+        until(&format!("the end {when}: {sql}"), || budget.used() == 0 && budget.waiting() == 0).await;
     }
 }
 

@@ -20,15 +20,20 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::support::plan::{analyzed, figure};
 use crate::support::remote::Bucket;
-use crate::support::remote_table::{filled, filled_by, queries, reopened, reopened_in, run};
+use crate::support::remote_table::{filled, filled_by, hybrid, queries, reopened, reopened_in, run};
 use crate::support::until;
 
 /// Rows of generations of all sizes: those of the small ones stay in memory, the large ones have indexes.
 const SIZES: [usize; 12] = [60, 400, 26, 1_700, 130, 1, 700, 90, 300, 46, 1_200, 210];
 
+/// The queries, and one that searches vectors and texts.
+fn all_queries() -> Vec<(&'static str, String)> {
+    queries().into_iter().chain([("hybrid", hybrid())]).collect()
+}
+
 /// Each query asks the store for nothing, and finds something.
 async fn assert_no_requests(session: &SessionContext, bucket: &Bucket, when: &str) {
-    for (name, sql) in queries() {
+    for (name, sql) in all_queries() {
         bucket.reset();
         let rows = run(session, &sql).await;
         assert!(rows > 0, "{name} {when}");
@@ -45,7 +50,7 @@ async fn a_repeated_query_asks_the_store_for_nothing() {
     // Another process has nothing in memory; rows that stay there are read as such from the second scan on.
     let other = reopened(&session, &uri).await;
     for _ in 0..3 {
-        for (_, sql) in queries() {
+        for (_, sql) in all_queries() {
             run(&other, &sql).await;
         }
     }
@@ -165,7 +170,7 @@ async fn generations_of_any_number_and_size_are_asked_for_once() {
     assert_no_requests(&session, &bucket, "after flushes").await;
     let other = reopened(&session, &uri).await;
     for _ in 0..3 {
-        for (_, sql) in queries() {
+        for (_, sql) in all_queries() {
             run(&other, &sql).await;
         }
     }
@@ -277,7 +282,7 @@ async fn a_repeated_query_asks_for_nothing_after_another_process_changed_the_bas
     run(&reader, &open).await;
     let repeat = async || {
         for _ in 0..3 {
-            for (_, sql) in queries() {
+            for (_, sql) in all_queries() {
                 run(&reader, &sql).await;
             }
         }
@@ -342,7 +347,7 @@ async fn a_table_keeps_blocks_in_a_cache_that_it_is_given() {
     // Nothing else keeps them.
     own.blocks.lock().clear();
     bucket.reset();
-    for (_, sql) in queries() {
+    for (_, sql) in all_queries() {
         run(&other, &sql).await;
     }
     assert!(bucket.reset().0.all() > 0);
