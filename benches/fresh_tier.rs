@@ -31,7 +31,7 @@ use support::bench::{Bench, run};
 use support::documents::{Documents, TEXT, VECTOR};
 use support::expected::{Expected, ids};
 use support::indexes::{Index, create_all, told};
-use support::measure::{Rounds, median, timed, turns};
+use support::measure::{Rounds, Turns, median, timed, turns};
 use support::ours::Ours;
 use support::peer::{self, Peer, plain};
 use support::place::uri;
@@ -55,8 +55,10 @@ const LEVELS: [&str; 4] = ["g2", "g5", "g10", "g18"];
 /// The last of them.
 const MOST: usize = LEVELS.len() - 1;
 const KINDS: [Kind; 6] = [Kind::Text, Kind::Vector, Kind::Hybrid, Kind::Point, Kind::Scan, Kind::Values];
-const FIRST: [Kind; 3] = [Kind::Text, Kind::Vector, Kind::Point];
-const COLD: [Kind; 5] = [Kind::Text, Kind::Vector, Kind::Point, Kind::Scan, Kind::Values];
+/// Those that are asked after a flush, and cold: in smoke size fewer.
+const FIRST: [Kind; 5] = [Kind::Text, Kind::Vector, Kind::Hybrid, Kind::Point, Kind::Scan];
+const COLD: [Kind; 6] = KINDS;
+const FEW: [Kind; 3] = [Kind::Text, Kind::Vector, Kind::Point];
 
 /// Metrics and how many times better ours is to be.
 const TARGETS: [(&str, f64); 15] = [
@@ -76,6 +78,9 @@ const TARGETS: [(&str, f64); 15] = [
     ("text_g18_nolatency", 4.0),
     ("vector_g18_nolatency", 4.0),
 ];
+/// Metrics of other levels of searches whose settings have to be found out.
+const EFFORTFUL: [&str; 6] =
+    ["vector_first", "hybrid_first", "vector_cold", "hybrid_cold", "vector_cold_requests", "hybrid_cold_requests"];
 /// Requests of a query that was asked before.
 const WARM: &str = "requests_warm";
 /// What each further generation may cost a query that was asked before, in microseconds.
@@ -91,11 +96,11 @@ fn main() -> Result<()> {
         }
         summary(bench, &data, &found);
         let effort = found.effort.unwrap_or_else(Effort::any);
-        for kind in FIRST {
-            Box::pin(first(bench, &data, kind, &effort)).await?;
+        for kind in bench.size(FIRST.as_slice(), &FEW) {
+            Box::pin(first(bench, &data, *kind, &effort)).await?;
         }
-        for kind in COLD {
-            Box::pin(cold(bench, &data, kind, &effort)).await?;
+        for kind in bench.size(COLD.as_slice(), &FEW) {
+            Box::pin(cold(bench, &data, *kind, &effort)).await?;
         }
         Ok(())
     })
@@ -237,6 +242,13 @@ fn take_down(bench: &mut Bench, metric: &str, unit: Unit, figures: (f64, f64)) {
     }
 }
 
+/// Takes down how long both sides took.
+fn take_down_times(bench: &mut Bench, metric: &str, times: &Turns) {
+    take_down(bench, metric, Unit::Milliseconds, times.medians());
+    let (ours, peer) = times.quantile(0.99);
+    note(&format!("{metric}: p99 {:.2} ms, peer {:.2} ms", ours * 1e3, peer * 1e3));
+}
+
 /// The metrics for which a kind of queries is asked again and again at a level.
 fn warm_metrics(kind: Kind, level: usize) -> Vec<String> {
     let metric = format!("{}_{}", kind.name(), LEVELS[level]);
@@ -259,7 +271,7 @@ async fn warm(bench: &mut Bench, data: &Data, level: usize, found: &mut Found) -
     let kinds = KINDS.into_iter().filter(|kind| *kind != Kind::Values || level == MOST);
     let kinds: Vec<Kind> = kinds.filter(|kind| bench.wants(&warm_metrics(*kind, level))).collect();
     let needs_effort = kinds.iter().any(|kind| matches!(kind, Kind::Vector | Kind::Hybrid))
-        || (level == MOST && bench.wants(&["vector_first", "vector_cold", "vector_cold_requests"]));
+        || (level == MOST && bench.wants(&EFFORTFUL));
     if kinds.is_empty() && !needs_effort {
         return Ok(());
     }
@@ -391,9 +403,7 @@ async fn race(
         },
     );
     let times = times.await?;
-    take_down(bench, metric, Unit::Milliseconds, times.medians());
-    let (ours, peer) = times.quantile(0.99);
-    note(&format!("{metric}: p99 {:.2} ms, peer {:.2} ms", ours * 1e3, peer * 1e3));
+    take_down_times(bench, metric, &times);
     note(&format!("{metric}: requests {}, peer {}", our_tally.told(), peer_tally.told()));
     Ok((times.medians(), (our_tally.all(), peer_tally.all())))
 }
@@ -463,7 +473,7 @@ async fn first(bench: &mut Bench, data: &Data, kind: Kind, effort: &Effort) -> R
     );
     let times = times.await?;
     expected.check((&metric, NEARLY), kind, (&ours.answers, &peer.answers)).await?;
-    take_down(bench, &metric, Unit::Milliseconds, times.medians());
+    take_down_times(bench, &metric, &times);
     note(&format!("{metric}: requests {}, peer {}", ours.tally.told(), peer.tally.told()));
     Ok(())
 }
@@ -497,7 +507,7 @@ async fn cold(bench: &mut Bench, data: &Data, kind: Kind, effort: &Effort) -> Re
     );
     let times = times.await?;
     expected.check((&metric, NEARLY), kind, (&ours.answers, &peer.answers)).await?;
-    take_down(bench, &metric, Unit::Milliseconds, times.medians());
+    take_down_times(bench, &metric, &times);
     let (our_open, peer_open) = (median(ours.opened.clone()), median(peer.opened.clone()));
     note(&format!("{metric}: of which opening {:.1} ms, peer {:.1} ms", our_open * 1e3, peer_open * 1e3));
     take_down(bench, &requests, Unit::Requests, (ours.tally.all(), peer.tally.all()));

@@ -397,7 +397,7 @@ impl DatasetHandle {
     }
 
     /// Whether the storage answers at once.
-    pub fn is_near(&self) -> bool {
+    pub(super) fn is_near(&self) -> bool {
         self.is_near
     }
 

@@ -17,6 +17,8 @@ use lance_core::Error as LanceError;
 use lance_core::datatypes::{Field, Schema as LanceSchema};
 use lance_io::object_store::{ObjectStore, uri_to_url};
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use parking_lot::Mutex;
 
 use crate::error::Result;
@@ -73,6 +75,11 @@ impl RowReaders {
         let parallelism = store.io_parallelism();
         let store = ObjectStore::new(in_memory, place, Some(BLOCK), None, false, false, parallelism, 0, None);
         Ok(Some(Self { store: Arc::new(store), readers: Mutex::default() }))
+    }
+
+    /// Whether all of a file is in memory.
+    pub(super) async fn has(&self, path: &Path) -> bool {
+        self.store.inner.get(path).await.is_ok()
     }
 
     /// Whether so many rows of these fields may be taken so.

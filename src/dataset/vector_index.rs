@@ -158,13 +158,13 @@ impl DatasetVectorIndex {
         codebooks.all(|codebook| codebook == Some(first)).then_some(first)
     }
 
-    /// Reads its codes, which searches then find decoded as long as the index cache keeps them; whole vectors are too much
-    /// for it.
+    /// Loads its codes, which searches then find decoded as long as the index cache keeps them. Whole vectors are too much
+    /// for it, and product codes are kept elsewhere.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails, `Corrupt` if a part of the index cannot be read.
     pub(super) async fn load_codes(&self) -> Result<()> {
-        if self.kind.codes != Codes::Flat {
+        if matches!(self.kind.codes, Codes::Scalar | Codes::Rabit(_)) {
             try_join_all(self.with_rows().map(|(segment, _)| segment.prewarm())).await.map_err(from_lance)?;
         }
         Ok(())

@@ -64,12 +64,30 @@ impl DatasetHandle {
         stream::iter(opening).buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// Reads the codes of its vector indexes that are open.
+    /// Loads the codes of its vector indexes that are open, if there is memory for them, and their files are there.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails, `Corrupt` if a part of an index cannot be read.
     pub async fn load_codes(&self) -> Result<()> {
-        try_join_all(self.vector_indexes().iter().map(|index| index.load_codes())).await.map(drop)
+        let indexes = self.vector_indexes();
+        if indexes.is_empty() || self.budget().is_exhausted() || !self.has_index_files().await? {
+            return Ok(());
+        }
+        try_join_all(indexes.iter().map(|index| index.load_codes())).await.map(drop)
+    }
+
+    /// Whether the files of all indexes are near, or in memory.
+    async fn has_index_files(&self) -> Result<bool> {
+        if self.is_near() {
+            return Ok(true);
+        }
+        let Some(readers) = self.row_readers() else { return Ok(false) };
+        for file in all_index_files(self.dataset()).await? {
+            if !readers.has(&file.path).await {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads its files as they are, indexes first, so that who keeps blocks of files has these: whole files, as far as there

@@ -96,16 +96,14 @@ async fn warmed(context: &FlushContext, request: &FlushRequest, record: &Generat
     let opened = version::in_time(deadline, opening).await;
     let (recording, generation) = opened.inspect_err(|error| is_not("warm", error)).ok()?;
     version::warm(context.warmer.as_ref(), shard, &generation, &context.control, deadline).await;
-    let (deadline, is_in_memory) = (version::deadline(), recording.is_some() || generation.handle().is_near());
+    let deadline = version::deadline();
     if let Some(recording) = recording {
         let write = async { recording.write(generation.stored_filter()?).await };
         if let Err(error) = version::in_time(deadline, write).await {
             is_not("summarised", &error);
         }
     }
-    if is_in_memory {
-        version::load(context.warmer.as_ref(), shard, &generation, deadline).await;
-    }
+    version::load(context.warmer.as_ref(), shard, &generation, deadline).await;
     Some(generation)
 }
 

@@ -34,9 +34,8 @@ pub trait GenerationWarmer: Debug + Send + Sync {
     /// What is to be logged.
     async fn warm(&self, shard: ShardId, generation: &Arc<Generation>, control: &Arc<VersionControl>) -> Result<()>;
 
-    /// Loads what searches of `generation`, which this process wrote and of which the files are in memory, decode when they
-    /// first need it. What this reads is not in the summary of the generation, as what [`warm`](Self::warm) reads is. No
-    /// failure matters here either.
+    /// Loads what searches of `generation`, which this process wrote, decode when they first need it. What this reads is not
+    /// in the summary of the generation, as what [`warm`](Self::warm) reads is. No failure matters here either.
     ///
     /// # Errors
     /// What is to be logged.

@@ -75,17 +75,22 @@ struct Table {
 }
 
 impl Table {
-    async fn created(uri: &str, metric: Metric, indexes: Vec<IndexSpec>) -> Self {
+    async fn created(uri: &str, settings: Settings, metric: Metric, indexes: Vec<IndexSpec>) -> Self {
         let key = vec!["id".to_string()];
         let spec =
             CreateSpec { schema: schema(), key, shards: 1, shard_column: None, indexes, defaults: Default::default() };
-        let table = builder(uri, quiet()).create(spec).open().await.unwrap();
+        let table = builder(uri, settings).create(spec).open().await.unwrap();
         Self { table, metric, model: Model::new() }
     }
 
     /// One whose generations have these rows, the oldest first, and an index each.
     async fn of(uri: &str, metric: Metric, generations: Vec<Rows>) -> Self {
-        let mut table = Self::created(uri, metric, vec![vector_index(metric)]).await;
+        Self::with(uri, quiet(), metric, generations).await
+    }
+
+    /// The same with these settings.
+    async fn with(uri: &str, settings: Settings, metric: Metric, generations: Vec<Rows>) -> Self {
+        let mut table = Self::created(uri, settings, metric, vec![vector_index(metric)]).await;
         for rows in generations {
             table.write(rows).await;
             table.table.flush().await.unwrap();
@@ -155,6 +160,13 @@ async fn the_first_query_after_a_flush_finds_codes_decoded() {
     let before = loads(&table);
     table.check(&table.session(4).await, K).await;
     assert_eq!(loads(&table), before);
+    // What is not in memory is not read back.
+    let (_bucket, uri) = Bucket::new();
+    let none = Settings { cache_memory: Some(Bytes(0)), ..quiet() };
+    let apart = Table::with(&uri, none, Metric::L2, sources(&[(K, ROWS), (K, ROWS)])).await;
+    let before = loads(&apart);
+    apart.check(&apart.session(4).await, K).await;
+    assert!(loads(&apart).iter().zip(&before).all(|(loads, before)| loads > before));
     // Who opens it loads those that its searches look into.
     let (_fork, table) = table.forked(&bucket).await;
     let before = loads(&table);
@@ -219,7 +231,7 @@ async fn more_rows_than_a_generation_has_are_found_in_all_of_them() {
 async fn rows_of_sources_without_hits_are_found_beside_those_with() {
     for metric in METRICS {
         let (bucket, uri) = Bucket::new();
-        let mut table = Table::created(&uri, metric, Vec::new()).await;
+        let mut table = Table::created(&uri, quiet(), metric, Vec::new()).await;
         let counts: Vec<_> = [4, 0, 0, 5, 0, 0, 3].map(|near| (near, ROWS - near)).to_vec();
         for (n, rows) in sources(&counts).into_iter().enumerate() {
             table.write(rows).await;
