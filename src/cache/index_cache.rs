@@ -85,10 +85,17 @@ impl IndexView {
         (Arc::new(indexes), Arc::new(Backend { part: self.metadata.clone(), _until: None }))
     }
 
-    /// Drops what is held. From now on nothing is: who still reads the dataset reads it from storage.
+    /// Drops what is held. From now on nothing is, unless it is [revived](Self::revive): who still reads the dataset reads it
+    /// from storage.
     pub(crate) fn retire(&self) {
         self.indexes.retire();
         self.metadata.retire();
+    }
+
+    /// Takes in what is held again, if it was retired.
+    pub(crate) fn revive(&self) {
+        self.metadata.revive();
+        self.indexes.revive();
     }
 
     /// What is held of the dataset.
@@ -287,6 +294,13 @@ mod tests {
         fill(&indexes, 0..10, 1000).await;
         assert!(indexes.get(&key(0), None).await.is_none(), "clearing does not bring it back");
         assert_eq!(cache.counts().entries, 0);
+        view.revive();
+        for backend in [&indexes, &metadata] {
+            fill(backend, 0..10, 1000).await;
+        }
+        assert_eq!((view.counts().entries, cache.counts().entries), (20, 20));
+        view.revive();
+        assert_eq!(view.counts().entries, 20, "what is not retired stays as it is");
     }
 
     #[tokio::test]

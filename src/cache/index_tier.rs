@@ -136,6 +136,11 @@ impl Part {
         self.empty(None);
     }
 
+    /// Takes entries again, if it was retired.
+    pub(super) fn revive(&self) {
+        self.own.listed.lock().get_or_insert_default();
+    }
+
     pub(super) fn counts(&self) -> CacheCounts {
         self.own.counters.get()
     }

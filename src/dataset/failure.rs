@@ -1,9 +1,10 @@
-//! What went wrong when Lance could not read.
+//! What Lance is asked for where it may fail, and what went wrong when it could not read.
 //!
 //! Lance reports a truncated file as failed I/O, which asks the caller to repeat what can never succeed. So after a
 //! failure the files are held against the manifest, which knows their sizes.
 
 use datafusion::common::DataFusionError;
+use futures::FutureExt;
 use lance::Dataset;
 use lance_core::Error as LanceError;
 use lance_table::format::IndexMetadata;
@@ -11,6 +12,7 @@ use lance_table::format::IndexMetadata;
 use super::files::{File, data_files, index_files};
 use crate::error::{Error, ErrorKind};
 use crate::store::from_lance;
+use crate::task;
 
 /// An error from one of Lance's plan nodes as one of ours.
 pub(super) fn from_plan(error: DataFusionError) -> Error {
@@ -22,6 +24,16 @@ pub(super) fn from_plan(error: DataFusionError) -> Error {
         DataFusionError::Context(_, inner) => from_plan(*inner),
         other => Error::from(other),
     }
+}
+
+/// Does what Lance does for all who wait for it, such as loading metadata: it goes on although nobody polls this.
+///
+/// # Errors
+/// Those of `work` and of [`task::driven`].
+pub(super) async fn driven<T: Send + 'static>(
+    work: impl Future<Output = Result<T, LanceError>> + Send + 'static,
+) -> Result<T, LanceError> {
+    task::driven(work.boxed()).await.map_err(|error| LanceError::External { source: error.into() })?
 }
 
 /// `error`, or what is wrong with the dataset's files if one of them is missing or of another size than written.

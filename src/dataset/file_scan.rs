@@ -35,11 +35,11 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::budgeted_io::{BudgetedIo, ReadFigures, RowReads};
+use super::failure::driven;
 use super::row_id_field;
 use super::row_readers::is_plain;
 use super::row_windows::RowBytes;
 use crate::cache::{ReadRequest, ScanReads};
-use crate::task::driven;
 
 /// Fragments that are opened ahead at most.
 const FRAGMENTS: usize = 16;
@@ -119,8 +119,10 @@ impl FileScan {
     pub(super) async fn rows(self, fragments: Vec<FileRows>) -> Result<RowStream, LanceError> {
         let store = self.dataset.object_store(None).await?;
         let parallelism = store.io_parallelism();
-        // No bound of its own: nothing is asked for before there is room.
-        let scheduler = ScanScheduler::new(store, SchedulerConfig::new(0));
+        // No bound of its own: nothing is asked for before there is room. Whatever the environment says, the store tells which
+        // scheduler it is for.
+        let config = SchedulerConfig { io_buffer_size_bytes: 0, use_lite_scheduler: None };
+        let scheduler = ScanScheduler::new(store, config);
         let (alive, scan) = watch::channel(());
         let batch_size = u32::try_from(self.batch_size).unwrap_or(u32::MAX).max(1);
         let (reads, figures) = (Arc::clone(&self.reads), self.figures.clone());
@@ -129,8 +131,7 @@ impl FileScan {
             .map(move |rows| {
                 let open = OpenFile::open(Arc::clone(&shared), Arc::clone(&scheduler), rows);
                 // Who reads the same metadata waits for this, and nobody polls it while the consumer takes its time.
-                async move { driven(open.boxed()).await.map_err(|error| LanceError::External { source: error.into() })? }
-                    .boxed()
+                driven(open).boxed()
             })
             .buffered(parallelism.clamp(1, FRAGMENTS))
             .boxed();

@@ -35,7 +35,7 @@ use crate::distance::Metric;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableSchema;
 use crate::size::row_bytes;
-use crate::source::{ValueRanges, add_wait};
+use crate::source::ValueRanges;
 use crate::store::{ReadCounters, Reads, StoreOptions, from_lance};
 use crate::text_search::TextAnalyzer;
 
@@ -282,6 +282,11 @@ impl DatasetHandle {
         self.vector_indexes.get((column, metric), open).await
     }
 
+    /// The segments of all vector indexes, open or not.
+    pub(super) fn vector_segments(&self) -> Vec<IndexMetadata> {
+        self.catalog.vector_segments()
+    }
+
     /// The vector indexes that are open.
     pub(super) fn vector_indexes(&self) -> Vec<Arc<DatasetVectorIndex>> {
         self.vector_indexes.opened()
@@ -419,11 +424,6 @@ impl DatasetHandle {
     /// What counts that.
     pub(super) fn waited(&self) -> &Time {
         &self.waited
-    }
-
-    /// A read that is no scan's waited so long.
-    pub(super) fn add_wait(&self, waited: Duration) {
-        add_wait(&self.waited, waited);
     }
 
     /// Its rows, if they are in memory.

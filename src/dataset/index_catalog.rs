@@ -134,6 +134,11 @@ impl IndexCatalog {
         fits.max_by_key(|e| fragments_of(&e.segments))
     }
 
+    /// The segments of all vector indexes.
+    pub(super) fn vector_segments(&self) -> Vec<IndexMetadata> {
+        self.entries.iter().flat_map(|entry| &entry.segments).cloned().collect()
+    }
+
     /// The index of a field's values; of several the one that covers most fragments.
     pub(super) fn find_values(&self, field: i32) -> Option<&ValueEntry> {
         self.values.iter().filter(|e| e.field == field).max_by_key(|e| fragments_of(&e.segments))

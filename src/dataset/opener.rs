@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::dataset::{ReadParams, WriteParams};
@@ -20,6 +21,7 @@ use crate::cache::{BlockCounts, IndexCache, IndexView, MemoryBudget, ReadBudget}
 use crate::error::{Error, Result};
 use crate::schema::TableSchema;
 use crate::store::{Reads, Recording, StoreOptions, from_lance, registry};
+use crate::task;
 
 /// Opens datasets with one set of storage options and one part of an index cache: the versions of a base, or one
 /// generation. Cheap to clone; clones share the part.
@@ -88,25 +90,28 @@ impl DatasetOpener {
     }
 
     /// What is open of the table at `path`, or else what `open` makes of it, which takes so many `bytes`. A table that does
-    /// not tell itself from others that were at its location shares nothing.
+    /// not tell itself from others that were at its location shares nothing. Others may wait for `open`: it goes on although
+    /// who asked first is not polled.
     ///
     /// # Errors
-    /// What `open` returns.
+    /// What `open` returns, and those of [`task::driven`].
     pub(crate) async fn shared<T: Any + Send + Sync>(
         &self,
         path: &str,
         schema: &Arc<TableSchema>,
-        bytes: impl FnOnce(&T) -> usize + Send,
-        open: impl Future<Output = Result<Arc<T>>> + Send,
+        bytes: impl FnOnce(&T) -> usize + Send + 'static,
+        open: impl Future<Output = Result<Arc<T>>> + Send + 'static,
     ) -> Result<Arc<T>> {
         let Some(table) = &self.table else { return open.await };
         let key = DatasetKey::new(table, path, schema, &self.with);
-        let open = async {
+        let datasets = Arc::clone(&self.datasets);
+        let open = async move {
             let dataset = open.await?;
             let bytes = bytes(&dataset);
             Ok(CachedDataset::new(dataset, bytes))
         };
-        let dataset = self.datasets.get_or_open(&key, Box::pin(open)).await?;
+        let get = async move { datasets.get_or_open(&key, open.boxed()).await };
+        let dataset = task::driven(get).await.flatten()?;
         dataset.get().ok_or_else(|| Error::internal("the dataset cache gave another thing").with_context("path", path))
     }
 

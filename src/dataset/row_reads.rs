@@ -14,13 +14,14 @@ use lance_core::datatypes::Schema as LanceSchema;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::budgeted_io::ReadFigures;
-use super::failure::diagnose;
+use super::failure::{diagnose, driven};
 use super::handle::DatasetHandle;
 use super::storage_read::ReadContext;
 use super::value_index::ValueCandidates;
 use crate::cache::{ReadQuery, ReadRequest};
 use crate::error::{Error, Result};
 use crate::key::KeyMap;
+use crate::source::add_wait;
 use crate::store::from_lance;
 use crate::task;
 
@@ -73,7 +74,9 @@ impl DatasetHandle {
         {
             return Ok(rows);
         }
-        self.dataset().take_builder(row_ids, ProjectionRequest::from_schema(wanted))?.execute().await
+        let (dataset, row_ids) = (Arc::clone(self.dataset()), row_ids.to_vec());
+        let wanted = ProjectionRequest::from_schema(wanted);
+        driven(async move { dataset.take_builder(&row_ids, wanted)?.execute().await }).await
     }
 
     /// The keys of all rows, the ids of the rows that hold them and which of these are tombstones, in one pass.
@@ -116,12 +119,15 @@ impl DatasetHandle {
         // Lance reads as far ahead as it is let: all rows, if no index has the key.
         let reads = self.read_budget().scan(None, self.is_near());
         let charge = reads.admit(ReadRequest::Buffer).await;
-        self.add_wait(charge.waited());
-        let read = async {
-            scanner.project(&names)?.filter_expr(filter).with_row_id().io_buffer_size(charge.bytes() as u64);
+        add_wait(self.waited(), charge.waited());
+        let planned = scanner.project(&names).map(|scanner| {
+            scanner.filter_expr(filter).with_row_id().io_buffer_size(charge.bytes() as u64);
+        });
+        let read = async move {
+            planned?;
             scanner.try_into_stream().await?.try_collect::<Vec<_>>().await
         };
-        let read = match read.await {
+        let read = match driven(read).await {
             Ok(read) => read,
             Err(error) => return Err(diagnose(self.dataset(), from_lance(error)).await),
         };

@@ -23,6 +23,7 @@ use super::file_scan::{FileColumns, FileRows, FileScan};
 use super::handle::DatasetHandle;
 use crate::cache::{ReadCharge, ReadQuery, ReadRequest, ScanReads};
 use crate::error::Result;
+use crate::source::add_wait;
 use crate::store::from_lance;
 
 /// Bytes around a value that are read with it.
@@ -124,7 +125,7 @@ impl DatasetHandle {
         });
         let bytes = widths.map(|width| (rows * width.max(AROUND)).min(width * self.rows())).sum();
         let charge = self.read_budget().take(bytes).await;
-        self.add_wait(charge.waited());
+        add_wait(self.waited(), charge.waited());
         charge
     }
 }

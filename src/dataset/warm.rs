@@ -11,7 +11,7 @@ use lance_core::Error as LanceError;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::files::{all_index_files, data_files};
+use super::files::{all_index_files, data_files, index_files};
 use super::handle::DatasetHandle;
 use crate::cache::{BLOCK, ReadRequest};
 use crate::distance::Metric;
@@ -70,24 +70,28 @@ impl DatasetHandle {
     /// `Unavailable` if the storage fails, `Corrupt` if a part of an index cannot be read.
     pub async fn load_codes(&self) -> Result<()> {
         let indexes = self.vector_indexes();
-        if indexes.is_empty() || self.budget().is_exhausted() || !self.has_index_files().await? {
+        if indexes.is_empty() || self.budget().is_exhausted() || !self.has_vector_files().await {
             return Ok(());
         }
         try_join_all(indexes.iter().map(|index| index.load_codes())).await.map(drop)
     }
 
-    /// Whether the files of all indexes are near, or in memory.
-    async fn has_index_files(&self) -> Result<bool> {
+    /// Whether the files of its vector indexes are near, or in memory. Of files that nobody names that cannot be told.
+    async fn has_vector_files(&self) -> bool {
         if self.is_near() {
-            return Ok(true);
+            return true;
         }
-        let Some(readers) = self.row_readers() else { return Ok(false) };
-        for file in all_index_files(self.dataset()).await? {
+        let Some(readers) = self.row_readers() else { return false };
+        let segments = self.vector_segments();
+        if segments.iter().any(|segment| segment.files.is_none() || segment.base_id.is_some()) {
+            return false;
+        }
+        for file in index_files(self.dataset(), &segments) {
             if !readers.has(&file.path).await {
-                return Ok(false);
+                return false;
             }
         }
-        Ok(true)
+        true
     }
 
     /// Reads its files as they are, indexes first, so that who keeps blocks of files has these: whole files, as far as there

@@ -20,6 +20,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tracing::Instrument;
 
@@ -81,7 +82,12 @@ pub struct Generation {
     filter: Option<KeyFilter>,
     keys: Arc<OnceCell<Arc<KeyMap>>>,
     view: IndexView,
+    /// Handles of the table that have it in their version.
+    tables: Mutex<usize>,
 }
+
+/// The dataset of a generation, and the filter of its keys, if there is one.
+type Found = (Arc<Dataset>, Option<KeyFilter>);
 
 impl Generation {
     /// Opens a generation, unless somebody of this process did so before, and loads its keys, unless a filter in its summary
@@ -97,17 +103,18 @@ impl Generation {
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
         let (own, uri) = (opener.anew(), uri(table_uri, shard, &record.path));
-        let dataset = async {
-            if let Some(found) = summarised(&own, &uri).await {
+        let opener = own.clone();
+        let found = async move {
+            if let Some(found) = summarised(&opener, &uri).await {
                 return Ok(found);
             }
             let missing = || {
                 Error::corrupt("a generation that the shard manifest names is missing: restore it from a backup")
                     .with_context("generation", &uri)
             };
-            Ok((own.latest(&uri).await?.ok_or_else(missing)?, None))
+            Ok((opener.latest(&uri).await?.ok_or_else(missing)?, None))
         };
-        Self::shared(&own, (table_uri, shard), record, schema, dataset.boxed()).await
+        Self::shared(own, (table_uri, shard), record, schema, found.boxed()).await
     }
 
     /// Notes what is read of a generation that [`write`](fn@write) has just written, for a summary of it.
@@ -135,44 +142,41 @@ impl Generation {
         schema: &Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
         let (own, uri) = (opener.anew(), uri(table_uri, shard, &record.path));
-        let dataset = async { Ok((own.version(&uri, VERSION).await?, None)) };
-        Self::shared(&own, (table_uri, shard), record, schema, dataset.boxed()).await
+        let opener = own.clone();
+        let found = async move { Ok((opener.version(&uri, VERSION).await?, None)) };
+        Self::shared(own, (table_uri, shard), record, schema, found.boxed()).await
     }
 
-    /// The generation, of `dataset` and the filter of its keys unless it is open. `own` opens nothing else.
+    /// The generation, of what is `found` unless it is open. `own` opens nothing else.
     async fn shared(
-        own: &DatasetOpener,
+        own: DatasetOpener,
         (table_uri, shard): (&str, ShardId),
         record: &GenerationRecord,
         schema: &Arc<TableSchema>,
-        dataset: BoxFuture<'_, Result<(Arc<Dataset>, Option<KeyFilter>)>>,
+        found: BoxFuture<'static, Result<Found>>,
     ) -> Result<Arc<Self>> {
         let path = TablePaths::generation_dir(shard, &record.path);
-        let open = async {
+        let (opener, table) = (own.clone(), table_uri.to_string());
+        let (record, columns) = (record.clone(), Arc::clone(schema));
+        let open = async move {
             // No span of one that is open.
-            let span = tracing::debug_span!("lsm.dataset.open", table = table_uri, %shard, generation = %record.id);
-            async {
-                let (dataset, filter) = dataset.await?;
-                Self::of(own, dataset, filter, record, schema).await
-            }
-            .instrument(span)
-            .await
+            let span = tracing::debug_span!("lsm.dataset.open", table, %shard, generation = %record.id);
+            async { Self::of(&opener, found.await?, record, columns).await }.instrument(span).await
         };
-        own.shared(&path, schema, Self::weight, open).await
+        own.shared(&path, schema, Self::weight, open.boxed()).await
     }
 
     async fn of(
         own: &DatasetOpener,
-        dataset: Arc<Dataset>,
-        filter: Option<KeyFilter>,
-        record: &GenerationRecord,
-        schema: &Arc<TableSchema>,
+        (dataset, filter): Found,
+        record: GenerationRecord,
+        schema: Arc<TableSchema>,
     ) -> Result<Arc<Self>> {
-        let handle = own.handle(dataset, Arc::clone(schema), format!("generation {}", record.id)).await?;
+        let handle = own.handle(dataset, schema, format!("generation {}", record.id)).await?;
         // One that counts otherwise is not of this generation.
         let filter = filter.filter(|filter| filter.keys() == handle.rows() as u64);
-        let (record, view) = (record.clone(), own.view().clone());
-        let generation = Self { record, handle, filter, keys: Arc::default(), view };
+        let view = own.view().clone();
+        let generation = Self { record, handle, filter, keys: Arc::default(), view, tables: Mutex::default() };
         if generation.filter.is_none() {
             generation.keys().await?;
         }
@@ -301,9 +305,28 @@ impl Generation {
         self.view.counts()
     }
 
-    /// Lets the index cache go of it: no table has it any more. Who reads it still goes on, and reads more from storage.
-    pub(crate) fn retire(&self) {
-        self.view.retire();
+    /// It joins the version of a handle of its table. Handles of one process may share it.
+    pub(crate) fn enter(&self) {
+        let mut tables = self.tables.lock();
+        *tables += 1;
+        // It may have been taken out of the cache of open ones just when the last that had it let go.
+        self.view.revive();
+    }
+
+    /// The handle is gone that had it: the table still has it, and who opens that next finds what is kept of it.
+    pub(crate) fn close(&self) {
+        let mut tables = self.tables.lock();
+        *tables = tables.saturating_sub(1);
+    }
+
+    /// It left the version of a handle, as it left the table. The index cache lets go of it with the last handle that had it:
+    /// who reads it still goes on, and reads more from storage.
+    pub(crate) fn leave(&self) {
+        let mut tables = self.tables.lock();
+        *tables = tables.saturating_sub(1);
+        if *tables == 0 {
+            self.view.retire();
+        }
     }
 
     /// A plan that reads the rows passing all `filters`: the logical columns `projection`, nullable as stored, then
@@ -326,7 +349,7 @@ impl Generation {
 
 /// The dataset of a generation that has a summary, and the filter of its keys if there is one: then it is one of ours, and
 /// its version is known.
-async fn summarised(opener: &DatasetOpener, uri: &str) -> Option<(Arc<Dataset>, Option<KeyFilter>)> {
+async fn summarised(opener: &DatasetOpener, uri: &str) -> Option<Found> {
     let open = async {
         let Some(filter) = opener.recall(uri).await? else { return Ok(None) };
         let dataset = opener.version(uri, VERSION).await?;

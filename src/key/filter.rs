@@ -201,6 +201,7 @@ mod tests {
                 let filter = KeyFilter::of(&map).unwrap();
                 let again = KeyFilter::of_bytes(&filter.to_bytes()).unwrap().unwrap();
                 assert_eq!((again.keys(), again.range()), (keys.len() as u64, map.range()));
+                assert!(again.range().zip(filter.range()).is_some_and(|(again, range)| again.overlaps(range)));
                 for key in keys.iter() {
                     assert!(filter.may_hold(key) && again.may_hold(key), "{key:?} of {:?}", columns[0].data_type());
                 }

@@ -161,8 +161,8 @@ impl ManifestStore {
             return Ok(Some(cached));
         }
         let path = TablePaths::manifest(self.shard, version);
-        let Some(bytes) = self.io.get(&path).await? else { return Ok(None) };
-        let manifest = Arc::new(decode(&bytes, self.shard, version, &path)?);
+        let decoded = self.io.read(&path, async |bytes| decode(&bytes, self.shard, version, &path)).await?;
+        let Some(manifest) = decoded.map(Arc::new) else { return Ok(None) };
         self.remember(Arc::clone(&manifest));
         Ok(Some(manifest))
     }

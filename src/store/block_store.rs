@@ -1,39 +1,36 @@
-//! An object store whose files that never change are read in blocks, which stay in memory.
+//! An object store that is asked again when it is busy, and whose files that never change are read in blocks, which stay in
+//! memory.
 //!
 //! Below Lance: whatever reads or writes a file passes here, so that opening a dataset whose bytes are in memory asks the
 //! storage for nothing.
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt};
 use lance_io::object_store::WrappingObjectStore;
 use moka::future::Cache;
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
-use super::Retry;
 use super::kept_blocks::KeptBlocks;
 use super::memory_store::MemoryStore;
 use super::reads::{DatasetReads, ReadCounters, Reads};
 use super::recording::{Recorded, Recordings};
 use super::summary::{self, FileSummary, Part, Summary};
-use crate::cache::{BLOCK, BlockCache, BlockCounts, BlockReader, FileName};
+use super::whole::{PATIENCE, Whole, asked, whole};
+use crate::cache::{BLOCK, BlockCache, BlockCounts, BlockReader, FileName, MemoryBlocks, MemoryBudget};
 
-/// How long a store is asked again.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Files whose sizes are known at most.
 const FILES: u64 = 100_000;
 /// Bytes of one file that are kept as they are written; of a larger one nothing is.
@@ -55,6 +52,7 @@ pub(super) struct BlockStores(Arc<Shared>);
 pub(super) struct Shared {
     /// Goes before the names of all files: who may not read a store must not find its files in a cache.
     namespace: u64,
+    keeps: bool,
     pub(super) reader: BlockReader,
     /// What is known of files that are there.
     pub(super) files: Cache<FileName, Arc<ObjectMeta>>,
@@ -65,16 +63,33 @@ pub(super) struct Shared {
 impl BlockStores {
     /// Stores whose blocks are kept in `cache`, where they meet none of other stores.
     pub(super) fn new(cache: Arc<dyn BlockCache>) -> Arc<Self> {
+        Self::of(cache, true)
+    }
+
+    /// Those of the process of which nothing is kept: they are only asked again.
+    pub(super) fn keeping_nothing() -> Arc<Self> {
+        static STORES: LazyLock<Arc<BlockStores>> =
+            LazyLock::new(|| BlockStores::of(MemoryBlocks::new(0, &MemoryBudget::global()), false));
+        Arc::clone(&STORES)
+    }
+
+    fn of(cache: Arc<dyn BlockCache>, keeps: bool) -> Arc<Self> {
         static NAMESPACES: AtomicU64 = AtomicU64::new(0);
         let namespace = NAMESPACES.fetch_add(1, Ordering::Relaxed);
         let (reader, files) = (BlockReader::new(cache), Cache::new(FILES));
         Arc::new(Self(Arc::new(Shared {
             namespace,
+            keeps,
             reader,
             files,
             recordings: Recordings::default(),
             reads: DatasetReads::default(),
         })))
+    }
+
+    /// Whether blocks are kept.
+    pub(super) fn keeps(&self) -> bool {
+        self.0.keeps
     }
 
     /// What is kept of the store called `store`.
@@ -185,6 +200,11 @@ impl BlockStore {
         self.shared.name(&self.prefix, path)
     }
 
+    /// Whether blocks of a file are kept.
+    fn keeps(&self, path: &Path) -> bool {
+        self.shared.keeps && is_immutable(path)
+    }
+
     /// The first read of a file, of whole blocks: what it is and how large, and what was asked for.
     async fn first(&self, path: &Path, file: &FileName, options: GetOptions) -> Result<GetResult> {
         let wide = match &options.range {
@@ -196,16 +216,16 @@ impl BlockStore {
             Some(GetRange::Suffix(len)) => Some(GetRange::Suffix(len + BLOCK - 1)),
         };
         let (asked, reads) = (options.range.clone(), self.shared.reads.of_file(file));
-        let (meta, read, attributes, bytes) =
-            whole(&self.inner, path, GetOptions { range: wide, ..options }, &reads).await?;
-        self.shared.files.insert(Arc::clone(file), Arc::new(meta.clone())).await;
-        self.shared.recordings.note(file, meta.size, read.start / BLOCK..read.end.div_ceil(BLOCK));
-        self.shared.reader.keep(file, meta.size, read.start, &bytes).await;
-        match absolute(asked.as_ref(), meta.size) {
-            Some(range) if read.start <= range.start && range.end <= read.end => {
-                let from = (range.start - read.start) as usize;
-                let bytes = bytes.slice(from..from + (range.end - range.start) as usize);
-                Ok(GetResult { attributes, ..found(meta, range, bytes) })
+        let read = whole(&self.inner, path, GetOptions { range: wide, ..options }, &reads).await?;
+        let (size, there) = (read.meta.size, read.range.clone());
+        self.shared.files.insert(Arc::clone(file), Arc::new(read.meta.clone())).await;
+        self.shared.recordings.note(file, size, there.start / BLOCK..there.end.div_ceil(BLOCK));
+        self.shared.reader.keep(file, size, there.start, &read.bytes).await;
+        match absolute(asked.as_ref(), size) {
+            Some(range) if there.start <= range.start && range.end <= there.end => {
+                let from = (range.start - there.start) as usize;
+                let bytes = read.bytes.slice(from..from + (range.end - range.start) as usize);
+                Ok(Whole { range, bytes, ..read }.into_result())
             }
             // The store says what is wrong with such a range.
             _ => {
@@ -215,21 +235,22 @@ impl BlockStore {
         }
     }
 
-    /// What is there now: of a file that changes, or on conditions. Only summaries are read for the blocks that they repeat,
-    /// and count so.
+    /// What is there now: of a file that changes, or of which no blocks are kept, or on conditions. Of files that change only
+    /// summaries count, which are read for the blocks that they repeat.
     async fn current(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        let uncounted = ReadCounters::default();
-        let is_summary = path.filename() == Some(summary::NAME);
-        let reads = if is_summary { &**self.shared.reads.all() } else { &uncounted };
+        let reads = match path.filename() {
+            Some(summary::NAME) => Arc::clone(self.shared.reads.all()),
+            _ if is_immutable(path) => self.shared.reads.of_file(&self.file(path)),
+            _ => Arc::default(),
+        };
+        if !options.head {
+            return Ok(whole(&self.inner, path, options, &reads).await?.into_result());
+        }
         let ask = || {
             reads.asked();
             self.inner.get_opts(path, options.clone())
         };
-        let result = asked(reads, ask).await?;
-        if !options.head {
-            reads.came(result.range.end - result.range.start);
-        }
-        Ok(result)
+        asked(&reads, ask).await
     }
 
     /// Whether a file of `size` bytes, of which a read ended with `error`, is no longer there as it was. A store that does
@@ -272,6 +293,11 @@ fn written(path: &Path, size: u64, e_tag: Option<String>, version: Option<String
     ObjectMeta { location: path.clone(), last_modified: Default::default(), size, e_tag, version }
 }
 
+/// What is in memory of a file.
+fn here(meta: &ObjectMeta, range: Range<u64>, bytes: Bytes) -> GetResult {
+    Whole { meta: meta.clone(), range, bytes, attributes: Attributes::default() }.into_result()
+}
+
 /// What `range` means in a file of `size` bytes; `None` if that is nothing.
 pub(super) fn absolute(range: Option<&GetRange>, size: u64) -> Option<Range<u64>> {
     let range = match range {
@@ -283,51 +309,6 @@ pub(super) fn absolute(range: Option<&GetRange>, size: u64) -> Option<Range<u64>
     (range.start < range.end).then_some(range)
 }
 
-/// What is read of a file: what it is, which of its bytes, and these, which are as many as the store says. A store that is
-/// busy, or breaks off, is asked again.
-async fn whole(
-    store: &Arc<dyn ObjectStore>,
-    path: &Path,
-    options: GetOptions,
-    reads: &ReadCounters,
-) -> Result<(ObjectMeta, Range<u64>, Attributes, Bytes)> {
-    asked(reads, || async {
-        reads.asked();
-        let result = store.get_opts(path, options.clone()).await?;
-        let (meta, range, attributes) = (result.meta.clone(), result.range.clone(), result.attributes.clone());
-        let bytes = result.bytes().await?;
-        reads.came(bytes.len() as u64);
-        if bytes.len() as u64 == range.end - range.start {
-            return Ok((meta, range, attributes, bytes));
-        }
-        let source = format!("{path}: {} bytes came of {}", bytes.len(), range.end - range.start).into();
-        Err(Error::Generic { store: "BlockStore", source })
-    })
-    .await
-}
-
-/// Asks until there is an answer, or it is clear that there will be none. Clients of stores in clouds try again for
-/// themselves, for long: what took them long is not repeated.
-async fn asked<T, Asking: Future<Output = Result<T>>>(reads: &ReadCounters, ask: impl Fn() -> Asking) -> Result<T> {
-    let (retry, since) = (Retry::default(), Instant::now());
-    let mut attempt = 1;
-    loop {
-        match ask().await {
-            Err(Error::Generic { .. }) if retry.again_after(attempt) && since.elapsed() < PATIENCE => {
-                reads.asked_again();
-                retry.pause(attempt).await;
-                attempt += 1;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-fn found(meta: ObjectMeta, range: Range<u64>, bytes: Bytes) -> GetResult {
-    let payload = GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed());
-    GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() }
-}
-
 #[async_trait]
 impl ObjectStore for BlockStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -336,7 +317,7 @@ impl ObjectStore for BlockStore {
             && options.if_modified_since.is_none()
             && options.if_unmodified_since.is_none()
             && options.version.is_none();
-        if !is_plain || !is_immutable(location) {
+        if !is_plain || !self.keeps(location) {
             return self.current(location, options).await;
         }
         let file = self.file(location);
@@ -356,7 +337,7 @@ impl ObjectStore for BlockStore {
         };
         if options.head {
             self.shared.recordings.note(&file, meta.size, 0..0);
-            return Ok(found((*meta).clone(), 0..meta.size, Bytes::new()));
+            return Ok(here(&meta, 0..meta.size, Bytes::new()));
         }
         let reads = self.shared.reads.of_file(&file);
         let Some(range) = absolute(options.range.as_ref(), meta.size) else {
@@ -370,12 +351,13 @@ impl ObjectStore for BlockStore {
             let (inner, path, reads) = (Arc::clone(&self.inner), location.clone(), Arc::clone(&reads));
             let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
             let fetch = async move {
-                let (found, read, _, bytes) = whole(&inner, &path, options, &reads).await?;
-                if (found.size, &read) == (size, &range) {
-                    return Ok(bytes);
+                let read = whole(&inner, &path, options, &reads).await?;
+                let (came, found) = (read.range, read.meta.size);
+                if (found, &came) == (size, &range) {
+                    return Ok(read.bytes);
                 }
                 // A store gives what there is of a range whose end there is not.
-                let source = format!("{path}: {read:?} of {} bytes came, not {range:?} of {size}", found.size).into();
+                let source = format!("{path}: {came:?} of {found} bytes came, not {range:?} of {size}").into();
                 Err(Error::Generic { store: "BlockStore", source })
             };
             fetch.boxed()
@@ -384,7 +366,7 @@ impl ObjectStore for BlockStore {
             Ok(bytes) => {
                 let blocks = range.end.div_ceil(BLOCK) - range.start / BLOCK;
                 reads.hit(blocks.saturating_sub(missed.into_inner()));
-                Ok(found((*meta).clone(), range, bytes))
+                Ok(here(&meta, range, bytes))
             }
             Err(error) => {
                 // Who looks next must see what is there.
@@ -397,7 +379,7 @@ impl ObjectStore for BlockStore {
     }
 
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        if !is_immutable(location) {
+        if !self.keeps(location) {
             return self.inner.put_opts(location, payload, options).await;
         }
         let bytes = joined(payload.iter());
@@ -412,7 +394,7 @@ impl ObjectStore for BlockStore {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let upload = self.inner.put_multipart_opts(location, options).await?;
-        if !is_immutable(location) {
+        if !self.keeps(location) {
             return Ok(upload);
         }
         let store = self.clone();

@@ -9,7 +9,7 @@ use super::hook::Counters;
 use super::local::Local;
 use super::remote::Remote;
 use super::{IoCounts, IoHook, IoOp, StoreOptions, SyncRecord};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The objects of one table directory. Cheap to clone; paths are relative to the directory and separated by '/'.
 #[derive(Debug, Clone)]
@@ -124,6 +124,28 @@ impl ObjectIo {
         self.counters.read(bytes.as_ref().map_or(0, Bytes::len));
         self.after(IoOp::Get, path).await?;
         Ok(bytes)
+    }
+
+    /// What `decode` makes of the object; `None` if there is none. What seems to be damaged is read once more: it may have
+    /// been so on its way only.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and those of `decode`.
+    pub async fn read<T, Decoding>(&self, path: &str, decode: impl Fn(Bytes) -> Decoding) -> Result<Option<T>>
+    where
+        Decoding: Future<Output = Result<T>>,
+    {
+        let Some(bytes) = self.get(path).await? else { return Ok(None) };
+        let damage = match decode(bytes).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => error,
+            decoded => return decoded.map(Some),
+        };
+        tracing::debug!(path, error = %damage, "an object that seems to be damaged is read once more");
+        self.retried();
+        match self.get(path).await? {
+            Some(bytes) => decode(bytes).await.map(Some),
+            None => Err(damage),
+        }
     }
 
     /// Whether the object exists.

@@ -24,6 +24,7 @@ mod sync_record;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use failure::from_lance;
 pub use hook::{IoCounts, IoHook, IoOp};

@@ -29,36 +29,36 @@ type Options = Arc<HashMap<String, String>>;
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     options: Options,
-    blocks: Option<Arc<BlockStores>>,
+    blocks: Arc<BlockStores>,
 }
 
 impl StoreOptions {
     /// Options in Lance's names; blocks are kept in the cache of the process.
     pub fn new(options: HashMap<String, String>) -> Self {
         let (options, blocks) = shared(options);
-        Self { options, blocks: Some(blocks) }
+        Self { options, blocks }
     }
 
     /// The same with blocks in `cache` alone.
     #[must_use]
     pub fn with_cache(self, cache: Arc<dyn BlockCache>) -> Self {
-        Self { blocks: Some(BlockStores::new(cache)), ..self }
+        Self { blocks: BlockStores::new(cache), ..self }
     }
 
     /// The same without a cache of blocks.
     #[must_use]
     pub fn without_cache(self) -> Self {
-        Self { blocks: None, ..self }
+        Self { blocks: BlockStores::keeping_nothing(), ..self }
     }
 
     /// How often blocks were in the cache, and what it keeps.
     pub fn cache_counts(&self) -> BlockCounts {
-        self.blocks.as_ref().map(|blocks| blocks.counts()).unwrap_or_default()
+        self.blocks.counts()
     }
 
     /// What of files whose blocks are kept the stores were asked for.
     pub fn all_reads(&self) -> Reads {
-        self.blocks.as_ref().map(|blocks| blocks.all_reads()).unwrap_or_default()
+        self.blocks.all_reads()
     }
 
     /// How many bytes of what is at `uri` may be kept in blocks.
@@ -67,16 +67,13 @@ impl StoreOptions {
     }
 
     /// What Lance needs to know to reach `uri`. Lance takes stores for the same if their options are equal and what wraps
-    /// them is the same object. Files that never change are read in blocks, unless they are near anyway.
+    /// them is the same object. A store that is not near is asked again when it is busy, and its files that never change are
+    /// read in blocks.
     pub fn params(&self, uri: &str) -> ObjectStoreParams {
-        let blocks = self.blocks_of(uri);
+        let wrapper = (!is_near(uri)).then(|| Arc::clone(&self.blocks) as Arc<dyn WrappingObjectStore>);
         let accessor = (!self.options.is_empty())
             .then(|| Arc::new(StorageOptionsAccessor::with_static_options(HashMap::clone(&self.options))));
-        ObjectStoreParams {
-            storage_options_accessor: accessor,
-            object_store_wrapper: blocks.map(|blocks| Arc::clone(blocks) as Arc<dyn WrappingObjectStore>),
-            ..Default::default()
-        }
+        ObjectStoreParams { storage_options_accessor: accessor, object_store_wrapper: wrapper, ..Default::default() }
     }
 
     /// Notes what is read of the files in the directory at `uri` from now on; `None` if no blocks of them are kept.
@@ -120,17 +117,22 @@ impl StoreOptions {
     /// Counts what is read of the dataset at `uri`, which is the directory `dir` of the store called `store_prefix`; `None`
     /// if that is near.
     pub(crate) fn reads(&self, uri: &str, store_prefix: &str, dir: &Path) -> Option<Arc<ReadCounters>> {
-        Some(self.blocks_of(uri)?.reads(store_prefix, dir))
+        (!is_near(uri)).then(|| self.blocks.reads(store_prefix, dir))
     }
 
     async fn store(&self, uri: &str) -> Result<(Arc<ObjectStore>, Path)> {
         ObjectStore::from_uri_and_params(registry(), uri, &self.params(uri)).await.map_err(from_lance)
     }
 
+    /// What keeps blocks of what is at `uri`.
     fn blocks_of(&self, uri: &str) -> Option<&Arc<BlockStores>> {
-        let is_near = uri.split_once("://").is_none_or(|(scheme, _)| NEAR.contains(&scheme));
-        self.blocks.as_ref().filter(|_| !is_near)
+        Some(&self.blocks).filter(|blocks| blocks.keeps() && !is_near(uri))
     }
+}
+
+/// Whether what is at `uri` is in memory, or on a disk that the operating system keeps blocks of.
+fn is_near(uri: &str) -> bool {
+    uri.split_once("://").is_none_or(|(scheme, _)| NEAR.contains(&scheme))
 }
 
 /// What is read of the files of a directory; it ends when this is dropped.
@@ -165,8 +167,7 @@ impl Drop for Recording {
 impl PartialEq for StoreOptions {
     /// Whether the same stores are reached.
     fn eq(&self, other: &Self) -> bool {
-        let blocks = |options: &Self| options.blocks.as_ref().map(Arc::as_ptr);
-        self.options == other.options && blocks(self) == blocks(other)
+        self.options == other.options && Arc::ptr_eq(&self.blocks, &other.blocks)
     }
 }
 
@@ -207,6 +208,7 @@ mod tests {
         assert!(!is_same(&of("a"), &of("a").without_cache()));
         let own = of("a").with_cache(MemoryBlocks::global());
         assert!(is_same(&own, &own.clone()) && !is_same(&own, &of("a")));
+        assert!(is_same(&of("a").without_cache(), &of("a").without_cache()));
         assert!(of("a").params("memory://x").object_store_wrapper.is_none());
     }
 

@@ -48,6 +48,12 @@ impl Version {
         self.shards.iter().flat_map(|shard| &shard.generations)
     }
 
+    /// The generations that `other` has not.
+    fn beside(&self, other: &Self) -> impl Iterator<Item = &Arc<Generation>> {
+        let others: HashSet<*const Generation> = other.generations().map(Arc::as_ptr).collect();
+        self.generations().filter(move |generation| !others.contains(&Arc::as_ptr(generation)))
+    }
+
     fn source_ids(&self) -> HashSet<SourceId> {
         let shards = self.shards.iter().flat_map(|s| {
             let memtables = std::iter::once(&s.active).chain(&s.frozen).map(|m| SourceId::MemTable(m.instance()));
@@ -71,6 +77,7 @@ pub struct VersionControl {
 impl VersionControl {
     /// Starts with `version`.
     pub fn new(version: Version, lists: Arc<BlockLists>) -> Self {
+        version.generations().for_each(|generation| generation.enter());
         Self { current: ArcSwap::from_pointee(version), update: Mutex::new(()), gate: RwLock::new(()), lists }
     }
 
@@ -91,10 +98,11 @@ impl VersionControl {
         let mut version = Version::clone(&before);
         edit(&mut version);
         let live = version.source_ids();
-        let stay: HashSet<*const Generation> = version.generations().map(Arc::as_ptr).collect();
-        self.current.store(Arc::new(version));
+        let version = Arc::new(version);
+        version.beside(&before).for_each(|generation| generation.enter());
+        self.current.store(Arc::clone(&version));
         self.lists.retain(&live);
-        before.generations().filter(|g| !stay.contains(&Arc::as_ptr(g))).for_each(|g| g.retire());
+        before.beside(&version).for_each(|generation| generation.leave());
     }
 
     /// Lets the dataset cache go of generations that left the version: for whoever took some out.
@@ -122,5 +130,11 @@ impl VersionControl {
     /// The block lists of the table.
     pub fn block_lists(&self) -> &Arc<BlockLists> {
         &self.lists
+    }
+}
+
+impl Drop for VersionControl {
+    fn drop(&mut self) {
+        self.current().generations().for_each(|generation| generation.close());
     }
 }

@@ -146,17 +146,13 @@ impl std::fmt::Debug for WalReader {
 fn fetch(io: ObjectIo, shard: ShardId, position: WalPosition) -> Fetch {
     async move {
         let path = TablePaths::wal_entry(shard, position);
-        let fetched = match io.get(&path).await {
-            Ok(Some(bytes)) => read(position, bytes, path).await.map(Some),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error),
-        };
+        let fetched = io.read(&path, |bytes| decoded(position, bytes, path.clone())).await;
         (position, fetched)
     }
     .boxed()
 }
 
-async fn read(position: WalPosition, bytes: Bytes, path: String) -> Result<WalEntry> {
+async fn decoded(position: WalPosition, bytes: Bytes, path: String) -> Result<WalEntry> {
     if bytes.len() > LARGE {
         blocking(move || decode(position, bytes, &path)).await
     } else {

@@ -12,7 +12,7 @@ use datafusion_lsm::table::Components;
 use futures::StreamExt;
 
 use crate::support::remote::{Bucket, Weather};
-use crate::support::remote_table::{answer, filled, hybrid, queries, reopened, reopened_in, run};
+use crate::support::remote_table::{all_queries, answer, filled, hybrid, queries, reopened, reopened_in, run};
 use crate::support::{poll_times, soon, until};
 
 /// Nothing that is read is kept.
@@ -57,6 +57,27 @@ async fn a_store_that_is_busy_or_breaks_off_is_asked_again() {
         // Nothing that came short was kept.
         bucket.set_weather(Weather::Fine);
         assert!(answers(&session).await == expected, "after {weather:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_damaged_once_while_a_table_is_opened_is_read_again() {
+    let (bucket, uri) = Bucket::new();
+    let mut session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let expected = answers(&session).await;
+    for part in ["/wal/", "/manifest/", "summary.binpb"] {
+        for options in ["", NO_CACHE] {
+            bucket.set_weather(Weather::Garbled(part));
+            bucket.reset();
+            session = reopened_in(&session, SessionContext::new().with_lsm(), &uri, options).await;
+            bucket.set_weather(Weather::Fine);
+            assert!(answers(&session).await == expected, "{part} {options}");
+            let read = bucket.reset().1;
+            // Without blocks that are kept nobody reads summaries.
+            let is_read = options.is_empty() || part != "summary.binpb";
+            assert_eq!(read.iter().any(|what| what.starts_with("GET") && what.contains(part)), is_read, "{read:#?}");
+        }
     }
 }
 
@@ -120,7 +141,7 @@ async fn a_read_that_hangs_is_waited_for_and_given_up_with_its_query() {
     }
     let held = bucket.bytes_held();
     let mut hung = 0;
-    for sql in queries().into_iter().map(|(_, sql)| sql).chain([hybrid()]) {
+    for (_, sql) in all_queries() {
         tokio::time::pause();
         bucket.set_weather(Weather::Late(3, Duration::from_secs(3600)));
         let mut query = Box::pin(answer(&session, &sql));
@@ -251,7 +272,7 @@ async fn a_query_that_is_given_up_at_any_moment_leaves_the_next_one_its_answer()
     let mut session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
     let expected = answers(&session).await;
-    let all: Vec<String> = queries().into_iter().map(|(_, sql)| sql).chain([hybrid()]).collect();
+    let all: Vec<String> = all_queries().into_iter().map(|(_, sql)| sql).collect();
     for options in ["", NO_CACHE] {
         let budget = ReadBudget::new(1 << 20);
         session = reopened_in(&session, charging(&budget), &uri, options).await;

@@ -25,18 +25,20 @@ use datafusion_lsm::version::Snapshot;
 use futures::future::{join_all, try_join_all};
 
 use crate::support::place::{quiet, tight_budget};
-use crate::support::remote::Bucket;
+use crate::support::remote::{Bucket, Weather};
 use crate::support::rows::stream;
-use crate::support::until;
+use crate::support::{soon, until};
 
 const WIDTH: usize = 64;
 /// Rows of a generation: their vectors get an index.
 const ROWS: i64 = 1_500;
 
-/// Caches as a process that starts has them.
+/// Caches as a process that starts has them, and so little memory beside that rows of datasets are not kept: when they come
+/// into it, searches by codes become exact ones.
 struct Caches {
     indexes: Arc<IndexCache>,
     datasets: Arc<DefaultDatasetCache>,
+    budget: Arc<MemoryBudget>,
 }
 
 impl Caches {
@@ -45,16 +47,17 @@ impl Caches {
         Self {
             indexes: IndexCache::new(64 << 20, 64 << 20, &budget),
             datasets: DefaultDatasetCache::new(64 << 20, &budget),
+            budget: tight_budget(),
         }
     }
 
     fn components(&self) -> Components {
         let (index_cache, dataset_cache) = (Arc::clone(&self.indexes), Arc::clone(&self.datasets) as _);
-        Components { index_cache, dataset_cache, ..Components::default() }
+        Components { index_cache, dataset_cache, budget: Arc::clone(&self.budget), ..Components::default() }
     }
 
     fn opener(&self) -> DatasetOpener {
-        DatasetOpener::new(StoreOptions::default(), tight_budget())
+        DatasetOpener::new(StoreOptions::default(), Arc::clone(&self.budget))
             .with_caches(Arc::clone(&self.indexes), Arc::clone(&self.datasets) as _)
     }
 }
@@ -193,6 +196,7 @@ async fn a_table_that_is_open_or_was_shares_its_generations_with_the_next_handle
     let again = open(&uri, caches.components()).await;
     let counts = caches.datasets.counts();
     assert_eq!((counts.loads, counts.misses, counts.hits), (3, 3, 6), "nothing was opened anew");
+    assert!(generations(&again.snapshot()).iter().all(|g| g.index_counts().entries > 0), "what was kept still is");
     assert_eq!(ask_all(&again, &again.snapshot()).await, answers);
     let metrics = again.metrics();
     let figure = |name: &str| metrics.iter().find(|metric| metric.name == name).map(|metric| metric.value);
@@ -209,8 +213,7 @@ async fn a_table_that_is_open_or_was_shares_its_generations_with_the_next_handle
 async fn a_generation_that_left_the_table_leaves_the_caches_and_is_still_read_by_who_has_it() {
     let (_bucket, uri) = Bucket::new();
     let caches = Caches::new();
-    let components = Components { budget: tight_budget(), ..caches.components() };
-    let table = open(&uri, components).await;
+    let table = open(&uri, caches.components()).await;
     fill(&table, 2).await;
     let snapshot = table.snapshot();
     let answers = ask_all(&table, &snapshot).await;
@@ -231,11 +234,61 @@ async fn a_generation_that_left_the_table_leaves_the_caches_and_is_still_read_by
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_generation_that_left_one_handle_stays_in_the_caches_for_another() {
+    let (_bucket, uri) = Bucket::new();
+    let caches = Caches::new();
+    let table = open(&uri, caches.components()).await;
+    fill(&table, 2).await;
+    let other = open(&uri, caches.components()).await;
+    let snapshot = other.snapshot();
+    let (old, answers) = (generations(&snapshot), ask_all(&other, &snapshot).await);
+    assert!(generations(&table.snapshot()).iter().zip(&old).all(|(a, b)| Arc::ptr_eq(a, b)));
+    let held = || old.iter().map(|g| (g.index_counts().entries, g.index_counts().bytes)).collect::<Vec<_>>();
+    let (before, loads) = (held(), caches.indexes.counts().loads);
+    assert!(before.iter().all(|(entries, bytes)| *entries > 0 && *bytes > 0));
+
+    table.truncate().await.unwrap();
+    assert_eq!(held(), before, "the other handle has them still");
+    assert_eq!(ask_all(&other, &snapshot).await, answers);
+    assert_eq!(caches.indexes.counts().loads, loads, "nothing is loaded again");
+    other.refresh().await.unwrap();
+    assert_eq!(held(), [(0, 0), (0, 0)]);
+    assert_eq!(ask_all(&other, &snapshot).await, answers);
+    assert_eq!(held(), [(0, 0), (0, 0)]);
+}
+
+#[tokio::test]
+async fn a_generation_is_opened_for_others_though_nobody_polls_who_opens_it_first() {
+    let (bucket, uri) = Bucket::new();
+    let table = open(&uri, Caches::new().components()).await;
+    fill(&table, 1).await;
+    let record = generations(&table.snapshot())[0].record().clone();
+    table.close().await.unwrap();
+
+    let caches = Caches::new();
+    let io = ObjectIo::open(&uri, &StoreOptions::default(), false).await.unwrap();
+    let base = BaseTable::open(&caches.opener(), &io).await.unwrap().unwrap();
+    let shard = base.sharding().shards[0];
+    let open = || Generation::open(base.opener(), &uri, shard, &record, base.schema());
+    bucket.set_weather(Weather::Stuck("_gen_"));
+    let mut first = Box::pin(open());
+    let asks = async {
+        while bucket.hanging() == 0 {
+            assert!(futures::poll!(&mut first).is_pending());
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a read of the generation", asks).await;
+    bucket.set_weather(Weather::Fine);
+    let second = Box::pin(soon("the generation", open())).await.unwrap();
+    assert!(Arc::ptr_eq(&second, &soon("the same", first).await.unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dataset_that_nobody_has_any_more_leaves_nothing_in_the_index_cache() {
     let (_bucket, uri) = Bucket::new();
     let caches = Caches::new();
-    let components =
-        Components { budget: tight_budget(), dataset_cache: Arc::new(Nothing::default()), ..caches.components() };
+    let components = Components { dataset_cache: Arc::new(Nothing::default()), ..caches.components() };
     let bare = CreateSpec { indexes: Vec::new(), ..spec() };
     let table = LsmTable::builder(&uri).settings(quiet()).components(components).create(bare).open().await.unwrap();
     table.replace_all(stream(schema(), vec![rows(0..ROWS, 0)])).await.unwrap();

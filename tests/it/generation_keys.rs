@@ -1,24 +1,29 @@
 //! The keys of generations, and of the base, of a table that is opened again: a query loads those that it needs.
 
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::base::CreateSpec;
+use datafusion_lsm::cache::{BlockCache, BlockId, FileName};
 use datafusion_lsm::generation::Generation;
 use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
 use datafusion_lsm::key::KeyRef;
-use datafusion_lsm::settings::{Bytes, Settings, Warmth};
+use datafusion_lsm::settings::{self, Settings, Warmth};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider, TableSearch};
-use datafusion_lsm::table::LsmTable;
+use datafusion_lsm::table::{Components, LsmTable};
 
 use crate::support::place::{of_a_process, quiet};
 use crate::support::plan::{analyzed, figure};
-use crate::support::remote::Bucket;
+use crate::support::remote::{Bucket, Weather};
 use crate::support::rows::stream;
 use crate::support::soon;
 
@@ -220,6 +225,98 @@ async fn a_lookup_loads_the_keys_of_candidates_alone() {
     assert!(plan.contains("FirstMatchExec") && !plan.contains("filters_asked"), "{plan}");
 }
 
+/// Waits until so many reads of a stuck store are under way, and sees that they do not get more.
+async fn hanging<T>(bucket: &Bucket, reads: usize, mut asking: Pin<&mut impl Future<Output = T>>) {
+    let asked = async {
+        while bucket.hanging() < reads {
+            assert!(futures::poll!(&mut asking).is_pending());
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("reads", asked).await;
+    for _ in 0..1_000 {
+        assert!(futures::poll!(&mut asking).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bucket.hanging(), reads);
+}
+
+/// Keeps no blocks.
+#[derive(Debug)]
+struct NoBlocks;
+
+#[async_trait]
+impl BlockCache for NoBlocks {
+    async fn get(&self, _: &BlockId) -> Option<Bytes> {
+        None
+    }
+
+    async fn insert(&self, _: BlockId, _: Bytes) {}
+
+    async fn remove(&self, _: &FileName, _: Range<u64>) {}
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+
+    fn capacity(&self) -> u64 {
+        0
+    }
+}
+
+/// Opens the table by its summaries, of which no more stays in memory than the filters of keys.
+async fn open_without_blocks(uri: &str, read_lookahead: usize) -> Arc<LsmTable> {
+    let components = Components { block_cache: Some(Arc::new(NoBlocks)), ..of_a_process() };
+    let settings = Settings { read_lookahead, ..quiet() };
+    LsmTable::builder(uri).settings(settings).components(components).open().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_lookup_loads_the_keys_of_the_next_candidates_meanwhile() {
+    let (bucket, uri) = Bucket::new();
+    fill(&uri, (0..5).map(|_| (0..100).collect())).await;
+    for lookahead in [0, 1, 3] {
+        let table = open_without_blocks(&uri, lookahead).await;
+        assert_eq!(loaded(&table), [false; 5]);
+        bucket.set_weather(Weather::Stuck("/data/"));
+        let mut lookup = Box::pin(get(&table, 7));
+        hanging(&bucket, 1 + lookahead, lookup.as_mut()).await;
+        bucket.set_weather(Weather::Fine);
+        assert_eq!(soon("the row", lookup).await, Some(4), "{lookahead}");
+        assert!(loaded(&table)[4] && !loaded(&table)[0], "{lookahead}");
+    }
+}
+
+#[tokio::test]
+async fn the_keys_of_many_generations_are_loaded_eight_at_a_time() {
+    let (bucket, uri) = Bucket::new();
+    fill(&uri, (0..12).map(|g| (0..50).map(|i| i * 12 + g).collect())).await;
+    let table = open_without_blocks(&uri, 1).await;
+    assert_eq!(loaded(&table), [false; 12]);
+    bucket.set_weather(Weather::Stuck("/data/"));
+    let mut loading = Box::pin(Generation::keys_of(generations_of(&table)));
+    hanging(&bucket, 8, loading.as_mut()).await;
+    bucket.set_weather(Weather::Fine);
+    assert_eq!(soon("the keys", loading).await.unwrap().len(), 12);
+    assert_eq!(loaded(&table), [true; 12]);
+}
+
+#[tokio::test]
+async fn rows_are_taken_for_others_though_nobody_polls_who_asked_first() {
+    let (bucket, uri) = Bucket::new();
+    fill(&uri, [(0..100).collect()]).await;
+    let table = open_without_blocks(&uri, 1).await;
+    let generation = generations_of(&table).remove(0);
+    bucket.set_weather(Weather::Stuck("/data/"));
+    let mut first = Box::pin(generation.take(&[1], &[0, 1]));
+    hanging(&bucket, 1, first.as_mut()).await;
+    bucket.set_weather(Weather::Fine);
+    for (row, take) in [(2, Box::pin(generation.take(&[2], &[0, 1]))), (1, first)] {
+        let taken = soon("the row", take).await.unwrap();
+        assert_eq!(taken.column(0).as_primitive::<Int64Type>().values().to_vec(), [row]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_filter_that_is_wrong_costs_a_look_and_no_row() {
     let (_bucket, uri) = Bucket::new();
@@ -306,7 +403,7 @@ async fn many_keys_are_asked_of_each_generation_together() {
     let (bucket, uri) = Bucket::new();
     fill(&uri, (0..4).map(|g| (g * 200..(g + 1) * 200).collect())).await;
     // All that is read of rows is a request.
-    let table = open_with(&uri, Settings { cache_memory: Some(Bytes(0)), ..quiet() }).await;
+    let table = open_with(&uri, Settings { cache_memory: Some(settings::Bytes(0)), ..quiet() }).await;
     let many = keys((0..4).flat_map(|g| g * 200 + 100..g * 200 + 150));
     assert_eq!(sums(&[table.get_many(&many).await.unwrap()]), (200, 50 * (1 + 2 + 3)));
     let mut one_by_one = 0;

@@ -20,16 +20,11 @@ use tracing_subscriber::{Layer, Registry};
 
 use crate::support::plan::{analyzed, figure};
 use crate::support::remote::Bucket;
-use crate::support::remote_table::{filled, filled_by, hybrid, queries, reopened, reopened_in, run};
+use crate::support::remote_table::{all_queries, filled, filled_by, queries, reopened, reopened_in, run};
 use crate::support::until;
 
 /// Rows of generations of all sizes: those of the small ones stay in memory, the large ones have indexes.
 const SIZES: [usize; 12] = [60, 400, 26, 1_700, 130, 1, 700, 90, 300, 46, 1_200, 210];
-
-/// The queries, and one that searches vectors and texts.
-fn all_queries() -> Vec<(&'static str, String)> {
-    queries().into_iter().chain([("hybrid", hybrid())]).collect()
-}
 
 /// Each query asks the store for nothing, and finds something.
 async fn assert_no_requests(session: &SessionContext, bucket: &Bucket, when: &str) {

@@ -15,7 +15,7 @@ use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
 use datafusion_lsm::table::LsmTable;
 use lance::Dataset;
-use lance::dataset::mem_wal::{DatasetMemWalExt, LsmScanner, ShardSnapshot, ShardWriterConfig};
+use lance::dataset::mem_wal::{DatasetMemWalExt, LsmScanner, ShardWriterConfig};
 use lance::index::DatasetIndexExt;
 use lance::index::vector::VectorIndexParams;
 use lance_index::IndexType;
@@ -24,6 +24,7 @@ use lance_index::vector::hnsw::builder::HnswBuildParams;
 use lance_index::vector::ivf::IvfBuildParams;
 use lance_index::vector::sq::builder::SQBuildParams;
 
+use super::lance_side::generations_of;
 use crate::dataset_search::distance;
 use crate::support::documents::{Documents, K, Live, check_nearest, check_texts, gone, nearest, nearest_sql, schema};
 use crate::support::number_from_env;
@@ -264,12 +265,7 @@ async fn lance_finds_the_nearest_rows_of_our_generations_in_their_newest_version
         let plan = explained(&session, &nearest_sql(metric, &documents.vector())).await;
         assert_eq!(plan.matches("index=IVF_RQ").count(), 3, "{plan}");
 
-        let snapshot = table.snapshot();
-        let shard = &snapshot.version().shards[0];
-        let mut theirs = ShardSnapshot::new(shard.shard.0).with_current_generation(99);
-        for generation in &shard.generations {
-            theirs = theirs.with_sstable(generation.id().0, generation.record().path.clone());
-        }
+        let theirs = generations_of(&table.snapshot());
         let base = Arc::new(Dataset::open(table.uri()).await.unwrap());
         let (mut hits, mut all) = (0, 0);
         for _ in 0..12 {

@@ -10,6 +10,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_lsm::base::{Sharding, bucket};
 use datafusion_lsm::ids::ShardId;
 use datafusion_lsm::manifest::ShardManifest;
+use datafusion_lsm::version::Snapshot;
 use lance::Dataset;
 use lance::dataset::mem_wal::scanner::{LsmDataSourceCollector, LsmPointLookupPlanner};
 use lance::dataset::mem_wal::write::ShardWriter;
@@ -21,6 +22,17 @@ use uuid::Uuid;
 use crate::support::key_type::KeyType;
 use crate::support::place::Place;
 use crate::support::rows::{self, Row, Rows};
+
+/// The generations of a table's only shard, as Lance names them.
+pub(super) fn generations_of(snapshot: &Snapshot) -> ShardSnapshot {
+    let shard = &snapshot.version().shards[0];
+    shard
+        .generations
+        .iter()
+        .fold(ShardSnapshot::new(shard.shard.0).with_current_generation(99), |theirs, generation| {
+            theirs.with_sstable(generation.id().0, generation.record().path.clone())
+        })
+}
 
 /// A Lance dataset and the writers of its shards.
 pub(super) struct Lance {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use datafusion_lsm::store::registry;
 use datafusion_lsm::table::{Components, LsmTable};
 use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::mem_wal::{LsmScanner, ShardSnapshot};
+use lance::dataset::mem_wal::LsmScanner;
 use lance::session::Session;
 
+use super::lance_side::generations_of;
 use super::range;
 use crate::support::key_type::KeyType;
 use crate::support::place::{of_a_process, quiet};
@@ -37,11 +38,7 @@ async fn lance_reads_generations_that_have_summaries() {
     // A session of its own: nothing that is in memory here is found there.
     let own = Arc::new(Session::new(1 << 20, 1 << 20, registry()));
     let base = DatasetBuilder::from_uri(&uri).with_session(own).load().await.unwrap();
-    let shard = &snapshot.version().shards[0];
-    let mut theirs = ShardSnapshot::new(shard.shard.0).with_current_generation(99);
-    for generation in &shard.generations {
-        theirs = theirs.with_sstable(generation.id().0, generation.record().path.clone());
-    }
+    let theirs = generations_of(&snapshot);
     let scanner = LsmScanner::new(Arc::new(base), vec![theirs], KEY.names());
     let columns = schema(KEY);
     let columns: Vec<&str> = columns.fields().iter().map(|field| field.name().as_str()).collect();

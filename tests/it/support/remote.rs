@@ -2,7 +2,7 @@
 //! and knows how much of what it gave is still held.
 #![allow(dead_code, reason = "tests use a part, benches another")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -64,6 +64,8 @@ pub(crate) enum Weather {
     Throttled(u64),
     /// Of so many reads one breaks off before its last byte.
     Short(u64),
+    /// The first read of each object with this in its name brings other bytes than are there.
+    Garbled(&'static str),
     /// Of so many reads one takes so long before its first byte.
     Late(u64, Duration),
     /// Reads of objects with this in their names are refused.
@@ -90,6 +92,8 @@ pub(crate) struct Bucket {
     copies: AtomicBool,
     weather: watch::Sender<Weather>,
     asked: AtomicU64,
+    /// The objects that came garbled in this weather.
+    garbled: Mutex<HashSet<Path>>,
     hanging: AtomicUsize,
     counted: Mutex<&'static str>,
     under_way: AtomicUsize,
@@ -138,6 +142,7 @@ impl Bucket {
 
     /// From now on things go wrong so.
     pub(crate) fn set_weather(&self, weather: Weather) {
+        self.garbled.lock().clear();
         self.weather.send_replace(weather);
     }
 
@@ -374,6 +379,9 @@ impl ObjectStore for Bucket {
             _ => {}
         }
         let breaks_off = matches!(weather, Weather::Short(every) if is_due(every));
+        let is_garbled = !options.head
+            && matches!(weather, Weather::Garbled(part) if location.as_ref().contains(part))
+            && self.garbled.lock().insert(location.clone());
         let result = self.inner.get_opts(location, options).await?;
         let (meta, range) = (result.meta.clone(), result.range.clone());
         let (attributes, extensions) = (result.attributes.clone(), result.extensions.clone());
@@ -381,6 +389,7 @@ impl ObjectStore for Bucket {
         let bytes = result.into_stream().map(move |bytes| {
             let bytes = bytes?;
             let len = bytes.len() - usize::from(breaks_off && !bytes.is_empty());
+            let bytes = if is_garbled { bytes.iter().map(|byte| !byte).collect() } else { bytes };
             let bytes = if copies { Bytes::copy_from_slice(&bytes[..len]) } else { bytes.slice(..len) };
             Ok(Held::give(bytes, &given))
         });

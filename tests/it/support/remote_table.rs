@@ -92,6 +92,11 @@ pub(crate) fn queries() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The queries, and one that searches vectors and texts.
+pub(crate) fn all_queries() -> Vec<(&'static str, String)> {
+    queries().into_iter().chain([("hybrid", hybrid())]).collect()
+}
+
 /// What a query finds, row by row in no order.
 pub(crate) async fn answer(session: &SessionContext, sql: &str) -> Result<Vec<String>> {
     let rows = session.sql(sql).await?.collect().await?;
