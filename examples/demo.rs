@@ -22,10 +22,10 @@ mod victim;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int32Type;
-use arrow::util::display::array_value_to_string;
-use arrow::util::pretty::pretty_format_batches;
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::datatypes::Int32Type;
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::arrow::util::pretty::pretty_format_batches;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use table::Table;
 use text::{File, Rows};

@@ -4,15 +4,14 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::util::pretty::pretty_format_batches;
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::common::ScalarValue;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
-use datafusion_lsm::base::CreateSpec;
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider};
-use datafusion_lsm::table::LsmTable;
+use datafusion_lsm::table::{CreateSpec, LsmTable};
 
 fn rows(ids: &[i64], bodies: &[&str]) -> Result<RecordBatch, Box<dyn Error>> {
     Ok(RecordBatch::try_from_iter([

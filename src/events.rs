@@ -15,7 +15,7 @@ pub trait EventListener: Debug + Send + Sync {
     fn on_wal_append(&self, _shard: ShardId, _position: WalPosition, _rows: usize, _bytes: usize) {}
     /// A memtable was frozen.
     fn on_freeze(&self, _shard: ShardId, _generation: GenerationId, _rows: usize) {}
-    /// A generation's files are written and synced; its manifest commit comes next.
+    /// A generation's files are written and synced: it is opened and prepared for queries next, then committed.
     fn on_flush_written(&self, _shard: ShardId, _generation: GenerationId) {}
     /// A generation was committed.
     fn on_flush(&self, _shard: ShardId, _generation: GenerationId, _rows: usize) {}

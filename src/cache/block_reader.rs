@@ -41,6 +41,11 @@ impl BlockReader {
         Self { cache, loading: Mutex::default(), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
+    /// Whether it keeps blocks in `cache`.
+    pub fn reads_through(&self, cache: &Arc<dyn BlockCache>) -> bool {
+        Arc::ptr_eq(&self.cache, cache)
+    }
+
     /// How often blocks were there, and what is kept.
     pub fn counts(&self) -> BlockCounts {
         BlockCounts {

@@ -13,7 +13,7 @@ use crate::store::{ObjectIo, TablePaths};
 /// The name of the file with the checksums.
 const FILE: &str = "checksums.json";
 
-/// One file: its path within the generation, its length in bytes and the CRC-32 (ISO-HDLC) of its content.
+/// One file: its path within the generation, its length in bytes and the CRC-32 (IEEE) of its content.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
 struct Checksum {
     path: String,

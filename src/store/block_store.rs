@@ -87,6 +87,11 @@ impl BlockStores {
         })))
     }
 
+    /// Whether blocks are kept in `cache`.
+    pub(super) fn keep_in(&self, cache: &Arc<dyn BlockCache>) -> bool {
+        self.0.reader.reads_through(cache)
+    }
+
     /// Whether blocks are kept.
     pub(super) fn keeps(&self) -> bool {
         self.0.keeps

@@ -329,7 +329,7 @@ impl ObjectIo {
         Ok(files)
     }
 
-    /// The length of a file in bytes and the CRC-32 (ISO-HDLC) of its content.
+    /// The length of a file in bytes and the CRC-32 (IEEE) of its content.
     ///
     /// # Errors
     /// `Unavailable` or `Invalid`.

@@ -1,7 +1,7 @@
 //! The objects of one table directory: their paths, reading, creating without replacing, and making them durable.
 //!
-//! Everything this crate itself stores (WAL entries, shard manifests) goes through [`ObjectIo`]; Lance's own files only
-//! become durable through [`ObjectIo::sync_tree`]. Writing past it would be neither synced nor seen by fault tests.
+//! Everything this crate itself stores (WAL entries, shard manifests) goes through [`ObjectIo`], but for summaries, which go
+//! the way of the files that they repeat; Lance's own files only become durable through [`ObjectIo::sync_tree`]. Writing past it would be neither synced nor seen by fault tests.
 
 mod block_store;
 mod failure;

@@ -1,7 +1,7 @@
 //! How the stores of a table are reached.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use lance_io::object_store::{ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
@@ -39,10 +39,20 @@ impl StoreOptions {
         Self { options, blocks }
     }
 
-    /// The same with blocks in `cache` alone.
+    /// The same with blocks in `cache` alone, where others with equal options that have it find them.
     #[must_use]
     pub fn with_cache(self, cache: Arc<dyn BlockCache>) -> Self {
-        Self { blocks: BlockStores::new(cache), ..self }
+        static OWN: Mutex<Vec<(Options, Weak<BlockStores>)>> = Mutex::new(Vec::new());
+        let mut own = OWN.lock();
+        own.retain(|(_, stores)| stores.strong_count() > 0);
+        let alike = own.iter().filter(|(options, _)| *options == self.options);
+        let known = alike.filter_map(|(_, stores)| stores.upgrade()).find(|stores| stores.keep_in(&cache));
+        let blocks = known.unwrap_or_else(|| {
+            let new = BlockStores::new(cache);
+            own.push((Arc::clone(&self.options), Arc::downgrade(&new)));
+            new
+        });
+        Self { blocks, ..self }
     }
 
     /// The same without a cache of blocks.
@@ -198,6 +208,7 @@ fn shared(options: HashMap<String, String>) -> (Options, Arc<BlockStores>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::MemoryBudget;
 
     #[test]
     fn equal_options_share_stores_and_others_do_not() {
@@ -206,8 +217,12 @@ mod tests {
         assert!(is_same(&of("a"), &of("a")));
         assert!(!is_same(&of("a"), &of("b")));
         assert!(!is_same(&of("a"), &of("a").without_cache()));
-        let own = of("a").with_cache(MemoryBlocks::global());
+        let budget = MemoryBudget::new(1 << 20);
+        let [one, other] = [1, 1].map(|capacity| MemoryBlocks::new(capacity, &budget));
+        let own = of("a").with_cache(Arc::clone(&one) as _);
         assert!(is_same(&own, &own.clone()) && !is_same(&own, &of("a")));
+        assert!(is_same(&own, &of("a").with_cache(Arc::clone(&one) as _)));
+        assert!(!is_same(&own, &of("b").with_cache(one)) && !is_same(&own, &of("a").with_cache(other)));
         assert!(is_same(&of("a").without_cache(), &of("a").without_cache()));
         assert!(of("a").params("memory://x").object_store_wrapper.is_none());
     }

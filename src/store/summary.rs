@@ -48,7 +48,7 @@ pub(super) struct Part {
 }
 
 impl Summary {
-    /// The object: magic, message, CRC-32 (ISO-HDLC) of all before.
+    /// The object: magic, message, CRC-32 (IEEE) of all before.
     pub(super) fn to_bytes(&self) -> Bytes {
         let mut bytes = MAGIC.to_vec();
         // A vector takes whatever is written to it.

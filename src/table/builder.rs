@@ -52,7 +52,8 @@ pub struct Components {
     /// What keeps blocks of files on object stores, unless [`Settings::cache_memory`] says how much is to be kept; the
     /// process's by default.
     pub block_cache: Option<Arc<dyn BlockCache>>,
-    /// Prepares generations for queries before they are committed; by default it opens their indexes.
+    /// Prepares generations for queries before they are committed, or seen if another process committed them; by default it
+    /// opens their indexes, loads their keys and codes of vectors, and finds out what they supersede.
     pub warmer: Arc<dyn GenerationWarmer>,
     /// Indexes that every memtable gets besides its key index.
     pub indexes: Vec<Arc<dyn RowIndexFactory>>,

@@ -19,13 +19,14 @@ const AT_ONCE: usize = 8;
 pub struct Warmed {
     /// Generations, and the base.
     pub sources: usize,
-    /// Bytes of files that were read as they are.
+    /// Bytes of whole files that [`Warmth::All`] read into the cache of blocks.
     pub bytes: u64,
 }
 
 impl LsmTable {
     /// Reads what queries would wait for: as much as `warmth` says of all generations, newest first, then of the base.
-    /// What is there already is not read again.
+    /// What is there already is not read again. From [`Warmth::Indexes`] on the warmer prepares generations: one that it
+    /// fails to prepare, or not within 10 seconds, is logged and left out.
     ///
     /// # Errors
     /// `Unavailable` if the storage fails, `Corrupt` if a file is damaged.

@@ -46,17 +46,18 @@ async fn a_store_that_is_busy_or_breaks_off_is_asked_again() {
     let expected = answers(&session).await;
     let weathers =
         [Weather::Busy(3), Weather::Throttled(3), Weather::Short(3), Weather::Busy(2), Weather::Throttled(2)];
-    for weather in weathers {
+    let all = weathers.map(|weather| (weather, "")).into_iter();
+    for (weather, options) in all.chain([(Weather::Busy(3), NO_CACHE), (Weather::Short(3), NO_CACHE)]) {
         // Nothing is in memory, so all is read in bad weather.
-        session = reopened(&session, &uri).await;
+        session = reopened_in(&session, SessionContext::new().with_lsm(), &uri, options).await;
         bucket.set_weather(weather);
-        assert!(answers(&session).await == expected, "{weather:?}");
+        assert!(answers(&session).await == expected, "{weather:?} {options}");
         let figures = "'lsm.cache.requests', 'lsm.cache.bytes_read', 'lsm.cache.retries'";
         let told = format!("SELECT name FROM lsm_metrics('t') WHERE name IN ({figures}) AND value > 0");
-        assert_eq!(run(&session, &told).await, 3, "{weather:?}");
+        assert_eq!(run(&session, &told).await, 3, "{weather:?} {options}");
         // Nothing that came short was kept.
         bucket.set_weather(Weather::Fine);
-        assert!(answers(&session).await == expected, "after {weather:?}");
+        assert!(answers(&session).await == expected, "after {weather:?} {options}");
     }
 }
 
