@@ -13,7 +13,7 @@ use futures::StreamExt;
 
 use crate::support::remote::{Bucket, Weather};
 use crate::support::remote_table::{all_queries, answer, filled, hybrid, queries, reopened, reopened_in, run};
-use crate::support::{poll_times, soon, until};
+use crate::support::{poll_times, polled_until, soon, until};
 
 /// Nothing that is read is kept.
 pub(crate) const NO_CACHE: &str = ", 'lsm.cache.memory' '0'";
@@ -309,13 +309,7 @@ async fn an_index_is_opened_for_others_though_nobody_polls_who_asked_first() {
     let (handle, analyzer) = (version.shards[0].generations[0].handle(), version.base.indexes().text_analyzer("body"));
     bucket.set_weather(Weather::Late(1, Duration::from_millis(20)));
     let mut first = Box::pin(handle.stored_text_index(2, &analyzer));
-    let asks = async {
-        while bucket.hanging() == 0 {
-            assert!(futures::poll!(&mut first).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("a read of the index", asks).await;
+    polled_until("a read of the index", first.as_mut(), || bucket.hanging() > 0).await;
     bucket.set_weather(Weather::Fine);
     let second = Box::pin(soon("the index", handle.stored_text_index(2, &analyzer))).await.unwrap().unwrap();
     assert!(Arc::ptr_eq(&second, &soon("the same", first).await.unwrap().unwrap()));

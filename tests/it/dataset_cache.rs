@@ -27,7 +27,7 @@ use futures::future::{join_all, try_join_all};
 use crate::support::place::{quiet, tight_budget};
 use crate::support::remote::{Bucket, Weather};
 use crate::support::rows::stream;
-use crate::support::{soon, until};
+use crate::support::{polled_until, soon, until};
 
 const WIDTH: usize = 64;
 /// Rows of a generation: their vectors get an index.
@@ -272,13 +272,7 @@ async fn a_generation_is_opened_for_others_though_nobody_polls_who_opens_it_firs
     let open = || Generation::open(base.opener(), &uri, shard, &record, base.schema());
     bucket.set_weather(Weather::Stuck("_gen_"));
     let mut first = Box::pin(open());
-    let asks = async {
-        while bucket.hanging() == 0 {
-            assert!(futures::poll!(&mut first).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("a read of the generation", asks).await;
+    polled_until("a read of the generation", first.as_mut(), || bucket.hanging() > 0).await;
     bucket.set_weather(Weather::Fine);
     let second = Box::pin(soon("the generation", open())).await.unwrap();
     assert!(Arc::ptr_eq(&second, &soon("the same", first).await.unwrap()));

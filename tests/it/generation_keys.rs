@@ -25,7 +25,7 @@ use crate::support::place::{of_a_process, quiet};
 use crate::support::plan::{analyzed, figure};
 use crate::support::remote::{Bucket, Weather};
 use crate::support::rows::stream;
-use crate::support::soon;
+use crate::support::{polled_until, soon};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -226,14 +226,8 @@ async fn a_lookup_loads_the_keys_of_candidates_alone() {
 }
 
 /// Waits until so many reads of a stuck store are under way, and sees that they do not get more.
-async fn hanging<T>(bucket: &Bucket, reads: usize, mut asking: Pin<&mut impl Future<Output = T>>) {
-    let asked = async {
-        while bucket.hanging() < reads {
-            assert!(futures::poll!(&mut asking).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("reads", asked).await;
+async fn hanging<F: Future>(bucket: &Bucket, reads: usize, mut asking: Pin<&mut F>) {
+    polled_until("reads", asking.as_mut(), || bucket.hanging() >= reads).await;
     for _ in 0..1_000 {
         assert!(futures::poll!(&mut asking).is_pending());
         tokio::task::yield_now().await;

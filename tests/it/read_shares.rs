@@ -21,7 +21,7 @@ use crate::support::gated::Gated;
 use crate::support::plan::analyzed;
 use crate::support::remote::Bucket;
 use crate::support::remote_table::{filled, queries, reopened_in, run};
-use crate::support::{soon, until};
+use crate::support::{polled_until, soon, until};
 
 /// The search for vectors.
 fn near() -> String {
@@ -91,13 +91,7 @@ async fn files_that_are_read_ahead_have_room_as_well() {
     store.open(false);
     let room = AtomicU64::new(u64::MAX);
     let mut reading = Box::pin(handle.read_files(&room));
-    let asks = async {
-        while store.held.now() < LIMIT / 2 {
-            assert!(futures::poll!(&mut reading).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the reads", asks).await;
+    polled_until("the reads", reading.as_mut(), || store.held.now() >= LIMIT / 2).await;
     for _ in 0..100 {
         assert!(futures::poll!(&mut reading).is_pending());
         tokio::task::yield_now().await;
@@ -131,13 +125,7 @@ async fn keys_of_the_base_are_loaded_for_others_though_nobody_polls_who_asked_fi
     let base = &snapshot.version().base;
     store.open(false);
     let mut first = Box::pin(lists.base_keys(base));
-    let asks = async {
-        while store.under_way() == 0 {
-            assert!(futures::poll!(&mut first).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the reads", asks).await;
+    polled_until("the reads", first.as_mut(), || store.under_way() > 0).await;
     store.open(true);
     let second = soon("the keys", lists.base_keys(base)).await.unwrap();
     assert_eq!(second.len(), ROWS);
@@ -147,13 +135,7 @@ async fn keys_of_the_base_are_loaded_for_others_though_nobody_polls_who_asked_fi
     let lists = BlockLists::new(1 << 30);
     store.open(false);
     let mut stopped = Box::pin(lists.base_keys(base));
-    let asks = async {
-        while store.under_way() == 0 {
-            assert!(futures::poll!(&mut stopped).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the reads", asks).await;
+    polled_until("the reads", stopped.as_mut(), || store.under_way() > 0).await;
     drop(stopped);
     until("everything back", || budget.used() == 0 && budget.queries() == 0).await;
     store.open(true);
@@ -172,13 +154,7 @@ async fn rows_that_are_looked_up_by_key_in_the_storage_have_room_as_well() {
 
     store.open(false);
     let mut lookup = find();
-    let asks = async {
-        while store.under_way() == 0 {
-            assert!(futures::poll!(&mut lookup).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the reads", asks).await;
+    polled_until("the reads", lookup.as_mut(), || store.under_way() > 0).await;
     assert!(budget.used() > 0);
     drop(lookup);
     assert_eq!(budget.used(), 0);

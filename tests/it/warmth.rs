@@ -28,7 +28,7 @@ use crate::support::key_type::KeyType;
 use crate::support::place::{numbers, of_a_process, quiet};
 use crate::support::remote::{Bucket, Weather};
 use crate::support::rows::{collected, numbered, schema, spec, stream};
-use crate::support::{soon, until};
+use crate::support::{polled_until, soon, until};
 
 const KEY: KeyType = KeyType::Int64;
 /// How long it is waited for what is prepared.
@@ -148,13 +148,7 @@ async fn a_version_of_the_base_is_taken_over_for_others_though_nobody_polls_who_
     writer.replace_all(stream(schema(KEY), vec![rows(0..100)])).await.unwrap();
     bucket.set_weather(Weather::Stuck("table/data/"));
     let mut first = Box::pin(reader.refresh());
-    let asks = async {
-        while bucket.hanging() == 0 {
-            assert!(futures::poll!(&mut first).is_pending());
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("a read of the base", asks).await;
+    polled_until("a read of the base", first.as_mut(), || bucket.hanging() > 0).await;
     bucket.set_weather(Weather::Fine);
     soon("another look", reader.refresh()).await.unwrap();
     let version = |table: &LsmTable| table.snapshot().version().base.version();

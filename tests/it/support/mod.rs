@@ -15,7 +15,7 @@ pub(crate) mod remote_table;
 pub(crate) mod rows;
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -38,6 +38,17 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
         }
     };
     soon(what, poll).await;
+}
+
+/// Polls `asking`, which does not end before, until what it does makes `is_so` true.
+pub(crate) async fn polled_until<F: Future>(what: &str, mut asking: Pin<&mut F>, is_so: impl Fn() -> bool) {
+    let asks = async {
+        while !is_so() {
+            assert!(futures::poll!(asking.as_mut()).is_pending(), "{what}");
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(what, asks).await;
 }
 
 /// Polls so often, if what is polled does not end before; then it is given up. What it returned if it ended.
