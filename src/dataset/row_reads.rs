@@ -67,7 +67,7 @@ impl DatasetHandle {
     }
 
     async fn read(&self, row_ids: &[u64], wanted: LanceSchema) -> Result<RecordBatch, LanceError> {
-        let _charge = self.admit_take(row_ids.len(), &wanted).await;
+        let charge = self.admit_take(row_ids.len(), &wanted).await;
         if let Some(readers) = self.row_readers()
             && readers.may_take(row_ids.len(), &wanted)
             && let Some(rows) = readers.take(self.dataset(), &wanted, row_ids).await
@@ -76,7 +76,12 @@ impl DatasetHandle {
         }
         let (dataset, row_ids) = (Arc::clone(self.dataset()), row_ids.to_vec());
         let wanted = ProjectionRequest::from_schema(wanted);
-        driven(async move { dataset.take_builder(&row_ids, wanted)?.execute().await }).await
+        // Given up, it holds what it read until the task has ended.
+        let take = async move {
+            let _charge = charge;
+            dataset.take_builder(&row_ids, wanted)?.execute().await
+        };
+        driven(take).await
     }
 
     /// The keys of all rows, the ids of the rows that hold them and which of these are tombstones, in one pass.
@@ -124,6 +129,7 @@ impl DatasetHandle {
             scanner.filter_expr(filter).with_row_id().io_buffer_size(charge.bytes() as u64);
         });
         let read = async move {
+            let _charge = charge;
             planned?;
             scanner.try_into_stream().await?.try_collect::<Vec<_>>().await
         };

@@ -24,6 +24,7 @@ const NEAR: [&str; 4] = ["file", "file+uring", "file-object-store", "memory"];
 const REMEMBERED: usize = 64;
 
 type Options = Arc<HashMap<String, String>>;
+type WeakOptions = Weak<HashMap<String, String>>;
 
 /// What a store needs to know, and where blocks of files that never change are kept. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -42,14 +43,14 @@ impl StoreOptions {
     /// The same with blocks in `cache` alone, where others with equal options that have it find them.
     #[must_use]
     pub fn with_cache(self, cache: Arc<dyn BlockCache>) -> Self {
-        static OWN: Mutex<Vec<(Options, Weak<BlockStores>)>> = Mutex::new(Vec::new());
+        static OWN: Mutex<Vec<(WeakOptions, Weak<BlockStores>)>> = Mutex::new(Vec::new());
         let mut own = OWN.lock();
         own.retain(|(_, stores)| stores.strong_count() > 0);
-        let alike = own.iter().filter(|(options, _)| *options == self.options);
+        let alike = own.iter().filter(|(options, _)| options.upgrade().is_some_and(|known| known == self.options));
         let known = alike.filter_map(|(_, stores)| stores.upgrade()).find(|stores| stores.keep_in(&cache));
         let blocks = known.unwrap_or_else(|| {
             let new = BlockStores::new(cache);
-            own.push((Arc::clone(&self.options), Arc::downgrade(&new)));
+            own.push((Arc::downgrade(&self.options), Arc::downgrade(&new)));
             new
         });
         Self { blocks, ..self }

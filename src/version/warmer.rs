@@ -100,9 +100,10 @@ pub async fn warm_generation(
     room: &AtomicU64,
 ) -> Result<u64> {
     let read = if warmth >= Warmth::All { generation.handle().read_files(room).await? } else { 0 };
-    open(generation.handle(), &control.current().base, warmth.min(Warmth::Metadata)).await?;
     if warmth >= Warmth::Indexes {
         warm(warmer, shard, generation, control, deadline()).await;
+    } else {
+        open(generation.handle(), &control.current().base, warmth).await?;
     }
     Ok(read)
 }
