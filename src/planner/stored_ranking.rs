@@ -54,7 +54,7 @@ impl StoredRanking {
             rows: rows.clone(),
             ranking: Arc::clone(ranking),
             texts: Arc::clone(texts),
-            seat: ranking.enter(),
+            seat: ranking.leaders().enter_stored(),
         });
         let (best_texts, place) = (Arc::clone(best_texts), best_texts.enter(Arc::clone(&search)));
         Some(Self { search, kind: if is_stored { "text" } else { "text in memory" }, best_texts, place })
@@ -135,7 +135,7 @@ impl BestSearch {
         let mut rows = found.rows.clone();
         let least = self.seat.least();
         rows.retain(|best| least.is_none_or(|least| best.score >= least));
-        if rows.len() < k && least.is_none() {
+        if rows.len() < k && !self.seat.has_enough() {
             // All others score nothing: any will do that may be there.
             let known: RoaringTreemap = rows.iter().map(|best| best.row).collect();
             let wanted = k - rows.len();

@@ -55,9 +55,9 @@ impl TextRanking {
         Self { scorer, k, beside_texts, ranges, asks_scores, leaders }
     }
 
-    /// A place for one more source among those that were found.
-    pub(super) fn enter(&self) -> Seat {
-        self.leaders.enter()
+    /// The best of all sources.
+    pub(super) fn leaders(&self) -> &Arc<Leaders> {
+        &self.leaders
     }
 
     /// Keeps what rows score, which a source found, for those who ask above.
@@ -81,7 +81,7 @@ impl MemTableRanking {
     /// The ranking of the live rows of a memtable that match `texts`; `None` if no index answers it.
     pub(super) fn try_new(rows: &MemTableRows, ranking: &Arc<TextRanking>, texts: &Arc<[TextSearch]>) -> Option<Self> {
         TextFields::of(rows.view(), ranking.scorer.search())?;
-        let seat = ranking.enter();
+        let seat = ranking.leaders().enter_memtable();
         Some(Self { rows: rows.clone(), ranking: Arc::clone(ranking), texts: Arc::clone(texts), seat })
     }
 
