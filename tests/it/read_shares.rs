@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::task::Poll;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array};
 use datafusion::prelude::SessionContext;
@@ -19,7 +20,6 @@ use crate::bad_weather::{NO_CACHE, charging};
 use crate::read_budget::{LIMIT, ROWS, SLACK, counted, wide, write};
 use crate::support::gated::Gated;
 use crate::support::plan::analyzed;
-use crate::support::remote::Bucket;
 use crate::support::remote_table::{filled, queries, reopened_in, run};
 use crate::support::{polled_until, soon, until};
 
@@ -167,11 +167,11 @@ async fn rows_that_are_looked_up_by_key_in_the_storage_have_room_as_well() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_tells_how_long_rows_that_are_taken_waited_for_the_budget() {
-    let (_bucket, uri) = Bucket::new();
+    let (store, uri) = Gated::new();
     let session = SessionContext::new().with_lsm();
     filled(&session, &uri).await;
     let budget = ReadBudget::new(1 << 20);
-    let session = reopened_in(&session, charging(&budget), &uri, "").await;
+    let session = reopened_in(&session, charging(&budget), &uri, NO_CACHE).await;
     assert_eq!(run(&session, &near()).await, 10);
     // A consumer that does not go on holds all there is.
     let cursor = budget.scan(None, true);
@@ -179,7 +179,14 @@ async fn explain_tells_how_long_rows_that_are_taken_waited_for_the_budget() {
     while let Poll::Ready(charge) = futures::poll!(cursor.admit(ReadRequest::Rows { rest: 1 << 30, columns: 1 })) {
         held.push(charge);
     }
-    let plan = analyzed(&session, &near()).await;
+    store.open(false);
+    let mut running = JoinSet::new();
+    running.spawn(async move { analyzed(&session, &near()).await });
+    until("a search that waits", || budget.waiting() > 0).await;
+    // It waits for that long at least.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    store.open(true);
+    let plan = soon("the plan", running.join_next()).await.unwrap().unwrap();
     let searches = plan.lines().filter(|line| line.contains("VectorTopKExec") && line.contains("source=generation"));
     let waited: Vec<&str> = searches
         .map(|line| line.split("read_wait=").nth(1).unwrap_or_else(|| panic!("{plan}")))
