@@ -92,7 +92,7 @@ impl BlockReader {
             let runs: Vec<Range<u64>> = runs.collect();
             let read = runs.iter().map(|run| fetch(run.start * BLOCK..run.end.saturating_mul(BLOCK).min(size)));
             for (run, bytes) in runs.iter().zip(try_join_all(read).await?) {
-                self.misses.fetch_add(run.end - run.start, Ordering::Relaxed);
+                self.missed(run.end - run.start);
                 let start = run.start * BLOCK;
                 if start <= range.start && range.end <= start + bytes.len() as u64 {
                     self.keep(file, size, start, &bytes).await;
@@ -116,6 +116,11 @@ impl BlockReader {
         Ok(joined(there.into_iter().flatten(), range.start - first * BLOCK, range.end - range.start))
     }
 
+    /// So many blocks were read elsewhere.
+    pub fn missed(&self, blocks: u64) {
+        self.misses.fetch_add(blocks, Ordering::Relaxed);
+    }
+
     /// Keeps the whole blocks in `bytes`, which begin at `start` of a file of `size` bytes.
     pub async fn keep(&self, file: &FileName, size: u64, start: u64, bytes: &Bytes) {
         let end = start + bytes.len() as u64;
@@ -130,15 +135,18 @@ impl BlockReader {
         }
     }
 
-    /// The bytes in `range` of a file, which is not empty, if all of them are kept.
-    pub async fn read_kept(&self, file: &FileName, range: Range<u64>) -> Option<Bytes> {
+    /// The bytes in `range` of a file, which is not empty, as they are kept, in order: if all of them are.
+    pub async fn read_kept(&self, file: &FileName, range: Range<u64>) -> Option<Vec<Bytes>> {
         let (first, end) = (range.start / BLOCK, range.end.div_ceil(BLOCK));
         let mut blocks = Vec::with_capacity((end - first) as usize);
         for number in first..end {
-            blocks.push(self.cache.get(&BlockId { file: Arc::clone(file), number }).await?);
+            let block = self.cache.get(&BlockId { file: Arc::clone(file), number }).await?;
+            let from = range.start.saturating_sub(number * BLOCK) as usize;
+            let to = ((range.end - number * BLOCK) as usize).min(block.len());
+            blocks.push(block.slice(from.min(to)..to));
         }
         self.hits.fetch_add(end - first, Ordering::Relaxed);
-        Some(joined(blocks.into_iter(), range.start - first * BLOCK, range.end - range.start))
+        Some(blocks)
     }
 
     /// Those of `blocks` of a file that are kept, neighbours as one: where they begin, and their bytes.
@@ -256,7 +264,10 @@ mod tests {
         assert_eq!(read(0..size).await, []);
         reader.forget(&file, size).await;
         reader.keep(&file, size, 10, &all.slice(10..(3 * BLOCK) as usize)).await;
-        assert_eq!(reader.read_kept(&file, BLOCK + 5..2 * BLOCK + 7).await.unwrap(), all.slice(65_541..131_079));
+        let kept = reader.read_kept(&file, BLOCK + 5..2 * BLOCK + 7).await.unwrap();
+        assert_eq!(kept.concat(), all.slice(65_541..131_079));
+        let again = reader.read_kept(&file, BLOCK..3 * BLOCK).await.unwrap();
+        assert_eq!((kept[1].as_ptr(), again.concat()), (again[1].as_ptr(), all.slice(65_536..196_608).to_vec()));
         assert_eq!(reader.read_kept(&file, BLOCK - 1..BLOCK + 1).await, None);
         assert_eq!(read(0..size).await, [blocks(0, 1), blocks(3, 6)], "only whole blocks are kept");
     }

@@ -191,11 +191,14 @@ impl DefaultDatasetCache {
 
     /// That of the process: a sixteenth of the memory budget.
     pub fn global() -> Arc<Self> {
-        static GLOBAL: LazyLock<Arc<DefaultDatasetCache>> = LazyLock::new(|| {
-            let budget = MemoryBudget::global();
-            DefaultDatasetCache::new((budget.limit() / SHARE) as u64, &budget)
-        });
+        static GLOBAL: LazyLock<Arc<DefaultDatasetCache>> =
+            LazyLock::new(|| DefaultDatasetCache::of_share(&MemoryBudget::global()));
         Arc::clone(&GLOBAL)
+    }
+
+    /// One of a sixteenth of `budget`.
+    pub fn of_share(budget: &Arc<MemoryBudget>) -> Arc<Self> {
+        Self::new((budget.limit() / SHARE) as u64, budget)
     }
 
     /// Settles what is held now.

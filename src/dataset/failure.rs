@@ -4,15 +4,18 @@
 //! failure the files are held against the manifest, which knows their sizes.
 
 use datafusion::common::DataFusionError;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream};
 use lance::Dataset;
 use lance_core::Error as LanceError;
 use lance_table::format::IndexMetadata;
 
 use super::files::{File, data_files, index_files};
 use crate::error::{Error, ErrorKind};
-use crate::store::from_lance;
+use crate::store::{from_lance, size_now};
 use crate::task;
+
+/// Files that are asked for at once.
+const AT_ONCE: usize = 16;
 
 /// An error from one of Lance's plan nodes as one of ours.
 pub(super) fn from_plan(error: DataFusionError) -> Error {
@@ -36,7 +39,8 @@ pub(super) async fn driven<T: Send + 'static>(
     task::driven(work.boxed()).await.map_err(|error| LanceError::External { source: error.into() })?
 }
 
-/// `error`, or what is wrong with the dataset's files if one of them is missing or of another size than written.
+/// `error`, or what is wrong with the dataset's files if one of them is missing or of another size than written. What is
+/// remembered of such a file is forgotten: once it is there again, it is found.
 pub(super) async fn diagnose(dataset: &Dataset, error: Error) -> Error {
     diagnose_files(dataset, "a data file", data_files(dataset), error).await
 }
@@ -54,10 +58,15 @@ async fn diagnose_files(dataset: &Dataset, what: &str, files: Vec<File>, error: 
     let Ok(store) = dataset.object_store(None).await else {
         return error;
     };
-    for file in files {
-        let size = match store.size(&file.path).await {
+    let sizes = stream::iter(files).map(|file| async {
+        let size = size_now(store.inner.as_ref(), &file.path, file.size).await;
+        (file, size)
+    });
+    let mut sizes = sizes.buffered(AT_ONCE);
+    while let Some((file, size)) = sizes.next().await {
+        let size = match size {
             Ok(size) => size,
-            Err(LanceError::NotFound { .. }) => {
+            Err(object_store::Error::NotFound { .. }) => {
                 return Error::corrupt(format!("{what} is missing: restore it from a backup"))
                     .with_context("dataset", dataset.uri())
                     .with_context("file", &file.name)

@@ -21,6 +21,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parking_lot::Mutex;
 
+use super::failure::driven;
 use crate::error::Result;
 use crate::store::{OpenFiles, StoreOptions, from_lance};
 
@@ -153,7 +154,9 @@ impl RowReaders {
         let scheduler = SchedulerConfig::max_bandwidth(&self.store).with_lite_scheduler();
         let scheduler = ScanScheduler::new(Arc::clone(&self.store), scheduler);
         let config = FragReadConfig::default().with_scan_scheduler(scheduler);
-        let reader = Arc::new(there.open(fields, config).await?);
+        // It loads which rows are deleted, for others too.
+        let fields = fields.clone();
+        let reader = Arc::new(driven(async move { there.open(&fields, config).await }).await?);
         let mut readers = self.readers.lock();
         if readers.len() >= READERS {
             readers.clear();

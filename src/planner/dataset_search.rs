@@ -23,6 +23,7 @@ use super::vector_search::VectorSearch;
 use crate::dataset::{DatasetHandle, DatasetVectorIndex, Hits};
 use crate::error::Result;
 use crate::source::{Best, Flat, TopKSource, Work};
+use crate::task;
 use crate::text_search::TextSearch;
 
 /// Hits up to which their rows are read whole: one read more costs more than the columns of a few rows too many.
@@ -87,7 +88,7 @@ impl DatasetSearch {
 /// One search in one dataset.
 struct Pass<'a> {
     candidates: &'a Candidates,
-    search: &'a VectorSearch,
+    search: &'a Arc<VectorSearch>,
     projection: &'a [usize],
     /// How far away hits are at most that have to be compared.
     furthest: f32,
@@ -130,7 +131,7 @@ impl<'a> Pass<'a> {
     /// does not have; `None` if it gives too few, or is damaged.
     async fn by_index(
         &self,
-        index: &DatasetVectorIndex,
+        index: &Arc<DatasetVectorIndex>,
         hits: &Hits,
         (asked, mut wanted): (usize, usize),
         work: &mut Work,
@@ -146,7 +147,7 @@ impl<'a> Pass<'a> {
             true => Ok(hits.clone()),
             false => {
                 work.add("partitions", hits.partitions);
-                index.hits(&search.query, wanted, search.effort, &allowed(passing.as_ref(), &stale), share).await
+                self.hits(index, wanted, &stale, share).await
             }
         };
         let (mut ranking, mut found);
@@ -180,7 +181,7 @@ impl<'a> Pass<'a> {
             }
             work.add("distances", ranking.compared());
             (wanted, share) = (wanted.saturating_mul(2), share / 2.0);
-            hits = index.hits(&search.query, wanted, search.effort, &allowed(passing.as_ref(), &stale), share).await;
+            hits = self.hits(index, wanted, &stale, share).await;
         }
         let is_allowed = |id: &u64| match passing {
             Some(passing) => passing.contains(*id),
@@ -204,6 +205,20 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(Some(ranking))
+    }
+
+    /// Hits of the index, parts of which are loaded for others, too: that goes on although nobody polls this.
+    async fn hits(
+        &self,
+        index: &Arc<DatasetVectorIndex>,
+        wanted: usize,
+        stale: &Arc<RoaringTreemap>,
+        share: f64,
+    ) -> Result<Hits> {
+        let (index, search) = (Arc::clone(index), Arc::clone(self.search));
+        let allowed = allowed(self.candidates.passing.as_ref(), stale);
+        let look = async move { index.hits(&search.query, wanted, search.effort, &allowed, share).await };
+        task::driven(look).await.flatten()
     }
 
     fn is_beyond(&self, distance: f32) -> bool {

@@ -66,12 +66,11 @@ impl<S: SourceSearch> SideBySide<S> {
             return looking;
         }
         let searches: Arc<[Arc<S>]> = self.searches.lock().as_slice().into();
-        let is_alone = searches.len() == 1;
         let look = stream::iter(0..searches.len())
             .map(move |place| {
                 let searches = Arc::clone(&searches);
                 let find = async move { searches[place].find(&searches).await.map(Arc::new) };
-                async move { if is_alone { find.await } else { task::driven(find).await.flatten() } }
+                task::driven(find).map(Result::flatten)
             })
             .buffered(AT_ONCE)
             .try_collect::<Vec<_>>();

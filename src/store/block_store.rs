@@ -7,10 +7,10 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use lance_io::object_store::WrappingObjectStore;
@@ -19,22 +19,20 @@ use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{
     Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
-use parking_lot::Mutex;
 
 use super::kept_blocks::KeptBlocks;
 use super::memory_store::MemoryStore;
 use super::reads::{DatasetReads, ReadCounters, Reads};
 use super::recording::{Recorded, Recordings};
 use super::summary::{self, FileSummary, Part, Summary};
+use super::upload::Upload;
 use super::whole::{PATIENCE, Whole, asked, whole};
 use crate::cache::{BLOCK, BlockCache, BlockCounts, BlockReader, FileName, MemoryBlocks, MemoryBudget};
 
 /// Files whose sizes are known at most.
 const FILES: u64 = 100_000;
-/// Bytes of one file that are kept as they are written; of a larger one nothing is.
-const WRITTEN: usize = 256 << 20;
 
 impl Shared {
     /// What a file is called here.
@@ -43,9 +41,16 @@ impl Shared {
     }
 }
 
-/// Makes every store that Lance opens with it read in blocks.
+/// Stores that are read in blocks.
 #[derive(Debug)]
-pub(super) struct BlockStores(Arc<Shared>);
+pub(super) struct BlockStores {
+    pub(super) shared: Arc<Shared>,
+    wrapper: Arc<Wrapper>,
+}
+
+/// Makes every store that Lance opens with it read in blocks. Lance's registry never lets go of it, so it holds none.
+#[derive(Debug)]
+struct Wrapper(Weak<Shared>);
 
 /// What such stores have in common.
 #[derive(Debug)]
@@ -77,47 +82,47 @@ impl BlockStores {
         static NAMESPACES: AtomicU64 = AtomicU64::new(0);
         let namespace = NAMESPACES.fetch_add(1, Ordering::Relaxed);
         let (reader, files) = (BlockReader::new(cache), Cache::new(FILES));
-        Arc::new(Self(Arc::new(Shared {
-            namespace,
-            keeps,
-            reader,
-            files,
-            recordings: Recordings::default(),
-            reads: DatasetReads::default(),
-        })))
+        let (recordings, reads) = (Recordings::default(), DatasetReads::default());
+        let shared = Arc::new(Shared { namespace, keeps, reader, files, recordings, reads });
+        Arc::new(Self { wrapper: Arc::new(Wrapper(Arc::downgrade(&shared))), shared })
+    }
+
+    /// What wraps stores that Lance opens.
+    pub(super) fn wrapper(&self) -> Arc<dyn WrappingObjectStore> {
+        Arc::clone(&self.wrapper) as _
     }
 
     /// Whether blocks are kept in `cache`.
     pub(super) fn keep_in(&self, cache: &Arc<dyn BlockCache>) -> bool {
-        self.0.reader.reads_through(cache)
+        self.shared.reader.reads_through(cache)
     }
 
     /// Whether blocks are kept.
     pub(super) fn keeps(&self) -> bool {
-        self.0.keeps
+        self.shared.keeps
     }
 
     /// What is kept of the store called `store`.
     pub(super) fn kept(&self, store: &str) -> MemoryStore<KeptBlocks> {
-        MemoryStore(KeptBlocks { shared: Arc::clone(&self.0), store: store.into() })
+        MemoryStore(KeptBlocks { shared: Arc::clone(&self.shared), store: store.into() })
     }
 
     /// Counts what is read of the dataset in the directory `dir` of the store called `store`.
     pub(super) fn reads(&self, store: &str, dir: &Path) -> Arc<ReadCounters> {
-        self.0.reads.open(self.0.name(store, dir).to_string())
+        self.shared.reads.open(self.shared.name(store, dir).to_string())
     }
 
     /// Notes what is read below the directory `dir` of the store called `store`, until [`Self::summary`].
     pub(super) fn record(&self, store: &str, dir: &Path) -> Arc<Recorded> {
-        self.0.recordings.begin(format!("{}/", self.0.name(store, dir)))
+        self.shared.recordings.begin(format!("{}/", self.shared.name(store, dir)))
     }
 
     /// What was read, as far as it is still here.
     pub(super) async fn summary(&self, recorded: &Arc<Recorded>) -> Summary {
-        self.0.recordings.end(recorded);
+        self.shared.recordings.end(recorded);
         let mut files = Vec::new();
         for file in recorded.files() {
-            let parts = self.0.reader.kept(&file.name, &file.blocks).await;
+            let parts = self.shared.reader.kept(&file.name, &file.blocks).await;
             let parts = parts.into_iter().map(|(start, bytes)| Part { start, bytes }).collect();
             files.push(FileSummary { path: recorded.path_of(&file.name), size: file.size, parts });
         }
@@ -128,38 +133,42 @@ impl BlockStores {
     pub(super) async fn keep(&self, store: &str, dir: &Path, summary: &Summary) {
         for file in &summary.files {
             let path = file.path.split('/').fold(dir.clone(), |dir, part| dir.join(part));
-            let name = self.0.name(store, &path);
+            let name = self.shared.name(store, &path);
             for part in &file.parts {
-                self.0.reader.keep(&name, file.size, part.start, &part.bytes).await;
+                self.shared.reader.keep(&name, file.size, part.start, &part.bytes).await;
             }
-            self.0.files.insert(name, Arc::new(written(&path, file.size, None, None))).await;
+            self.shared.files.insert(name, Arc::new(written(&path, file.size, None, None))).await;
         }
     }
 
     /// A recording that nobody waits for.
     pub(super) fn forget(&self, recorded: &Arc<Recorded>) {
-        self.0.recordings.end(recorded);
+        self.shared.recordings.end(recorded);
     }
 
     /// Bytes that may be kept.
     pub(super) fn capacity(&self) -> u64 {
-        self.0.reader.capacity()
+        self.shared.reader.capacity()
     }
 
     /// What the stores were asked for, and how often again.
     pub(super) fn all_reads(&self) -> Reads {
-        self.0.reads.all().get()
+        self.shared.reads.all().get()
     }
 
     /// How often blocks were there, and what is kept of all stores with the same cache.
     pub(super) fn counts(&self) -> BlockCounts {
-        self.0.reader.counts()
+        self.shared.reader.counts()
     }
 }
 
-impl WrappingObjectStore for BlockStores {
+impl WrappingObjectStore for Wrapper {
     fn wrap(&self, store_prefix: &str, original: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-        Arc::new(BlockStore { inner: original, prefix: store_prefix.into(), shared: Arc::clone(&self.0) })
+        match self.0.upgrade() {
+            Some(shared) => Arc::new(BlockStore { inner: original, prefix: store_prefix.into(), shared }),
+            // Whoever opens it has the options that it is opened with.
+            None => original,
+        }
     }
 
     fn wrap_paginated(
@@ -193,15 +202,32 @@ fn is_generation(dir: &str) -> bool {
     dir.split_once("_gen_").is_some_and(|(random, number)| is_random(random) && number.parse::<u64>().is_ok())
 }
 
+/// Asks a store for the file itself, not for what is known of it; `size` is how large it should be.
+#[derive(Debug, Clone, Copy)]
+struct Afresh {
+    size: Option<u64>,
+}
+
+/// How many bytes a file of `store` has now, whatever is remembered of it. That is forgotten if it is of a file that did not
+/// have the `written` bytes.
+///
+/// # Errors
+/// Those of the store, `NotFound` if there is no such file.
+pub(crate) async fn size_now(store: &dyn ObjectStore, path: &Path, written: Option<u64>) -> Result<u64> {
+    let mut options = GetOptions { head: true, ..GetOptions::default() };
+    options.extensions.insert(Afresh { size: written });
+    Ok(store.get_opts(path, options).await?.meta.size)
+}
+
 #[derive(Debug, Clone)]
-struct BlockStore {
-    inner: Arc<dyn ObjectStore>,
-    prefix: Arc<str>,
-    shared: Arc<Shared>,
+pub(super) struct BlockStore {
+    pub(super) inner: Arc<dyn ObjectStore>,
+    pub(super) prefix: Arc<str>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl BlockStore {
-    fn file(&self, path: &Path) -> FileName {
+    pub(super) fn file(&self, path: &Path) -> FileName {
         self.shared.name(&self.prefix, path)
     }
 
@@ -223,8 +249,9 @@ impl BlockStore {
         let (asked, reads) = (options.range.clone(), self.shared.reads.of_file(file));
         let read = whole(&self.inner, path, GetOptions { range: wide, ..options }, &reads).await?;
         let (size, there) = (read.meta.size, read.range.clone());
-        self.shared.files.insert(Arc::clone(file), Arc::new(read.meta.clone())).await;
+        self.learn(file, &read.meta).await;
         self.shared.recordings.note(file, size, there.start / BLOCK..there.end.div_ceil(BLOCK));
+        self.shared.reader.missed(there.end.div_ceil(BLOCK) - there.start / BLOCK);
         self.shared.reader.keep(file, size, there.start, &read.bytes).await;
         match absolute(asked.as_ref(), size) {
             Some(range) if there.start <= range.start && range.end <= there.end => {
@@ -258,9 +285,9 @@ impl BlockStore {
         asked(&reads, ask).await
     }
 
-    /// Whether a file of `size` bytes, of which a read ended with `error`, is no longer there as it was. A store that does
-    /// not answer, or denies access, says nothing of its files: what is kept of them is as good as before.
-    async fn is_gone(&self, path: &Path, size: u64, error: &Error, reads: &ReadCounters) -> bool {
+    /// Whether a file of `size` bytes, of which a read ended with `error`, is not as it is known. A store that does not
+    /// answer, or denies access, says nothing of its files: what is kept of them is as good as before.
+    async fn is_another(&self, path: &Path, size: u64, error: &Error, reads: &ReadCounters) -> bool {
         match error {
             Error::NotFound { .. } => true,
             // Or what was asked for lies behind the end of what is there.
@@ -277,12 +304,30 @@ impl BlockStore {
         }
     }
 
-    /// Keeps a file that was written.
-    async fn written(&self, path: &Path, bytes: &Bytes, put: &PutResult) {
-        let (file, size) = (self.file(path), bytes.len() as u64);
+    /// Remembers what a file is. What is kept of one of another size is of one that was damaged.
+    async fn learn(&self, file: &FileName, meta: &ObjectMeta) {
+        if let Some(known) = self.shared.files.get(file).await.filter(|known| known.size != meta.size) {
+            self.shared.reader.forget(file, known.size).await;
+        }
+        self.shared.files.insert(Arc::clone(file), Arc::new(meta.clone())).await;
+    }
+
+    /// From now on it is known of a file that was written.
+    pub(super) async fn written(&self, path: &Path, file: &FileName, size: u64, put: &PutResult) {
         let meta = written(path, size, put.e_tag.clone(), put.version.clone());
-        self.shared.reader.keep(&file, size, 0, bytes).await;
-        self.shared.files.insert(file, Arc::new(meta)).await;
+        self.shared.files.insert(Arc::clone(file), Arc::new(meta)).await;
+    }
+
+    /// What a file is now, whatever is known of it: that is forgotten if it is not what it should be, `size` bytes, or else
+    /// what is there.
+    async fn afresh(&self, path: &Path, size: Option<u64>, options: GetOptions) -> Result<GetResult> {
+        let found = self.current(path, options).await;
+        let right = size.or(found.as_ref().ok().map(|found| found.meta.size));
+        let known = self.shared.files.get(&self.file(path)).await.map(|meta| meta.size);
+        if right.is_some() && known.is_some() && right != known {
+            self.forget(path).await;
+        }
+        found
     }
 
     async fn forget(&self, path: &Path) {
@@ -325,6 +370,9 @@ impl ObjectStore for BlockStore {
         if !is_plain || !self.keeps(location) {
             return self.current(location, options).await;
         }
+        if let Some(Afresh { size }) = options.extensions.get().copied() {
+            return self.afresh(location, size, options).await;
+        }
         let file = self.file(location);
         let Some(meta) = self.shared.files.get(&file).await else {
             if options.head {
@@ -343,6 +391,10 @@ impl ObjectStore for BlockStore {
         if options.head {
             self.shared.recordings.note(&file, meta.size, 0..0);
             return Ok(here(&meta, 0..meta.size, Bytes::new()));
+        }
+        // Nobody asks for more than was written: what is known may be of a file that was cut.
+        if matches!(&options.range, Some(GetRange::Bounded(range)) if range.end > meta.size) {
+            return self.first(location, &file, options).await;
         }
         let reads = self.shared.reads.of_file(&file);
         let Some(range) = absolute(options.range.as_ref(), meta.size) else {
@@ -375,7 +427,7 @@ impl ObjectStore for BlockStore {
             }
             Err(error) => {
                 // Who looks next must see what is there.
-                if self.is_gone(location, meta.size, &error, &reads).await {
+                if self.is_another(location, meta.size, &error, &reads).await {
                     self.forget(location).await;
                 }
                 Err(error)
@@ -387,9 +439,11 @@ impl ObjectStore for BlockStore {
         if !self.keeps(location) {
             return self.inner.put_opts(location, payload, options).await;
         }
-        let bytes = joined(payload.iter());
+        let bytes = joined(&payload);
         let put = self.inner.put_opts(location, payload, options).await?;
-        self.written(location, &bytes, &put).await;
+        let file = self.file(location);
+        self.shared.reader.keep(&file, bytes.len() as u64, 0, &bytes).await;
+        self.written(location, &file, bytes.len() as u64, &put).await;
         Ok(put)
     }
 
@@ -402,8 +456,7 @@ impl ObjectStore for BlockStore {
         if !self.keeps(location) {
             return Ok(upload);
         }
-        let store = self.clone();
-        Ok(Box::new(Upload { upload, store, path: location.clone(), parts: Mutex::new(Some(Vec::new())) }))
+        Ok(Box::new(Upload::new(upload, self.clone(), location.clone())))
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -451,47 +504,10 @@ impl fmt::Display for BlockStore {
     }
 }
 
-fn joined<'a>(parts: impl Iterator<Item = &'a Bytes>) -> Bytes {
-    let mut all = BytesMut::new();
-    parts.for_each(|part| all.extend_from_slice(part));
-    all.freeze()
-}
-
-/// A file that is written in parts.
-#[derive(Debug)]
-struct Upload {
-    upload: Box<dyn MultipartUpload>,
-    store: BlockStore,
-    path: Path,
-    /// The parts so far, unless they are too many to keep.
-    parts: Mutex<Option<Vec<Bytes>>>,
-}
-
-#[async_trait]
-impl MultipartUpload for Upload {
-    fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let mut parts = self.parts.lock();
-        if let Some(kept) = parts.as_mut() {
-            kept.extend(data.iter().cloned());
-            if kept.iter().map(Bytes::len).sum::<usize>() > WRITTEN {
-                *parts = None;
-            }
-        }
-        drop(parts);
-        self.upload.put_part(data)
-    }
-
-    async fn complete(&mut self) -> Result<PutResult> {
-        let put = self.upload.complete().await?;
-        let parts = self.parts.lock().take();
-        if let Some(parts) = parts {
-            self.store.written(&self.path, &joined(parts.iter()), &put).await;
-        }
-        Ok(put)
-    }
-
-    async fn abort(&mut self) -> Result<()> {
-        *self.parts.lock() = None;
-        self.upload.abort().await
+/// What is in `payload`, in one piece.
+pub(super) fn joined(payload: &PutPayload) -> Bytes {
+    match payload.as_ref() {
+        [all] => all.clone(),
+        parts => parts.concat().into(),
     }
 }

@@ -29,7 +29,7 @@ impl MemoryFiles for KeptBlocks {
         known.map(|meta| ObjectMeta::clone(&meta)).ok_or_else(|| IoErrorKind::WouldBlock.into())
     }
 
-    async fn read(&self, path: &Path, range: Option<&GetRange>) -> IoResult<(ObjectMeta, Range<u64>, Bytes)> {
+    async fn read(&self, path: &Path, range: Option<&GetRange>) -> IoResult<(ObjectMeta, Range<u64>, Vec<Bytes>)> {
         let name = self.shared.name(&self.store, path);
         let known = async {
             let meta = self.shared.files.get(&name).await?;

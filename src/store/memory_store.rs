@@ -26,11 +26,11 @@ pub trait MemoryFiles: fmt::Debug + Send + Sync + 'static {
     /// [`IoErrorKind::WouldBlock`] if nothing is, `NotFound` if there is none.
     async fn meta(&self, path: &Path) -> IoResult<ObjectMeta>;
 
-    /// What is in a range, or in the whole file.
+    /// What is in a range, or in the whole file, in as many pieces as it is held.
     ///
     /// # Errors
     /// [`IoErrorKind::WouldBlock`] if not all of it is in memory.
-    async fn read(&self, path: &Path, range: Option<&GetRange>) -> IoResult<(ObjectMeta, Range<u64>, Bytes)>;
+    async fn read(&self, path: &Path, range: Option<&GetRange>) -> IoResult<(ObjectMeta, Range<u64>, Vec<Bytes>)>;
 }
 
 /// Such files as a store.
@@ -56,13 +56,13 @@ impl<F: MemoryFiles> ObjectStore for MemoryStore<F> {
         let read = async {
             if options.head {
                 let meta = self.0.meta(location).await?;
-                return Ok((meta.clone(), 0..meta.size, Bytes::new()));
+                return Ok((meta.clone(), 0..meta.size, Vec::new()));
             }
             self.0.read(location, options.range.as_ref()).await
         };
-        let (meta, range, bytes) = read.await.map_err(|error| Self::failed(location, error))?;
+        let (meta, range, pieces) = read.await.map_err(|error| Self::failed(location, error))?;
         options.check_preconditions(&meta)?;
-        let payload = GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed());
+        let payload = GetResultPayload::Stream(stream::iter(pieces.into_iter().map(Ok)).boxed());
         Ok(GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() })
     }
 

@@ -24,8 +24,10 @@ mod sync_record;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod whole;
 
+pub(crate) use block_store::size_now;
 pub use failure::from_lance;
 pub use hook::{IoCounts, IoHook, IoOp};
 pub use io::{ObjectIo, Put};

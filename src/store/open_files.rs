@@ -113,7 +113,7 @@ impl MemoryFiles for OpenFiles {
         Ok(self.open(path).await?.meta.clone())
     }
 
-    async fn read(&self, path: &Path, range: Option<&GetRange>) -> IoResult<(ObjectMeta, Range<u64>, Bytes)> {
+    async fn read(&self, path: &Path, range: Option<&GetRange>) -> IoResult<(ObjectMeta, Range<u64>, Vec<Bytes>)> {
         let file = self.open(path).await?;
         let range = match range {
             Some(range) => range.as_range(file.meta.size).map_err(IoError::other)?,
@@ -123,7 +123,7 @@ impl MemoryFiles for OpenFiles {
             return Err(IoErrorKind::WouldBlock.into());
         }
         let bytes = file.read(&range)?;
-        Ok((file.meta.clone(), range, bytes))
+        Ok((file.meta.clone(), range, vec![bytes]))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use lance_io::object_store::{ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
+use lance_io::object_store::{ObjectStore, ObjectStoreParams, StorageOptionsAccessor};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parking_lot::Mutex;
@@ -81,7 +81,7 @@ impl StoreOptions {
     /// them is the same object. A store that is not near is asked again when it is busy, and its files that never change are
     /// read in blocks.
     pub fn params(&self, uri: &str) -> ObjectStoreParams {
-        let wrapper = (!is_near(uri)).then(|| Arc::clone(&self.blocks) as Arc<dyn WrappingObjectStore>);
+        let wrapper = (!is_near(uri)).then(|| self.blocks.wrapper());
         let accessor = (!self.options.is_empty())
             .then(|| Arc::new(StorageOptionsAccessor::with_static_options(HashMap::clone(&self.options))));
         ObjectStoreParams { storage_options_accessor: accessor, object_store_wrapper: wrapper, ..Default::default() }

@@ -45,8 +45,9 @@ pub struct Components {
     pub budget: Arc<MemoryBudget>,
     /// Open indexes, manifests and file footers; those of the process by default.
     pub index_cache: Arc<IndexCache>,
-    /// Open generations; those of the process by default.
-    pub dataset_cache: Arc<dyn DatasetCache>,
+    /// Open generations; by default those of the process, or of the table alone if it keeps blocks of its own
+    /// ([`Settings::cache_memory`]), which nobody else could use and which open generations keep in memory.
+    pub dataset_cache: Option<Arc<dyn DatasetCache>>,
     /// What all queries that share it may have read and not yet used; the process's by default.
     pub read_budget: Arc<ReadBudget>,
     /// What keeps blocks of files on object stores, unless [`Settings::cache_memory`] says how much is to be kept; the
@@ -68,7 +69,7 @@ impl Default for Components {
             io_hook: None,
             budget: MemoryBudget::global(),
             index_cache: IndexCache::global(),
-            dataset_cache: DefaultDatasetCache::global(),
+            dataset_cache: None,
             read_budget: ReadBudget::global(),
             block_cache: None,
             warmer: Arc::new(IndexWarmer),
@@ -187,7 +188,7 @@ impl TableBuilder {
         }
         let components = &self.components;
         let opener = DatasetOpener::new(options, Arc::clone(&components.budget))
-            .with_caches(Arc::clone(&components.index_cache), Arc::clone(&components.dataset_cache))
+            .with_caches(Arc::clone(&components.index_cache), self.dataset_cache(&explicit))
             .with_read_budget(Arc::clone(&components.read_budget));
         // What opening does has large frames: they are for the heap, not for whoever awaits.
         let base = Box::pin(self.base(&opener, &io, &explicit)).await?;
@@ -208,6 +209,17 @@ impl TableBuilder {
                 let cache = MemoryBlocks::new(bytes.as_usize() as u64, &self.components.budget);
                 options.with_cache(cache)
             }
+        }
+    }
+
+    /// What keeps generations open.
+    fn dataset_cache(&self, settings: &Settings) -> Arc<dyn DatasetCache> {
+        match &self.components.dataset_cache {
+            Some(cache) => Arc::clone(cache),
+            None if settings.cache_memory.is_some_and(|bytes| bytes.as_usize() > 0) => {
+                DefaultDatasetCache::of_share(&self.components.budget)
+            }
+            None => DefaultDatasetCache::global(),
         }
     }
 

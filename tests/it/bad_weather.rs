@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use datafusion_lsm::cache::ReadBudget;
 use datafusion_lsm::error::{Error, ErrorKind};
@@ -12,7 +13,9 @@ use datafusion_lsm::table::Components;
 use futures::StreamExt;
 
 use crate::support::remote::{Bucket, Weather};
-use crate::support::remote_table::{all_queries, answer, filled, hybrid, queries, reopened, reopened_in, run};
+use crate::support::remote_table::{
+    all_queries, answer, filled, filled_by, hybrid, queries, reopened, reopened_in, run,
+};
 use crate::support::{poll_times, polled_until, soon, until};
 
 /// Nothing that is read is kept.
@@ -202,7 +205,7 @@ async fn a_file_of_a_live_generation_that_was_cut_is_corrupt() {
         let (bucket, uri) = whole.0.fork();
         // Sizes and footers are known before.
         session = reopened_in(&session, charging(&budget), &uri, options).await;
-        bucket.rewrite(".lance", |all| all.slice(..all.len() / 2)).await.unwrap();
+        bucket.rewrite(".lance", |all| Some(all.slice(..all.len() / 2))).await.unwrap();
         for again in [false, true] {
             let error = Error::from(answer(&session, "SELECT * FROM t").await.unwrap_err());
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{options} {again}: {error}");
@@ -211,6 +214,44 @@ async fn a_file_of_a_live_generation_that_was_cut_is_corrupt() {
     }
     session = reopened_in(&session, charging(&budget), &whole.1, "").await;
     assert!(answers(&session).await == expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_damaged_is_read_as_it_is_once_it_was_restored() {
+    type Damage = fn(Bytes) -> Option<Bytes>;
+    let damages: [(&str, Damage); 3] = [
+        ("short", |all| Some(all.slice(..all.len().saturating_sub(100_000)))),
+        ("half", |all| Some(all.slice(..all.len() / 2))),
+        ("gone", |_| None),
+    ];
+    let (bucket, uri) = Bucket::new();
+    let mut session = SessionContext::new().with_lsm();
+    filled(&session, &uri).await;
+    let (scan, expected) = ("SELECT * FROM t", answers(&session).await);
+    let all = answer(&session, scan).await.unwrap();
+    let cases = damages.iter().flat_map(|damage| [".lance", ".idx"].map(|suffix| (damage, suffix)));
+    for ((name, damage), suffix) in cases {
+        let (damaged, uri) = bucket.fork();
+        // Summaries repeat small files, and the ends of others.
+        damaged.replace("summary.binpb", None).await.unwrap();
+        session = reopened(&session, &uri).await;
+        damaged.rewrite(suffix, damage).await.unwrap();
+        let mut damages = 0;
+        for again in [false, true] {
+            for sql in queries().into_iter().map(|(_, sql)| sql).chain([scan.to_string()]) {
+                if let Err(error) = answer(&session, &sql).await.map_err(Error::from) {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "{name} {suffix} {again} {sql:.60}: {error}");
+                    damages += 1;
+                }
+            }
+        }
+        // An index that is damaged is not used.
+        assert_eq!(damages > 0, suffix == ".lance", "{name} {suffix}");
+        damaged.restore(&bucket).await.unwrap();
+        let restored = answer(&session, scan).await.map_err(Error::from);
+        assert!(restored.as_ref().is_ok_and(|rows| *rows == all), "{name} {suffix}: {:?}", restored.err());
+        assert!(answers(&session).await == expected, "{name} {suffix}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,4 +354,20 @@ async fn an_index_is_opened_for_others_though_nobody_polls_who_asked_first() {
     bucket.set_weather(Weather::Fine);
     let second = Box::pin(soon("the index", handle.stored_text_index(2, &analyzer))).await.unwrap().unwrap();
     assert!(Arc::ptr_eq(&second, &soon("the same", first).await.unwrap().unwrap()));
+}
+
+#[tokio::test]
+async fn codes_are_loaded_for_others_though_nobody_polls_who_searched_first() {
+    let (bucket, uri) = Bucket::new();
+    let session = SessionContext::new().with_lsm();
+    filled_by(&session, &uri, &[1_700]).await;
+    let session = reopened_in(&session, SessionContext::new().with_lsm(), &uri, NO_CACHE).await;
+    run(&session, "SELECT * FROM lsm_warm('t', 'indexes')").await;
+    let (_, search) = queries().into_iter().find(|(name, _)| *name == "vector").unwrap();
+    bucket.set_weather(Weather::Stuck("auxiliary.idx"));
+    let mut first = Box::pin(answer(&session, &search));
+    polled_until("a read of codes", first.as_mut(), || bucket.hanging() > 0).await;
+    bucket.set_weather(Weather::Fine);
+    let second = Box::pin(soon("the same search", answer(&session, &search))).await.unwrap();
+    assert!(soon("the first search", first).await.unwrap() == second);
 }

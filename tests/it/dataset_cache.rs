@@ -18,6 +18,7 @@ use datafusion_lsm::distance::Metric;
 use datafusion_lsm::error::Result;
 use datafusion_lsm::generation::{Generation, GenerationRecord};
 use datafusion_lsm::index_spec::{IndexKind, IndexSpec};
+use datafusion_lsm::settings::{Bytes, Settings};
 use datafusion_lsm::sql::{LsmSessionExt, TableSearch};
 use datafusion_lsm::store::{ObjectIo, StoreOptions};
 use datafusion_lsm::table::{Components, IndexInfo, LsmTable};
@@ -52,7 +53,7 @@ impl Caches {
     }
 
     fn components(&self) -> Components {
-        let (index_cache, dataset_cache) = (Arc::clone(&self.indexes), Arc::clone(&self.datasets) as _);
+        let (index_cache, dataset_cache) = (Arc::clone(&self.indexes), Some(Arc::clone(&self.datasets) as _));
         Components { index_cache, dataset_cache, budget: Arc::clone(&self.budget), ..Components::default() }
     }
 
@@ -279,10 +280,31 @@ async fn a_generation_is_opened_for_others_though_nobody_polls_who_opens_it_firs
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_that_only_one_table_keeps_go_with_it() {
+    let (_bucket, uri) = Bucket::new();
+    let table = open(&uri, Caches::new().components()).await;
+    fill(&table, 2).await;
+    table.close().await.unwrap();
+    drop(table);
+
+    let budget = MemoryBudget::new(1 << 30);
+    for round in 0..3 {
+        let settings = Settings { cache_memory: Some(Bytes::mib(8)), ..quiet() };
+        let components = Components { budget: Arc::clone(&budget), ..Components::default() };
+        let table = LsmTable::builder(&uri).settings(settings).components(components).open().await.unwrap();
+        ask_all(&table, &table.snapshot()).await;
+        assert!(budget.used() > 1 << 19, "{round}: {}", budget.used());
+        table.close().await.unwrap();
+        drop(table);
+        until("the end of its blocks", || budget.used() == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dataset_that_nobody_has_any_more_leaves_nothing_in_the_index_cache() {
     let (_bucket, uri) = Bucket::new();
     let caches = Caches::new();
-    let components = Components { dataset_cache: Arc::new(Nothing::default()), ..caches.components() };
+    let components = Components { dataset_cache: Some(Arc::new(Nothing::default())), ..caches.components() };
     let bare = CreateSpec { indexes: Vec::new(), ..spec() };
     let table = LsmTable::builder(&uri).settings(quiet()).components(components).create(bare).open().await.unwrap();
     table.replace_all(stream(schema(), vec![rows(0..ROWS, 0)])).await.unwrap();
@@ -344,10 +366,24 @@ async fn what_was_opened_with_other_storage_options_is_not_shared() {
     assert_eq!(caches.datasets.counts().loads, 6);
 }
 
-#[test]
-fn tables_share_the_caches_of_the_process_unless_they_are_given_others() {
+#[tokio::test]
+async fn tables_share_the_caches_of_the_process_unless_they_are_given_others() {
     let [a, b] = [Components::default(), Components::default()];
-    assert!(Arc::ptr_eq(&a.index_cache, &b.index_cache) && Arc::ptr_eq(&a.dataset_cache, &b.dataset_cache));
+    assert!(Arc::ptr_eq(&a.index_cache, &b.index_cache));
+    let (_bucket, uri) = Bucket::new();
+    let table = open(&uri, Components::default()).await;
+    fill(&table, 1).await;
+    table.close().await.unwrap();
+    let mut opened = Vec::new();
+    for cache_memory in [None, None, Some(Bytes::mib(0)), Some(Bytes::mib(0)), Some(Bytes::mib(8)), Some(Bytes::mib(8))]
+    {
+        let settings = Settings { cache_memory, ..quiet() };
+        let table = LsmTable::builder(&uri).settings(settings).components(Components::default()).open().await.unwrap();
+        opened.push(generations(&table.snapshot()).remove(0));
+    }
+    let is_shared = |a: usize, b: usize| Arc::ptr_eq(&opened[a], &opened[b]);
+    assert!(is_shared(0, 1) && is_shared(2, 3), "the process's blocks, or none at all");
+    assert!(!is_shared(4, 5) && !is_shared(0, 2) && !is_shared(0, 4) && !is_shared(2, 4));
 }
 
 /// A cache that keeps nothing, as a program may bring it.
@@ -378,7 +414,7 @@ impl DatasetCache for Nothing {
 async fn a_table_works_with_a_dataset_cache_of_another_make() {
     let (_bucket, uri) = Bucket::new();
     let cache = Arc::new(Nothing::default());
-    let components = Components { dataset_cache: Arc::clone(&cache) as _, ..Caches::new().components() };
+    let components = Components { dataset_cache: Some(Arc::clone(&cache) as _), ..Caches::new().components() };
     let table = open(&uri, components.clone()).await;
     fill(&table, 2).await;
     let other = open(&uri, components).await;

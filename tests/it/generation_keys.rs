@@ -455,7 +455,7 @@ async fn a_summary_that_makes_files_too_large_is_not_relied_on() {
     let manifest = format!("_versions/{}.manifest", u64::MAX - 1);
     for size in [1 << 40, (1 << 40) + 1, 1 << 60, u64::MAX] {
         let summary = summary_of(&manifest, size);
-        bucket.rewrite("summary.binpb", |_| summary.clone().into()).await.unwrap();
+        bucket.rewrite("summary.binpb", |_| Some(summary.clone().into())).await.unwrap();
         // As a process that has nothing in memory.
         let (_bucket, uri) = bucket.fork();
         let table = soon("opening", open(&uri)).await;

@@ -143,7 +143,7 @@ pub(crate) fn of_a_process() -> Components {
     let budget = MemoryBudget::global();
     Components {
         index_cache: IndexCache::new(256 << 20, 64 << 20, &budget),
-        dataset_cache: DefaultDatasetCache::new(64 << 20, &budget),
+        dataset_cache: Some(DefaultDatasetCache::new(64 << 20, &budget)),
         ..Components::default()
     }
 }

@@ -174,12 +174,25 @@ impl Bucket {
         Ok(())
     }
 
-    /// Gives all objects whose names end so what `content` makes of theirs.
-    pub(crate) async fn rewrite(&self, suffix: &str, content: impl Fn(Bytes) -> Bytes) -> Result<()> {
+    /// Gives all objects whose names end so what `content` makes of theirs, or deletes them.
+    pub(crate) async fn rewrite(&self, suffix: &str, content: impl Fn(Bytes) -> Option<Bytes>) -> Result<()> {
         let all: Vec<ObjectMeta> = self.inner.list(None).try_collect().await?;
         for object in all.into_iter().filter(|object| object.location.as_ref().ends_with(suffix)) {
             let old = self.inner.get(&object.location).await?.bytes().await?;
-            self.inner.put(&object.location, content(old).into()).await?;
+            match content(old) {
+                Some(content) => drop(self.inner.put(&object.location, content.into()).await?),
+                None => self.inner.delete(&object.location).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all objects that are in `other` what is in them there.
+    pub(crate) async fn restore(&self, other: &Bucket) -> Result<()> {
+        let all: Vec<ObjectMeta> = other.inner.list(None).try_collect().await?;
+        for object in all {
+            let content = other.inner.get(&object.location).await?.bytes().await?;
+            self.inner.put(&object.location, content.into()).await?;
         }
         Ok(())
     }
