@@ -1,6 +1,6 @@
 //! The block lists of a table, memoised by source and shared by all its queries.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::TryFutureExt;
@@ -82,12 +82,15 @@ type BaseKeys = OnceCell<Arc<KeyMap>>;
 pub struct BlockLists {
     pairs: Mutex<Pairs>,
     unions: Mutex<HashMap<SourceId, (Extent, Arc<RoaringTreemap>)>>,
-    base_keys: Mutex<Option<(u64, Arc<BaseKeys>)>>,
+    /// By version: those that queries see, and those of a newer one that is prepared for them.
+    base_keys: Mutex<BTreeMap<u64, Arc<BaseKeys>>>,
     /// The version of the base whose keys were read and did not fit.
     too_large: Mutex<Option<u64>>,
     base_key_bytes: usize,
 }
 
+/// Versions of the base whose keys are in memory at most.
+const VERSIONS: usize = 2;
 /// What a key of the base takes in memory, roughly: its value, row id and slot.
 const BYTES_PER_BASE_KEY: usize = 48;
 
@@ -97,7 +100,7 @@ impl BlockLists {
         Self {
             pairs: Mutex::default(),
             unions: Mutex::default(),
-            base_keys: Mutex::new(None),
+            base_keys: Mutex::default(),
             too_large: Mutex::new(None),
             base_key_bytes,
         }
@@ -107,6 +110,8 @@ impl BlockLists {
     pub fn retain(&self, live: &HashSet<SourceId>) {
         self.pairs.lock().retain(|(older, newer), _| live.contains(older) && live.contains(newer));
         self.unions.lock().retain(|older, _| live.contains(older));
+        let is_older = |version: u64| live.iter().any(|id| matches!(id, SourceId::Base(live) if *live > version));
+        self.base_keys.lock().retain(|version, _| live.contains(&SourceId::Base(*version)) || !is_older(*version));
     }
 
     /// Whether `older` has no key of a newer memtable, as far as `may_hold` tells: then resolving the two asks it for none.
@@ -159,9 +164,7 @@ impl BlockLists {
 
     /// The same of the base, if its keys are in memory.
     pub fn relate_base(&self, base: &BaseTable, shard: ShardId, (newer, newer_keys): (GenerationId, &Arc<KeyMap>)) {
-        let slot = self.base_keys.lock();
-        let known = slot.as_ref().filter(|(version, _)| *version == base.version()).map(|(_, cell)| Arc::clone(cell));
-        drop(slot);
+        let known = self.base_keys.lock().get(&base.version()).map(Arc::clone);
         if let Some(keys) = known.as_ref().and_then(|cell| cell.get()) {
             let newer = LoadedKeys::Generation(SourceId::Generation(shard, newer), Arc::clone(newer_keys));
             self.relate_to(SourceId::Base(base.version()), &newer, |key, hash| keys.get(key, hash));
@@ -190,37 +193,33 @@ impl BlockLists {
             && *self.too_large.lock() != Some(base.version())
     }
 
-    /// The base's keys: read once a version if they fit into memory, and each time if they turn out not to. Those who ask
-    /// meanwhile wait for that, and it goes on although the one who asked first is not polled.
+    /// The base's keys: read once a version if they fit into memory, and each time if they turn out not to, or the version is
+    /// older than two that are here. Those who ask meanwhile wait for that, and it goes on although the one who asked first
+    /// is not polled.
     ///
     /// # Errors
     /// Whatever reading the base raises; the next call tries again.
     pub async fn base_keys(&self, base: &BaseTable) -> Result<Arc<KeyMap>> {
         let cell = {
-            let mut slot = self.base_keys.lock();
-            match slot.as_ref() {
-                Some((version, cell)) if *version >= base.version() => {
-                    // A snapshot of an older version than the resident one reads its keys for itself.
-                    if *version == base.version() { Arc::clone(cell) } else { Arc::default() }
-                }
-                _ => {
-                    let cell = Arc::new(OnceCell::new());
-                    *slot = Some((base.version(), Arc::clone(&cell)));
-                    cell
-                }
+            let mut versions = self.base_keys.lock();
+            let cell = Arc::clone(versions.entry(base.version()).or_default());
+            if versions.len() > VERSIONS {
+                // It may be the one that is asked for.
+                versions.pop_first();
             }
+            cell
         };
         let keys = task::once(&cell, || base.keys().map_ok(Arc::new)).await?;
         if keys.memory() > self.base_key_bytes {
             *self.too_large.lock() = Some(base.version());
-            self.base_keys.lock().take_if(|(version, _)| *version == base.version());
+            self.base_keys.lock().remove(&base.version());
         }
         Ok(keys)
     }
 
     /// Bytes of memory held by the base's keys.
     pub fn memory(&self) -> usize {
-        let slot = self.base_keys.lock();
-        slot.as_ref().and_then(|(_, cell)| cell.get()).map_or(0, |keys| keys.memory())
+        let versions = self.base_keys.lock();
+        versions.values().filter_map(|cell| cell.get()).map(|keys| keys.memory()).sum()
     }
 }

@@ -147,7 +147,8 @@ impl ExecutionPlan for BestExec {
         let found = found.collect::<DfResult<Vec<_>>>()?;
         let mut top = self.top();
         let best = stream::once(async move {
-            let found = task::shared_out(found, PART).await?;
+            // A partition may wait for another.
+            let found = task::shared_out(found, PART, usize::MAX).await?;
             found.iter().flatten().try_for_each(|(partition, batch)| top.offer(*partition, batch))?;
             top.best()
         });

@@ -29,6 +29,8 @@ use crate::version::Snapshot;
 const BATCH: usize = 8192;
 /// Sources whose words a task of its own is worth.
 const SOURCES: usize = 6;
+/// Sources that are asked for words at a time, about: text indexes may have to be opened.
+const AT_ONCE: usize = 32;
 
 /// Scores the texts of some columns for one query.
 ///
@@ -159,7 +161,7 @@ impl Asked {
             async move { asked.survey_of(&source).await }
         };
         let sources = Source::all(snapshot, lists).into_iter();
-        let surveyed = task::shared_out(sources.map(survey_of).collect(), SOURCES).await?;
+        let surveyed = task::shared_out(sources.map(survey_of).collect(), SOURCES, AT_ONCE).await?;
         let patterns = &self.patterns;
         let (mut all, mut work) = (vec![Survey::default(); patterns.len()], Work::default());
         for (surveys, _) in &surveyed {

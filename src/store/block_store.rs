@@ -126,7 +126,7 @@ impl BlockStores {
             let parts = parts.into_iter().map(|(start, bytes)| Part { start, bytes }).collect();
             files.push(FileSummary { path: recorded.path_of(&file.name), size: file.size, parts });
         }
-        Summary { files, extra: Bytes::new() }
+        Summary { files, ..Summary::default() }
     }
 
     /// Keeps what `summary` repeats of files below the directory `dir` of the store called `store`.

@@ -16,7 +16,7 @@ use super::recording::Recorded;
 use super::registry;
 use super::summary::{self, Summary};
 use crate::cache::{BlockCache, BlockCounts, MemoryBlocks};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Schemes of stores that are in memory, or on a disk that the operating system keeps blocks of.
 const NEAR: [&str; 4] = ["file", "file+uring", "file-object-store", "memory"];
@@ -102,7 +102,7 @@ impl StoreOptions {
     /// which may be nothing; `None` if there is none.
     ///
     /// # Errors
-    /// `Corrupt` if the summary is damaged, `Unavailable` if the storage fails.
+    /// `Corrupt` if the summary is damaged or of another directory, `Unavailable` if the storage fails.
     pub async fn recall(&self, uri: &str) -> Result<Option<Bytes>> {
         let Some(blocks) = self.blocks_of(uri) else { return Ok(None) };
         let (store, dir) = self.store(uri).await?;
@@ -114,6 +114,11 @@ impl StoreOptions {
             Err(error) => return Err(from_object_store(error, "reading", path.as_ref())),
         };
         let summary = Summary::of_bytes(&bytes).map_err(|error| error.with_context("path", &path))?;
+        if Some(summary.directory.as_str()) != dir.filename() {
+            return Err(Error::corrupt("the summary is of another directory: the files are read instead")
+                .with_context("path", &path)
+                .with_context("directory", &summary.directory));
+        }
         blocks.keep(&store.store_prefix, &dir, &summary).await;
         // Not a part of what was read, which would stay in memory with it.
         Ok(Some(Bytes::copy_from_slice(&summary.extra)))
@@ -162,7 +167,8 @@ impl Recording {
     /// # Errors
     /// `Unavailable` if the storage fails.
     pub async fn write(self, extra: Bytes) -> Result<()> {
-        let summary = Summary { extra, ..self.blocks.summary(&self.recorded).await };
+        let directory = self.dir.filename().unwrap_or_default().to_string();
+        let summary = Summary { extra, directory, ..self.blocks.summary(&self.recorded).await };
         let path = self.dir.clone().join(summary::NAME);
         let put = self.store.inner.put(&path, summary.to_bytes().into()).await;
         put.map(|_| ()).map_err(|error| from_object_store(error, "writing", path.as_ref()))

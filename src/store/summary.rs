@@ -22,6 +22,9 @@ pub(super) struct Summary {
     /// What else who wrote it knows of the files, in a form of its own; empty if nothing.
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) extra: Bytes,
+    /// The name of the directory: the files of another may have the same names.
+    #[prost(string, tag = "3")]
+    pub(super) directory: String,
 }
 
 /// Parts of a file.
@@ -87,7 +90,7 @@ mod tests {
         let part = Part { start: 64, bytes: Bytes::from_static(b"footer") };
         let file = FileSummary { path: "data/x.lance".into(), size: 70, parts: vec![part] };
         let files = vec![file, FileSummary { path: "y".into(), size: 7, parts: Vec::new() }];
-        let summary = Summary { files, extra: Bytes::from_static(b"keys") };
+        let summary = Summary { files, extra: Bytes::from_static(b"keys"), directory: "a_gen_1".into() };
         let bytes = summary.to_bytes();
         assert_eq!(Summary::of_bytes(&bytes).unwrap(), summary);
         for at in 0..bytes.len() {

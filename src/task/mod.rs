@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use futures::future::try_join_all;
-use futures::try_join;
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream, try_join};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -81,12 +81,12 @@ where
     driven(async move { cell.get_or_try_init(|| load).await.cloned() }).await.flatten()
 }
 
-/// Does all of `work`, each `part` of it that is worth a task in another one, and the rest here; what comes out is in its
-/// order.
+/// Does all of `work`, about `at_once` of it at a time, each `part` of it that is worth a task in another one, and the rest
+/// here; what comes out is in its order.
 ///
 /// # Errors
 /// Of what fails first; `Internal` if it panics; `Closed` if the runtime is shutting down.
-pub async fn shared_out<T, E, F>(mut work: Vec<F>, part: usize) -> Result<Vec<T>, E>
+pub async fn shared_out<T, E, F>(mut work: Vec<F>, part: usize, at_once: usize) -> Result<Vec<T>, E>
 where
     T: Send + 'static,
     E: From<Error> + Send + 'static,
@@ -95,11 +95,20 @@ where
     let tasks = threads().min(work.len() / part.max(1)).max(1);
     let parts = split(work.len(), tasks);
     let others = parts.iter().skip(1).rev().map(|part| work.split_off(part.start)).collect::<Vec<_>>();
-    let others = others.into_iter().rev().map(|part| async { driven(try_join_all(part)).await? });
+    let at_once = at_once.div_ceil(tasks);
+    let others = others.into_iter().rev().map(|part| async move { driven(all_of(part, at_once)).await? });
     // The others start first.
-    let (others, mut done) = try_join!(try_join_all(others), try_join_all(work))?;
+    let (others, mut done) = try_join!(try_join_all(others), all_of(work, at_once))?;
     done.extend(others.into_iter().flatten());
     Ok(done)
+}
+
+/// What all of `work` comes to, in its order, or the first failure; so many of it at a time.
+async fn all_of<T, E, F: Future<Output = Result<T, E>>>(work: Vec<F>, at_once: usize) -> Result<Vec<T>, E> {
+    let work = work.into_iter().enumerate().map(|(place, work)| work.map_ok(move |done| (place, done)));
+    let mut done = stream::iter(work).buffer_unordered(at_once).try_collect::<Vec<_>>().await?;
+    done.sort_unstable_by_key(|(place, _)| *place);
+    Ok(done.into_iter().map(|(_, done)| done).collect())
 }
 
 /// Runs work off the async workers if it is heavy, and here if not: the way to another thread takes longer than light
@@ -159,6 +168,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::sync::Notify;
 
     use super::*;
@@ -231,14 +242,39 @@ mod tests {
     async fn work_that_is_shared_out_is_done_in_order_and_fails_at_once() {
         for count in [0, 1, 2, 5, 40] {
             let work: Vec<_> = (0..count).map(|i| async move { Ok::<_, Error>(i) }).collect();
-            assert_eq!(shared_out(work, 2).await.unwrap(), (0..count).collect::<Vec<_>>());
+            assert_eq!(shared_out(work, 2, 3).await.unwrap(), (0..count).collect::<Vec<_>>());
         }
         for bad in [0, 39] {
             let one = |i| async move {
                 if i == bad { Err(Error::invalid("no")) } else { std::future::pending::<Result<()>>().await }
             };
-            assert_eq!(shared_out((0..40).map(one).collect(), 2).await.unwrap_err().kind(), ErrorKind::Invalid);
+            assert_eq!(
+                shared_out((0..40).map(one).collect(), 2, usize::MAX).await.unwrap_err().kind(),
+                ErrorKind::Invalid
+            );
         }
+    }
+
+    #[tokio::test]
+    async fn of_work_that_is_shared_out_little_is_done_at_a_time() {
+        let (gate, begun) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let one = |i| {
+            let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
+            async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                gate.acquire().await.unwrap().forget();
+                Ok::<usize, Error>(i)
+            }
+        };
+        // In one part.
+        let mut all = std::pin::pin!(shared_out((0..100).map(one).collect(), 100, 8));
+        assert!(futures::poll!(all.as_mut()).is_pending());
+        assert_eq!(begun.load(Ordering::SeqCst), 8);
+        gate.add_permits(3);
+        assert!(futures::poll!(all.as_mut()).is_pending());
+        assert_eq!(begun.load(Ordering::SeqCst), 11);
+        gate.add_permits(97);
+        assert_eq!(all.await.unwrap(), (0..100).collect::<Vec<_>>());
     }
 
     #[test]

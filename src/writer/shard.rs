@@ -94,7 +94,10 @@ impl WriterContext {
         let _one_at_a_time = self.refreshing.lock().await;
         let known = Arc::clone(&self.control.current().base);
         if let Some(newer) = known.refresh().await? {
-            self.warm_base(&newer).await;
+            // One that is refused is of no use to anybody.
+            if newer.schema().is_same(&self.schema) {
+                self.warm_base(&newer).await;
+            }
             self.adopt_base(newer)?;
             self.control.release().await;
         }

@@ -20,6 +20,7 @@ use datafusion_lsm::key::KeyRef;
 use datafusion_lsm::settings::{self, Settings, Warmth};
 use datafusion_lsm::sql::{LsmSessionExt, LsmTableProvider, TableSearch};
 use datafusion_lsm::table::{Components, LsmTable};
+use parking_lot::Mutex;
 
 use crate::support::place::{of_a_process, quiet};
 use crate::support::plan::{analyzed, figure};
@@ -429,8 +430,8 @@ async fn a_lookup_that_nobody_polls_keeps_the_keys_of_the_base_from_no_other() {
     assert_eq!(soon("the first lookup", first).await, Some(7));
 }
 
-/// A summary that says of one file that it has so many bytes, with the right checksum.
-fn summary_of(file: &str, size: u64) -> Vec<u8> {
+/// A summary that says of one file that it has so many bytes, with the right checksum, of the directory that `old` is of.
+fn summary_of(file: &str, size: u64, old: &[u8]) -> Vec<u8> {
     let mut told = vec![0x0a, file.len() as u8];
     told.extend_from_slice(file.as_bytes());
     told.push(0x10);
@@ -443,6 +444,10 @@ fn summary_of(file: &str, size: u64) -> Vec<u8> {
     let mut summary = b"LSMSUM1\n".to_vec();
     summary.extend([0x0a, told.len() as u8]);
     summary.extend(told);
+    // The last field is the directory's name, of 14 letters.
+    let directory = &old[old.len() - 20..old.len() - 4];
+    assert_eq!((directory[..2].to_vec(), &directory[10..15]), (vec![0x1a, 14], b"_gen_".as_slice()));
+    summary.extend(directory);
     let crc = crc32fast::hash(&summary);
     summary.extend(crc.to_le_bytes());
     summary
@@ -454,12 +459,34 @@ async fn a_summary_that_makes_files_too_large_is_not_relied_on() {
     fill(&uri, [(0..100).collect(), (50..150).collect()]).await;
     let manifest = format!("_versions/{}.manifest", u64::MAX - 1);
     for size in [1 << 40, (1 << 40) + 1, 1 << 60, u64::MAX] {
-        let summary = summary_of(&manifest, size);
-        bucket.rewrite("summary.binpb", |_| Some(summary.clone().into())).await.unwrap();
+        bucket.rewrite("summary.binpb", |old| Some(summary_of(&manifest, size, &old).into())).await.unwrap();
         // As a process that has nothing in memory.
         let (_bucket, uri) = bucket.fork();
         let table = soon("opening", open(&uri)).await;
         assert_eq!(scan(&table).await, (150, 100), "{size}");
+        table.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_summary_of_another_generation_is_not_relied_on() {
+    let (bucket, uri) = Bucket::new();
+    fill(&uri, [(0..100).collect(), (1_000..1_100).collect()]).await;
+    // As a faulty copy leaves it: both have the first one's.
+    let summaries = Mutex::new(Vec::new());
+    let take = |old: Bytes| {
+        summaries.lock().push(old.clone());
+        Some(old)
+    };
+    bucket.rewrite("summary.binpb", take).await.unwrap();
+    let summaries = summaries.into_inner();
+    assert_eq!(summaries.len(), 2);
+    for summary in summaries {
+        bucket.rewrite("summary.binpb", |_| Some(summary.clone())).await.unwrap();
+        let (_bucket, uri) = bucket.fork();
+        let table = soon("opening", open(&uri)).await;
+        assert_eq!(scan(&table).await, (200, 100));
+        assert_eq!((get(&table, 50).await, get(&table, 1_050).await), (Some(0), Some(1)));
         table.close().await.unwrap();
     }
 }

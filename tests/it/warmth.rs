@@ -11,6 +11,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::physical_plan::collect;
+use datafusion_lsm::block_list::{BlockLists, SourceId};
 use datafusion_lsm::error::{Error, Result};
 use datafusion_lsm::events::EventListener;
 use datafusion_lsm::generation::Generation;
@@ -155,6 +156,30 @@ async fn a_version_of_the_base_is_taken_over_for_others_though_nobody_polls_who_
     assert_eq!(version(&reader), version(&writer));
     soon("the first look", first).await.unwrap();
     assert_eq!(keys(&reader).await.len(), 100);
+    bucket.remove();
+}
+
+#[tokio::test]
+async fn while_a_version_of_the_base_is_prepared_the_keys_of_the_one_before_stay() {
+    let (bucket, uri) = Bucket::new();
+    let table = open(&uri, quiet(), of_a_process()).await;
+    let lists = BlockLists::new(1 << 30);
+    let mut versions = Vec::new();
+    for n in 1..4 {
+        table.replace_all(stream(schema(KEY), vec![rows(0..n * 100)])).await.unwrap();
+        versions.push(Arc::clone(&table.snapshot().version().base));
+    }
+    let keys = async |n: usize| lists.base_keys(&versions[n]).await.unwrap();
+    let (first, second) = (keys(0).await, keys(1).await);
+    assert!(Arc::ptr_eq(&first, &keys(0).await) && Arc::ptr_eq(&second, &keys(1).await));
+    assert_eq!((first.len(), second.len()), (100, 200));
+    // Of more the newest stay.
+    let third = keys(2).await;
+    assert!(Arc::ptr_eq(&second, &keys(1).await) && !Arc::ptr_eq(&first, &keys(0).await));
+    lists.retain(&[SourceId::Base(versions[2].version())].into());
+    assert!(Arc::ptr_eq(&third, &keys(2).await) && !Arc::ptr_eq(&second, &keys(1).await));
+    lists.retain(&[SourceId::Base(versions[0].version())].into());
+    assert!(Arc::ptr_eq(&third, &keys(2).await), "one that queries do not see yet");
     bucket.remove();
 }
 
